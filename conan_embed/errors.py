@@ -1,0 +1,18 @@
+"""What a user did wrong, in one clear sentence.
+
+`UserError` is the only exception that the command line prints without a traceback. Its message names the file, line
+or key, what was found and what was expected. What *we* did wrong stays an `assert` or any other exception.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in a recipe, a file or a command; the message is a sentence for the person who made it."""
+
+
+def suggestion(found: str, known: Iterable[str]) -> str:
+    """Return `" (did you mean 'x'?)"` for the known word nearest to `found`, or an empty string."""
+    near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
