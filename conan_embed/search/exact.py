@@ -1,0 +1,147 @@
+"""Exact nearest neighbours by dot product, in blocks: the whole score matrix never exists.
+
+A block of scores comes from one matrix product. Its best k are found in two rounds: the maxima of small groups
+of neighbouring columns name k groups, then the members of these groups are looked at one by one. (The best k
+elements always lie in the best k groups.) Both rounds compare *keys*: one int64 holds a score in its upper half
+and the reversed index in its lower half, so keys are unique, and a larger key is a better score or, between equal
+scores, a lower index. The result therefore does not hang on how a device breaks ties, and blocks merge by taking
+the best k keys of two lists.
+
+With `precision="bfloat16"` the products keep eight bits; the best 2 k by them are scored again in float32. Texts
+of one model often share a direction, which would use up these bits: so a common vector c is taken off the corpus
+first. It changes no order, since q.(d - c) = q.d - q.c.
+
+Shapes: Q queries, C corpus rows, D width, K results, N columns of a block, G groups of them, M their members.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from conan_embed.console import tracked
+
+CORPUS_BLOCK = 16384  # corpus rows a matrix product
+SCORES_BLOCK = 1 << 24  # scores held at once: 64 MiB of float32
+OVERSAMPLING = 2  # candidates rescored per result, after a bfloat16 product
+_MAX_INDEX = 2**32 - 1
+
+
+def top_k(
+    queries: Tensor,
+    corpus: Tensor,
+    k: int,
+    *,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    exclude: tuple[Tensor, Tensor] | None = None,
+    progress: str = "",
+) -> tuple[Tensor, Tensor]:
+    """Return the `k` corpus rows of largest dot product with each query, best first; of equals the lower index.
+
+    Args:
+        queries: `[Q, D]`, any floating type. The work is done on the device of this tensor.
+        corpus: `[C, D]`, any floating type, on any device: it is converted and moved block by block.
+        k: results per query, at least 1; more than C is allowed.
+        precision: of the matrix products. `bfloat16` is faster and may miss a result late in the list.
+        exclude: `(offsets, indices)`, int64 `[Q + 1]` and `[offsets[Q]]`: the corpus rows
+            `indices[offsets[q]:offsets[q + 1]]` are never returned for query q.
+        progress: text of a progress bar; empty for none.
+
+    Returns:
+        scores: float32 `[Q, K]`, computed in float32 in both precisions.
+        indices: int64 `[Q, K]`. Where fewer than `k` rows are allowed the rest is index -1, score -inf.
+    """
+    assert k >= 1
+    num_queries, num_rows = len(queries), len(corpus)
+    rounded = precision == "bfloat16"
+    num_kept = OVERSAMPLING * k if rounded else k
+    query_step = max(1, SCORES_BLOCK // max(1, min(CORPUS_BLOCK, num_rows)))
+
+    device, dtype = queries.device, torch.bfloat16 if rounded else torch.float32
+    queries_QD = queries.to(dtype)
+    centre_D = corpus[:CORPUS_BLOCK].to(device, torch.float32).mean(dim=0)
+    excluded = None if exclude is None else _Excluded(*(part.to(device) for part in exclude))
+    worst = _keys(torch.tensor(-torch.inf), torch.tensor(_MAX_INDEX))
+    best_QK = worst.to(device).expand(num_queries, num_kept).clone()
+
+    corpus_starts: Iterable[int] = range(0, num_rows, CORPUS_BLOCK)
+    for start in tracked(corpus_starts, progress) if progress else corpus_starts:
+        block_ND = corpus[start : start + CORPUS_BLOCK].to(device, torch.float32)
+        if rounded:
+            block_ND = (block_ND - centre_D).to(dtype)
+        for first in range(0, num_queries, query_step):
+            rows = slice(first, min(first + query_step, num_queries))
+            scores_QN = (queries_QD[rows] @ block_ND.T).float()
+            if excluded is not None:
+                excluded.hide(scores_QN, rows, start)
+            found_QK = _best_keys(scores_QN, num_kept, start)
+            best_QK[rows] = torch.cat([best_QK[rows], found_QK], dim=1).topk(num_kept, dim=1).values
+
+    if rounded:
+        best_QK = _rescored(best_QK, queries, corpus).topk(k, dim=1).values
+    scores_QK, indices_QK = _from_keys(best_QK)
+    return scores_QK, indices_QK.masked_fill(scores_QK == -torch.inf, -1)
+
+
+class _Excluded:
+    """Corpus rows hidden from each query (compressed rows: offsets and indices)."""
+
+    def __init__(self, offsets: Tensor, indices: Tensor) -> None:
+        self.offsets, self.indices = offsets, indices
+
+    def hide(self, scores_QN: Tensor, rows: slice, start: int) -> None:
+        """Set the hidden scores of a block (queries `rows`, corpus rows from `start`) to -inf, in place."""
+        bounds = self.offsets[rows.start : rows.stop + 1]
+        columns = self.indices[int(bounds[0]) : int(bounds[-1])] - start
+        queries = torch.repeat_interleave(torch.arange(len(scores_QN), device=columns.device), bounds.diff())
+        inside = (columns >= 0) & (columns < scores_QN.shape[1])
+        scores_QN[queries[inside], columns[inside]] = -torch.inf
+
+
+def _keys(scores: Tensor, indices: Tensor) -> Tensor:
+    """Pack float32 scores and indices below 2^32 into int64 keys, which sort by score, then index."""
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0: 0.0 and -0.0 are equal scores and need equal bits
+    # The bits of a negative float grow as it falls; turned around below the sign they sort as ints do.
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.long() << 32) | (_MAX_INDEX - indices)
+
+
+def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Undo `_keys`: float32 scores and int64 indices."""
+    ordered = (keys >> 32).int()
+    scores = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).view(torch.float32)
+    return scores, _MAX_INDEX - (keys & _MAX_INDEX)
+
+
+def _best_keys(scores_QN: Tensor, k: int, start: int) -> Tensor:
+    """Return the keys of the best `min(k, N)` scores of each row, in any order; column 0 has index `start`."""
+    num_columns, device = scores_QN.shape[1], scores_QN.device
+    # Groups of about sqrt(N / k) columns make both rounds equally long.
+    size = 1 << round(math.log2(max(1.0, num_columns / k)) / 2)
+    if size == 1:
+        keys_QN = _keys(scores_QN, torch.arange(num_columns, device=device) + start)
+        return keys_QN.topk(min(k, num_columns), dim=1, sorted=False).values
+    if num_columns % size:
+        scores_QN = torch.nn.functional.pad(scores_QN, (0, -num_columns % size), value=-torch.inf)
+    maxima_QG = scores_QN.unflatten(1, (-1, size)).amax(dim=2)
+    groups_G = torch.arange(maxima_QG.shape[1], device=device)
+    _, groups_QK = _from_keys(_keys(maxima_QG, groups_G).topk(k, dim=1, sorted=False).values)
+    members_QM = (groups_QK[:, :, None] * size + torch.arange(size, device=device)).flatten(1)
+    keys_QM = _keys(scores_QN.gather(1, members_QM), members_QM + start)
+    return keys_QM.topk(k, dim=1, sorted=False).values
+
+
+def _rescored(keys_QK: Tensor, queries: Tensor, corpus: Tensor) -> Tensor:
+    """Replace the scores inside the keys by float32 dot products, where the score is not -inf."""
+    step = max(1, SCORES_BLOCK // (keys_QK.shape[1] * max(1, queries.shape[1])))
+    parts = []
+    for keys, block_QD in zip(keys_QK.split(step), queries.split(step), strict=True):
+        scores, indices = _from_keys(keys)
+        hidden = scores == -torch.inf
+        rows = indices.masked_fill(hidden, 0).to(corpus.device)
+        candidates_QKD = corpus[rows].to(queries.device, torch.float32)
+        exact = (candidates_QKD * block_QD.float()[:, None, :]).sum(dim=2)
+        parts.append(_keys(exact.masked_fill(hidden, -torch.inf), indices))
+    return torch.cat(parts)
