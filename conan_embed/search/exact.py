@@ -1,17 +1,18 @@
 """Exact nearest neighbours by dot product, in blocks: the whole score matrix never exists.
 
-A block of scores comes from one matrix product. Its best k are found in two rounds: the maxima of small groups
-of neighbouring columns name k groups, then the members of these groups are looked at one by one. (The best k
-elements always lie in the best k groups.) Both rounds compare *keys*: one int64 holds a score in its upper half
-and the reversed index in its lower half, so keys are unique, and a larger key is a better score or, between equal
-scores, a lower index. The result therefore does not hang on how a device breaks ties, and blocks merge by taking
-the best k keys of two lists.
+A block of scores comes from one matrix product. Its best k are found in two rounds: the maxima of small
+groups of neighbouring columns name k groups, then the members of these groups are looked at one by one.
+(The best k elements always lie in the best k groups.) Both rounds compare *keys*: one int64 holds a score
+in its upper half and the reversed index in its lower half, so keys are unique, and a larger key is a better
+score or, between equal scores, a lower index. The result therefore does not hang on how a device breaks
+ties, and blocks merge by taking the best k keys of two lists.
 
-With `precision="bfloat16"` the products keep eight bits; the best 2 k by them are scored again in float32. Texts
-of one model often share a direction, which would use up these bits: so a common vector c is taken off the corpus
-first. It changes no order, since q.(d - c) = q.d - q.c.
+With `precision="bfloat16"` the products keep eight bits; the best 2 k by them are scored again in float32.
+Texts of one model often share a direction, which would use up these bits: so a common vector c is taken off
+the corpus first. It changes no order, since q.(d - c) = q.d - q.c.
 
-Shapes: Q queries, C corpus rows, D width, K results, N columns of a block, G groups of them, M their members.
+Shapes: Q queries, C corpus rows, D width, K results, N columns of a block, G groups of them, M their
+members.
 """
 
 import math
@@ -38,7 +39,7 @@ def top_k(
     exclude: tuple[Tensor, Tensor] | None = None,
     progress: str = "",
 ) -> tuple[Tensor, Tensor]:
-    """Return the `k` corpus rows of largest dot product with each query, best first; of equals the lower index.
+    """Return the `k` corpus rows of largest dot product with each query, best (then lower index) first.
 
     Args:
         queries: `[Q, D]`, any floating type. The work is done on the device of this tensor.
@@ -116,7 +117,7 @@ def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_keys(scores_QN: Tensor, k: int, start: int) -> Tensor:
-    """Return the keys of the best `min(k, N)` scores of each row, in any order; column 0 has index `start`."""
+    """Return the keys of the best `min(k, N)` scores of each row, in any order; column 0 is row `start`."""
     num_columns, device = scores_QN.shape[1], scores_QN.device
     # Groups of about sqrt(N / k) columns make both rounds equally long.
     size = 1 << round(math.log2(max(1.0, num_columns / k)) / 2)
