@@ -1,0 +1,302 @@
+"""Evaluate an embedding model on the sets of a folder, with mteb's protocols, in one encoding pass.
+
+Each text is encoded once per task and prompt, at full width; every narrower (Matryoshka) width is a
+normalised prefix of the same vectors. Prompts: `query` for queries, `passage` for documents and
+candidates, `sts` where all texts play the same part. The main score of each type of task is mteb's,
+except for pair classification: average precision, as in the MTEB paper, with the accuracy at the best
+threshold, by which mteb ranks C-MTEB today, beside it.
+
+| type                | main score      | protocol                                                       |
+|---------------------|-----------------|----------------------------------------------------------------|
+| retrieval           | ndcg_at_10      | exact search; a query that is a document is not its own answer |
+| reranking           | map_at_1000     | each query's candidates in order of cosine                     |
+| sts                 | cosine_spearman | cosine against gold scores                                     |
+| pair_classification | cosine_ap       | cosine as score                                                |
+| classification      | accuracy        | few-shot: mean of 10 logistic regressions                      |
+| clustering          | v_measure       | one mini-batch k-means, batches of 500                         |
+| bitext              | f1              | nearest neighbour, mean of both directions                     |
+
+Few-shot accuracy (32 training texts a label, as in C-MTEB) is the main score of classification because
+it is mteb's: published figures are of this kind, and a classifier on many labelled texts hides
+differences between embeddings. `accuracy_full_train`, on all training texts, stands beside it.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from conan_embed.console import progress_bar
+from conan_embed.errors import UserError, suggestion
+from conan_embed.evaluation import metrics, sets
+from conan_embed.evaluation.sets import TYPES, LocalTask
+from conan_embed.search.exact import top_k
+
+MAIN_SCORES = {
+    "retrieval": "ndcg_at_10",
+    "reranking": "map_at_1000",
+    "sts": "cosine_spearman",
+    "pair_classification": "cosine_ap",
+    "classification": "accuracy",
+    "clustering": "v_measure",
+    "bitext": "f1",
+}
+SAMPLES_PER_LABEL = 32  # what C-MTEB's own classification tasks set
+# These two come to C-MTEB and MTEB with mteb's default of 8.
+SAMPLES_PER_LABEL_BY_PREFIX = {"Massive": 8, "Banking77": 8}
+
+
+class Embedder(Protocol):
+    """What evaluation needs of a model."""
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """Text put before queries (`query`), documents (`passage`) and all others (`sts`)."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Length of a full vector."""
+        ...
+
+    def encode(self, texts: Sequence[str], *, prompt: str = "") -> NDArray[np.float32]:
+        """Return float32 `[N, width]` with rows of length 1; `prompt` is put before each text."""
+        ...
+
+
+def evaluate(
+    model: Embedder,
+    folder: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    widths: Sequence[int] | None = None,
+    limit: Mapping[str, int] | None = None,
+    on_task: Callable[[str, dict[str, Any]], None] | None = None,
+    name: str = "model",
+) -> dict[str, Any]:
+    """Evaluate `model` on the sets of `folder` (see `conan_embed.evaluation.sets` for its layout).
+
+    Args:
+        model: has `encode`, `prompts` (keys `query`, `passage`, `sts`) and `width`.
+        folder: the evaluation sets.
+        tasks: types (`"sts"`) and tasks (`"retrieval/MedicalQA"`) to evaluate; all by default.
+        widths: prefixes of the embedding to score as well, at most `model.width` each.
+        limit: for each type of task, how many rows are enough (queries, pairs, texts; of classification
+            the test texts). Always the same rows; the corpus of a retrieval task stays whole. For quick
+            looks: such scores are not comparable with any others.
+        on_task: called with key and result after each task.
+        name: of the model, for the results.
+
+    Returns:
+        A dictionary fit for JSON, scores as fractions of one: `model` (the name), `width`, `prompts`;
+        `tasks`, for each key such as `"sts/STSB"` a dictionary with `main_score`, `metric` (the name of
+        the main score), every metric by name, `rows`, `seconds` and, where asked for, `widths` (main
+        score by width, `{"256": 0.7}`); `summary`, see `summarise`; and, where asked for, `widths`
+        (summary by width).
+
+    Raises:
+        UserError: a task, width or limit that does not exist, or a file that is not as it should be.
+    """
+    selected = sets.select(sets.discover(folder), tasks)
+    for width in widths or ():
+        if not 1 <= width <= model.width:
+            raise UserError(
+                f"width {width}: the model has {model.width}, expected a width from 1 to {model.width}."
+            )
+    for type_ in limit or {}:
+        if type_ not in TYPES:
+            raise UserError(
+                f"limit {type_!r}: no such type of task{suggestion(type_, TYPES)}; "
+                f"expected one of {', '.join(TYPES)}."
+            )
+    results: dict[str, dict[str, Any]] = {}
+    with progress_bar(transient=True) as progress:
+        bar = progress.add_task("Evaluating", total=len(selected), note="")
+        for task in selected:
+            progress.update(bar, note=task.key)
+            most = (limit or {}).get(task.type)
+            results[task.key] = evaluate_task(model, task, widths=widths, limit=most)
+            if on_task is not None:
+                on_task(task.key, results[task.key])
+            progress.advance(bar)
+    report = {
+        "model": name,
+        "width": model.width,
+        "prompts": dict(model.prompts),
+        "tasks": results,
+        "summary": summarise({key: result["main_score"] for key, result in results.items()}),
+    }
+    if widths:
+        report["widths"] = {
+            str(width): summarise({key: result["widths"][str(width)] for key, result in results.items()})
+            for width in widths
+        }
+    return report
+
+
+def evaluate_task(
+    model: Embedder, task: LocalTask, *, widths: Sequence[int] | None = None, limit: int | None = None
+) -> dict[str, Any]:
+    """Evaluate `model` on one task; arguments and result as for `evaluate`."""
+    started = time.perf_counter()
+    metric = MAIN_SCORES[task.type]
+    num_rows, score = _PREPARE[task.type](model, task, limit)
+    scores = score(None)
+    result: dict[str, Any] = {"main_score": scores[metric], "metric": metric, **scores, "rows": num_rows}
+    if widths:
+        result["widths"] = {
+            str(width): scores[metric] if width == model.width else score(width)[metric] for width in widths
+        }
+    result["seconds"] = time.perf_counter() - started
+    return result
+
+
+def summarise(main_scores: Mapping[str, float]) -> dict[str, float]:
+    """Average the main scores of tasks (`{"sts/STSB": 0.7, ...}`).
+
+    Returns:
+        The mean of each type that occurs, under its name; `average`, the mean of these (mteb's "Mean
+        (TaskType)"), in which each type counts the same; `average_of_tasks`, the mean of all tasks
+        ("Mean (Task)").
+    """
+    means = {
+        type_: float(np.mean(values))
+        for type_ in TYPES
+        if (values := [score for key, score in main_scores.items() if key.split("/", 1)[0] == type_])
+    }
+    return {
+        **means,
+        "average": float(np.mean(list(means.values()))),
+        "average_of_tasks": float(np.mean(list(main_scores.values()))),
+    }
+
+
+# ---- one function per type: reads, encodes once, returns the number of rows and how to score a width ----
+
+Score = Callable[[int | None], dict[str, float]]  # of a width (None: the full width) -> metrics
+
+
+class _Vectors:
+    """Vectors of the distinct texts of a list."""
+
+    def __init__(self, model: Embedder, texts: Sequence[str], prompt: str) -> None:
+        index_of = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        self.rows_N = np.array([index_of[text] for text in texts], dtype=np.int64)
+        self.distinct_UD = model.encode(list(index_of), prompt=model.prompts[prompt])
+        assert self.distinct_UD.shape == (len(index_of), model.width)
+
+    def distinct(self, width: int | None) -> NDArray[np.float32]:
+        """Return the vectors of the distinct texts, `[U, width]`."""
+        if width is None or width == self.distinct_UD.shape[1]:
+            return self.distinct_UD
+        prefix = torch.from_numpy(self.distinct_UD[:, :width])
+        return torch.nn.functional.normalize(prefix, dim=1).numpy()
+
+    def all(self, width: int | None) -> NDArray[np.float32]:
+        """Return the vectors of all texts, `[N, width]`."""
+        return self.distinct(width)[self.rows_N]
+
+
+def _retrieval(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    data = sets.read_retrieval(task.path, limit)
+    queries = _Vectors(model, data.queries, "query")
+    documents = _Vectors(model, data.documents, "passage")
+
+    has_own = data.own_document >= 0
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(has_own)]))
+    exclude = (offsets, torch.from_numpy(data.own_document[has_own]))
+    # A judgement as one number, so that all (query, document) pairs found are looked up at once.
+    judged = data.judged_query * len(data.documents) + data.judged_document
+    order = np.argsort(judged)
+    judged, gain = judged[order], data.judged_gain[order]
+
+    def score(width: int | None) -> dict[str, float]:
+        vectors = torch.from_numpy(queries.all(width)), torch.from_numpy(documents.all(width))
+        found_QK = top_k(*vectors, metrics.RETRIEVAL_DEPTH, exclude=exclude)[1].numpy()
+        pairs_QK = np.arange(len(found_QK))[:, None] * len(data.documents) + found_QK
+        place_QK = np.searchsorted(judged, pairs_QK).clip(max=len(judged) - 1)
+        gains_QK = np.where((found_QK >= 0) & (judged[place_QK] == pairs_QK), gain[place_QK], 0.0)
+        return metrics.retrieval_metrics(gains_QK, data.judged_query, data.judged_gain)
+
+    return len(data.queries), score
+
+
+def _reranking(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    data = sets.read_reranking(task.path, limit)
+    queries = _Vectors(model, data.queries, "query")
+    candidates = _Vectors(model, data.candidates, "passage")
+
+    def score(width: int | None) -> dict[str, float]:
+        vectors = np.concatenate([queries.distinct(width), candidates.distinct(width)])
+        query_rows = queries.rows_N[data.candidate_query]
+        cosine = metrics.pair_cosines(vectors, query_rows, candidates.rows_N + len(queries.distinct_UD))
+        return metrics.reranking_metrics(data.candidate_query, cosine, data.relevant)
+
+    return len(data.queries), score
+
+
+def _pair_cosines(model: Embedder, data: sets.PairSet) -> Callable[[int | None], NDArray[np.floating]]:
+    vectors = _Vectors(model, [*data.first, *data.second], "sts")
+    first, second = np.split(vectors.rows_N, 2)
+    return lambda width: metrics.pair_cosines(vectors.distinct(width), first, second)
+
+
+def _sts(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    data = sets.read_pairs(task.path, limit)
+    cosines = _pair_cosines(model, data)
+    return len(data.score), lambda width: metrics.sts_metrics(cosines(width), data.score)
+
+
+def _pair_classification(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    data = sets.read_pairs(task.path, limit, binary=True)
+    cosines = _pair_cosines(model, data)
+    positive = data.score == 1
+    return len(positive), lambda width: metrics.pair_classification_metrics(cosines(width), positive)
+
+
+def _classification(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    train, test = sets.read_classification(task.path, limit)
+    vectors = _Vectors(model, [*train.texts, *test.texts], "sts")
+    samples_per_label = next(
+        (count for prefix, count in SAMPLES_PER_LABEL_BY_PREFIX.items() if task.name.startswith(prefix)),
+        SAMPLES_PER_LABEL,
+    )
+
+    def score(width: int | None) -> dict[str, float]:
+        train_ND, test_ND = np.split(vectors.all(width), [len(train.texts)])
+        scores = metrics.few_shot_metrics(train_ND, train.labels, test_ND, test.labels, samples_per_label)
+        if width is None:  # the slow one is not repeated for every width
+            full = metrics.full_train_accuracy(train_ND, train.labels, test_ND, test.labels)
+            scores["accuracy_full_train"] = full
+        return scores
+
+    return len(test.texts), score
+
+
+def _clustering(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    data = sets.read_labelled(task.path, limit)
+    vectors = _Vectors(model, data.texts, "sts")
+    return len(data.texts), lambda width: metrics.clustering_metrics(vectors.all(width), data.labels)
+
+
+def _bitext(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+    data = sets.read_bitext(task.path, limit)
+    first, second = _Vectors(model, data.first, "sts"), _Vectors(model, data.second, "sts")
+    return len(data.first), lambda width: metrics.bitext_metrics(
+        first.all(width), second.all(width), data.names
+    )
+
+
+_PREPARE: dict[str, Callable[[Embedder, LocalTask, int | None], tuple[int, Score]]] = {
+    "retrieval": _retrieval,
+    "reranking": _reranking,
+    "sts": _sts,
+    "pair_classification": _pair_classification,
+    "classification": _classification,
+    "clustering": _clustering,
+    "bitext": _bitext,
+}

@@ -1,0 +1,80 @@
+"""The table shows the figures of the results."""
+
+from copy import deepcopy
+
+from rich.console import Console
+
+from conan_embed.evaluation import summarise, table
+
+
+def results(model: str, scores: dict[str, float], widths: dict[str, dict[str, float]] | None = None) -> dict:
+    tasks = {
+        key: {
+            "main_score": score,
+            "metric": "spearman",
+            "widths": {w: s[key] for w, s in (widths or {}).items()},
+        }
+        for key, score in scores.items()
+    }
+    return {
+        "model": model,
+        "width": 64,
+        "tasks": tasks,
+        "summary": summarise(scores),
+        "widths": {width: summarise(of_width) for width, of_width in (widths or {}).items()},
+    }
+
+
+def lines(shown) -> list[list[str]]:
+    """The cells of each row."""
+    console = Console(width=120, color_system=None)
+    with console.capture() as capture:
+        console.print(shown)
+    rows = [line.replace("┃", "│").split("│") for line in capture.get().splitlines()]
+    return [[cell.strip() for cell in row[1:-1]] for row in rows if len(row) > 1]
+
+
+NEW = {"sts/A": 0.5124, "sts/B": 0.7, "retrieval/C": 0.2}
+OLD = {"sts/A": 0.5, "sts/B": 0.75, "retrieval/C": 0.2}
+
+
+def test_tasks_means_and_averages() -> None:
+    rows = lines(table(results("new", NEW)))
+    assert rows == [
+        ["task", "metric", "width 64"],
+        ["C", "spearman", "20.00"],
+        ["retrieval", "mean of 1", "20.00"],
+        ["A", "spearman", "51.24"],
+        ["B", "spearman", "70.00"],
+        ["sts", "mean of 2", "60.62"],
+        ["average", "mean of types", "40.31"],
+        ["", "mean of tasks", "47.08"],
+    ]
+
+
+def test_differences_to_a_baseline() -> None:
+    rows = lines(table(results("new", NEW), baseline=results("old", OLD)))
+    assert rows[0][3] == "against old"
+    assert [row[3] for row in rows[1:]] == ["+0.00", "+0.00", "+1.24", "-5.00", "-1.88", "-0.94", "-1.25"]
+
+
+def test_no_difference_where_the_baseline_does_not_cover_a_row() -> None:
+    old = results("old", {key: score for key, score in OLD.items() if key != "sts/B"})
+    rows = lines(table(results("new", NEW), baseline=old))
+    # The last cells of a row are empty, not averages of other tasks.
+    assert [row[3] for row in rows[1:]] == ["+0.00", "+0.00", "+1.24", "", "", "", ""]
+
+
+def test_widths() -> None:
+    of_width = {"16": {key: score / 2 for key, score in NEW.items()}, "8": dict.fromkeys(NEW, 0.1)}
+    rows = lines(table(results("new", NEW, of_width)))
+    assert rows[0][3:] == ["16", "8"]
+    assert rows[5][3:] == ["30.31", "10.00"]
+    assert [row[3] for row in lines(table(results("new", NEW, of_width), widths=[8]))[1:]] == ["10.00"] * 7
+
+
+def test_the_results_are_not_changed() -> None:
+    new = results("new", NEW)
+    before = deepcopy(new)
+    table(new, baseline=results("old", OLD))
+    assert new == before
