@@ -1,0 +1,311 @@
+"""Exact and near-duplicates over all shards, in bounded memory.
+
+How it works. Each side of each pair has a key (a hash of its text without case, white space and punctuation) and, once
+for each distinct key of a shard, MinHash bands over its character 5-grams (rensa). Over all shards DuckDB then
+ 1. finds the keys that share a band (band by band, spilling to disk),
+ 2. gathers their texts and compares each with the first of its band by the *exact* Jaccard similarity (the rest of a
+    band goes round again, so a false neighbour does not hide a true one),
+ 3. joins similar keys to groups (connected components).
+A pair is a duplicate of an earlier pair when both its sides are in the same groups; equal keys are the special case
+"exact". Then queries and positives that too many pairs share are thinned out. The pair with the lowest id stays, so the
+outcome depends on the order of the sources and on nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import rensa
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from conan_embed.console import progress_bar
+from conan_embed.filtering.measures import grams, jaccard
+from conan_embed.filtering.recipe import Duplicates
+
+GRAM = 5  # characters
+SIDES = ("query", "positive")
+_SEED = 20240829
+_ROUNDS = 12  # comparisons with another first of the band; what is left then is counted in `Found.undecided`
+_BATCH = 20_000  # pairs of texts compared at a time
+_CHUNK = 4_000  # texts hashed at a time
+
+
+def plain(text: pl.Expr) -> pl.Expr:
+    """Return a text as duplicates see it: lower case, only letters, digits, and the symbols that carry meaning (C++, C#)."""
+    bare = text.str.to_lowercase().str.replace_all(r"[^\p{L}\p{M}\p{N}\p{S}#%]+", "")
+    return pl.when(bare == "").then(text).otherwise(bare)
+
+
+def keys(texts: pl.Expr) -> pl.Expr:
+    """Return a 64-bit key of each (plain) text; equal texts have equal keys in every process."""
+    return texts.hash(seed=_SEED)
+
+
+def signatures(texts: pl.Series, bands: int, rows: int) -> np.ndarray:
+    """Return the MinHash bands of (plain) texts: uint32 [N, bands], each a hash of `rows` minima over the 5-grams."""
+    out = np.empty((len(texts), bands), np.uint32)
+    for start in range(0, len(texts), _CHUNK):
+        hashes, offsets = grams(texts[start : start + _CHUNK], GRAM)
+        matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes, offsets.astype(np.uint64), bands * rows, _SEED
+        )
+        minima = np.asarray(matrix.to_rows(), dtype=np.uint64).reshape(-1, bands, rows)
+        mixed = np.zeros(minima.shape[:2], np.uint64)
+        for row in range(rows):
+            mixed = (mixed ^ minima[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(31)
+        out[start : start + _CHUNK] = mixed.astype(np.uint32)
+    return out
+
+
+def fingerprints(
+    pairs: pl.DataFrame, setting: Duplicates, *, near: bool = True
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what the search for duplicates, and for evaluation texts, needs of one shard.
+
+    Returns:
+        keys: `id`, `query_key`, `positive_key` (UInt64), one row a pair.
+        texts: `side` (UInt8, place in SIDES), `key`, `id` of the first pair with it, `band_0`, ... (UInt32), one row
+            a distinct key and side; no bands where `near` is false.
+    """
+    bare = pairs.select("id", *(plain(pl.col(side)).alias(side) for side in SIDES))
+    key_of_pair = bare.select("id", *(keys(pl.col(side)).alias(f"{side}_key") for side in SIDES))
+    texts = []
+    for number, side in enumerate(SIDES):
+        first = bare.select(keys(pl.col(side)).alias("key"), "id", pl.col(side).alias("text"))
+        first = first.unique("key", keep="first", maintain_order=True)
+        columns = first.select(pl.lit(number, dtype=pl.UInt8).alias("side"), "key", "id")
+        if near:
+            bands = signatures(first["text"], setting.bands, setting.rows)
+            columns = columns.hstack([pl.Series(f"band_{i}", bands[:, i]) for i in range(setting.bands)])
+        texts.append(columns)
+    return key_of_pair, pl.concat(texts)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Attributes:
+    compared: candidate text pairs whose similarity was computed.
+    similar: those at the threshold or above.
+    undecided: texts in bands that were still not empty after the last round (0 but for huge families of templates).
+    dropped: pairs by reason.
+    """
+
+    compared: int
+    similar: int
+    undecided: int
+    dropped: dict[str, int]
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
+
+
+def find_duplicates(
+    shards: Sequence[Path], out: Path, setting: Duplicates, *, memory: str, work: Path
+) -> Found:
+    """Find the pairs to drop over all shards.
+
+    Args:
+        shards: folders with `pairs.parquet` (id, query, positive), `keys.parquet` and `texts.parquet` (see
+            `fingerprints`), in the order of their numbers.
+        out: a folder that gets `00000.parquet`, ... for the shards, in their order: `id`, `dropped_by` (one of
+            `exact_duplicate`, `near_duplicate`, `query_repeats`, `positive_repeats`), `value`, `duplicate_of`.
+        memory: what DuckDB may hold, as in "2GB".
+        work: a folder for what it spills.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    database = work / "duplicates.duckdb"
+    for old in work.glob("duplicates.duckdb*"):
+        old.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(str(database)) as db:
+        db.execute(f"set memory_limit = '{memory}'")
+        db.execute(f"set temp_directory = '{work / 'spill'}'")
+        db.execute("set preserve_insertion_order = false")
+        db.execute("set enable_progress_bar = false")
+        sources = {
+            name: f"read_parquet({_names([shard / f'{name}.parquet' for shard in shards])})"
+            for name in ("pairs", "keys", "texts")
+        }
+        db.execute("create table verified (side utinyint, a ubigint, b ubigint, similarity float)")
+        db.execute('create table groups (side utinyint, key ubigint, "group" ubigint, similarity float)')
+        compared = undecided = 0
+        if setting.near:
+            for number, side in enumerate(SIDES):
+                one = _compare_side(db, sources, number, side, setting)
+                compared += one[0]
+                undecided += one[1]
+                _group_side(db, number)
+        similar = _one(db, "select count(*) from verified")
+        _choose(db, sources["keys"], setting)
+        for number in range(len(shards)):
+            low = number << 32
+            chosen = f"select id, dropped_by, value, duplicate_of from gone where id between {low} and {low + (1 << 32) - 1}"
+            _frame(db, chosen + " order by id").write_parquet(out / f"{number:05d}.parquet")
+        counts = dict(
+            db.execute("select dropped_by, count(*) from gone group by all order by all").fetchall()
+        )
+    database.unlink()
+    return Found(compared, similar, undecided, counts)
+
+
+def _one(db: duckdb.DuckDBPyConnection, query: str) -> int:
+    return int(
+        db.execute(query).fetchall()[0][0]
+    )  # fetchall, since a result half read would block the connection
+
+
+def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(db.sql(query).to_arrow_table()))
+
+
+def _compare_side(
+    db: duckdb.DuckDBPyConnection, sources: dict[str, str], number: int, side: str, setting: Duplicates
+) -> tuple[int, int]:
+    """Fill `verified` for one side; return how many comparisons were made and how many texts stayed undecided."""
+    db.execute("create or replace table bands (band utinyint, hash uinteger, key ubigint)")
+    with progress_bar() as progress:
+        task = progress.add_task(f"bands of the {side} side", total=setting.bands, note="")
+        for band in range(setting.bands):
+            db.execute(
+                f"""insert into bands
+                with one as (select distinct band_{band} as hash, key from {sources["texts"]} where side = {number}),
+                     shared as (select hash from one group by hash having count(*) > 1)
+                select {band}, hash, key from one semi join shared using (hash)"""
+            )
+            progress.advance(task)
+    # The texts of all candidates, once; from here on nothing else is read.
+    db.execute(
+        f"""create or replace table candidates as
+        with wanted as (select min(id) as id, key from {sources["texts"]}
+                        where side = {number} and key in (select key from bands) group by key)
+        select key, {side} as text from {sources["pairs"]} join wanted using (id)"""
+    )
+    db.execute("create or replace table tried (a ubigint, b ubigint)")
+    compared = 0
+    with progress_bar() as progress:
+        task = progress.add_task(f"comparing {side} texts", total=None, note="")
+        for round_ in range(_ROUNDS):
+            db.execute(
+                """create or replace table firsts as
+                select band, hash, min(key) as first from bands group by all having count(*) > 1"""
+            )
+            db.execute(
+                """create or replace table edges as
+                select distinct first as a, key as b from bands join firsts using (band, hash) where key <> first"""
+            )
+            db.execute("create or replace table edges as from edges anti join tried using (a, b)")
+            fresh = _one(db, "select count(*) from edges")
+            progress.update(task, total=compared + fresh, note=f"round {round_ + 1}")
+            if fresh:
+                _compare(db, number, setting.threshold, lambda done: progress.advance(task, done))
+                db.execute("insert into tried from edges")
+            compared += fresh
+            # A band's first has met everybody; who resembles it needs no further proof.
+            db.execute(
+                f"""create or replace table bands as
+                with left_over as (select band, hash, key, first from bands join firsts using (band, hash)
+                                   where key <> first)
+                select band, hash, key from left_over
+                anti join (select a as first, b as key from verified where side = {number}) using (first, key)"""
+            )
+            if not _one(db, "select count(*) from bands"):
+                break
+    undecided = _one(
+        db,
+        "select count(distinct key) from bands where (band, hash) in "
+        "(select (band, hash) from bands group by band, hash having count(*) > 1)",
+    )
+    return compared, undecided
+
+
+def _compare(
+    db: duckdb.DuckDBPyConnection, number: int, threshold: float, done: Callable[[int], None]
+) -> None:
+    """Compute the similarity of every edge and add those at the threshold or above to `verified`."""
+    texts = db.sql(
+        """select e.a, e.b, x.text as left_text, y.text as right_text
+        from edges e join candidates x on e.a = x.key join candidates y on e.b = y.key"""
+    )
+    found = []
+    for batch in texts.to_arrow_reader(_BATCH):
+        frame = pl.DataFrame(pl.from_arrow(batch))
+        bare = frame.select(plain(pl.col("left_text")), plain(pl.col("right_text")))
+        near = jaccard(bare["left_text"], bare["right_text"], GRAM)
+        frame = frame.select("a", "b", pl.Series("similarity", near, dtype=pl.Float32))
+        found.append(frame.filter(pl.Series(near >= threshold)))
+        done(frame.height)
+    if found:
+        rows = pl.concat(found).select(pl.lit(number, dtype=pl.UInt8).alias("side"), "a", "b", "similarity")
+        db.register("found", rows.to_arrow())
+        db.execute("insert into verified from found")
+        db.unregister("found")
+
+
+def _group_side(db: duckdb.DuckDBPyConnection, number: int) -> None:
+    """Join similar keys to groups: connected components, each named by its lowest key."""
+    edges = _frame(db, f"select a, b, similarity from verified where side = {number}")
+    if not edges.height:
+        return
+    nodes, places = np.unique(
+        np.concatenate([edges["a"].to_numpy(), edges["b"].to_numpy()]), return_inverse=True
+    )
+    a, b = places[: edges.height], places[edges.height :]
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(nodes), len(nodes)))
+    label = connected_components(graph, directed=False)[1]
+    name = np.full(label.max() + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(name, label, nodes)
+    best = np.zeros(len(nodes), np.float32)
+    for ends in (a, b):
+        np.maximum.at(best, ends, edges["similarity"].to_numpy())
+    groups = pl.DataFrame(
+        {
+            "side": pl.Series([number] * len(nodes), dtype=pl.UInt8),
+            "key": nodes,
+            "group": name[label],
+            "similarity": best,
+        }
+    )
+    db.register("found", groups.to_arrow())
+    db.execute("insert into groups from found")
+    db.unregister("found")
+
+
+def _choose(db: duckdb.DuckDBPyConnection, keys_source: str, setting: Duplicates) -> None:
+    """Fill `gone`: duplicates of earlier pairs, then pairs over the limits of either side."""
+    db.execute(
+        f"""create or replace table members as
+        select k.id, k.query_key, k.positive_key,
+               coalesce(q."group", k.query_key) as query_group, coalesce(p."group", k.positive_key) as positive_group,
+               least(coalesce(q.similarity, 1), coalesce(p.similarity, 1)) as similarity
+        from {keys_source} k
+        left join (from groups where side = 0) q on q.key = k.query_key
+        left join (from groups where side = 1) p on p.key = k.positive_key"""
+    )
+    db.execute(
+        """create or replace table gone as
+        with first as (select query_group, positive_group, min(id) as keep from members group by all having count(*) > 1),
+             twin as (select m.*, keep from members m join first using (query_group, positive_group) where m.id <> keep)
+        select t.id,
+               case when t.query_key = k.query_key and t.positive_key = k.positive_key
+                    then 'exact_duplicate' else 'near_duplicate' end as dropped_by,
+               case when t.query_key = k.query_key and t.positive_key = k.positive_key
+                    then 1.0 else t.similarity end::double as value,
+               keep as duplicate_of
+        from twin t join members k on k.id = t.keep"""
+    )
+    for side, limit in (("query", setting.query_at_most), ("positive", setting.positive_at_most)):
+        if limit is not None:
+            db.execute(
+                f"""insert into gone
+                with alive as (select id, {side}_group as g from members anti join gone using (id)),
+                     crowded as (select g, count(*) as size, min(id) as keep from alive group by g having count(*) > {limit}),
+                     ranked as (select id, size, keep, row_number() over (partition by g order by id) as place
+                                from alive join crowded using (g))
+                select id, '{side}_repeats', size::double, keep from ranked where place > {limit}"""
+            )

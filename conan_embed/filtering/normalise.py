@@ -1,0 +1,108 @@
+"""Make texts alike before anything is measured: mojibake, mark-up, Unicode form, control characters, white space.
+
+All of it is vectorised in polars; only texts that look like mojibake go through ftfy one by one. Texts that repeat in
+a batch are normalised once.
+"""
+
+import ftfy
+import polars as pl
+
+from conan_embed.filtering.recipe import Normalise
+
+# NFKC would turn these into their ASCII relatives, and Chinese text is written with them. They are hidden in the
+# private use area while it runs; any private use character of the text itself goes first.
+_CHINESE_PUNCTUATION = "，！？：；（）…～"
+_HIDDEN = [chr(0xE000 + i) for i in range(len(_CHINESE_PUNCTUATION))]
+
+_HTML = (
+    "a|abbr|article|aside|audio|b|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|details|div|dl|dt|"
+    "em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link|"
+    "main|mark|meta|nav|noscript|object|ol|option|p|param|picture|pre|q|rp|rt|ruby|s|samp|section|select|small|source|span|"
+    "strike|strong|sub|summary|sup|svg|table|tbody|td|tfoot|th|thead|time|title|tr|tt|u|ul|var|video|embed"
+)
+_ENTITIES = {
+    "&nbsp;": " ",
+    "&lt;": "<",
+    "&gt;": ">",
+    "&quot;": '"',
+    "&#34;": '"',
+    "&#39;": "'",
+    "&#039;": "'",
+    "&apos;": "'",
+    "&ldquo;": "“",
+    "&rdquo;": "”",
+    "&lsquo;": "‘",
+    "&rsquo;": "’",
+    "&mdash;": "—",
+    "&ndash;": "–",
+    "&hellip;": "…",
+    "&middot;": "·",
+    "&copy;": "©",
+    "&reg;": "®",
+    "&amp;": "&",
+}
+# Bytes of UTF-8 read as Latin-1 or Windows-1252 leave such pairs behind.
+_MOJIBAKE = "[ÃÂâåæçèéäï][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+
+
+def _without_markup(text: pl.Expr) -> pl.Expr:
+    text = text.str.replace_all(r"(?is)<(script|style)\b.*?</(script|style)\s*>|<!--.*?-->", " ")
+    text = text.str.replace_all(rf"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n")
+    text = text.str.replace_all(rf"(?i)</?(?:{_HTML})(?:\s[^<>]*)?/?>", " ")
+    text = text.str.replace_many(list(_ENTITIES), list(_ENTITIES.values()))
+    # Markdown: images leave, links keep their words, marks of headings, emphasis, quotes, fences and rules go.
+    text = text.str.replace_all(r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " ")
+    text = text.str.replace_all(r"\[([^\[\]]+)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]\n]{0,60}\])", "$1")
+    text = text.str.replace_all(r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$", "")
+    text = text.str.replace_all(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|```.*$|~~~.*$|(?:[-*_][ \t]*){3,}$)", "")
+    text = text.str.replace_all(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__", "$1$2")
+    text = text.str.replace_all(r"\*\*|:(?:numref|label|eqref|cite|ref|doc|term|func|class|meth|mod):", "")
+    return text
+
+
+def _fixed(text: pl.Series) -> pl.Series:
+    """Repair the texts that look like mojibake."""
+    suspect = text.str.contains(_MOJIBAKE)
+    if not suspect.any():
+        return text
+    repaired = pl.Series([ftfy.fix_encoding(each) for each in text.filter(suspect)], dtype=pl.String)
+    return text.scatter(suspect.arg_true(), repaired)
+
+
+def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
+    """Return the texts normalised.
+
+    In this order: mojibake repaired; HTML tags and entities and Markdown marks taken out (words of links stay, images
+    go); the Unicode form, with Chinese full-width punctuation kept where wanted; control, zero-width and private use
+    characters taken out; runs of blanks made one, lines stripped, at most one empty line in a row.
+    """
+    name = texts.name
+    if setting.mojibake:
+        texts = _fixed(texts)
+    text = pl.col("text")
+    if setting.markup:
+        text = _without_markup(text)
+    text = text.str.replace_all(r"[\p{Co}\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]", "")
+    keep = setting.form == "NFKC" and setting.keep_chinese_punctuation
+    if keep:
+        text = text.str.replace_many(list(_CHINESE_PUNCTUATION), _HIDDEN)
+    text = text.str.normalize(setting.form)
+    if keep:
+        text = text.str.replace_many(_HIDDEN, list(_CHINESE_PUNCTUATION))
+    text = text.str.replace_all(r"\r\n?|[\u2028\u2029]", "\n")
+    text = text.str.replace_all(r"[^\P{Cc}\n\t]", "")
+    text = text.str.replace_all(r"[\p{Zs}\t]+", " ")
+    text = text.str.replace_all(r" ?\n ?", "\n").str.replace_all(r"\n{3,}", "\n\n").str.strip_chars()
+    return pl.DataFrame({"text": texts}).select(text)["text"].rename(name)
+
+
+def normalise(pairs: pl.DataFrame, setting: Normalise) -> pl.DataFrame:
+    """Return the pairs with both sides normalised; a missing text becomes an empty one."""
+    for side in ("query", "positive"):
+        pairs = pairs.with_columns(pl.col(side).fill_null(""))
+        if setting.enabled:
+            raw = pairs.select(pl.col(side).unique(maintain_order=True))
+            clean = raw.with_columns(normalise_texts(raw[side], setting).alias("_clean"))
+            pairs = pairs.join(clean, on=side, how="left", maintain_order="left")
+            pairs = pairs.with_columns(pl.col("_clean").alias(side)).drop("_clean")
+    return pairs

@@ -1,0 +1,117 @@
+"""Safety: pairs with blocked words, and pairs that link to blocked domains.
+
+The default words come from the package glin-profanity (MIT; Chinese and English). One such word alone is mostly
+medicine, law or news, so `default_minimum` different ones are asked for. Lists of the user's own need one.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+
+from conan_embed.errors import UserError
+from conan_embed.filtering.recipe import Safety
+from conan_embed.filtering.stage import Outcome, split
+
+_HOST = r"(?i)(?:https?://|\bwww\.)([a-z0-9-]+(?:\.[a-z0-9-]+)+)"
+
+
+@dataclass(frozen=True)
+class BlockLists:
+    """Attributes:
+    default_words, words: lower-case words and phrases.
+    domains: lower-case domains without `www.`.
+    """
+
+    default_words: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+
+
+def _lines(path: str) -> set[str]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a block list: {error}.") from None
+    return {line.strip().lower() for line in text.splitlines() if line.strip() and not line.startswith("#")}
+
+
+def read_block_lists(setting: Safety) -> BlockLists:
+    """Read the lists that the recipe names (one entry a line, `#` begins a comment line).
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    default: set[str] = set()
+    if setting.default_words:
+        folder = resources.files("glin_profanity") / "data" / "dictionaries"
+        for name in ("chinese.json", "english.json"):
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            default |= {word.lower() for word in (found["words"] if isinstance(found, dict) else found)}
+        # A word is letters: the lists also hold numbers and single characters.
+        default = {
+            word for word in default if len(word) > 1 and not re.search(r"\d", word) and set(word) != {"x"}
+        }
+    words = {word for path in setting.words for word in _lines(path)}
+    domains = {
+        re.sub(r"^(?:https?://)?(?:www\.)?|/.*$", "", line)
+        for path in setting.domains
+        for line in _lines(path)
+    }
+    return BlockLists(frozenset(default), frozenset(words), frozenset(domains))
+
+
+def with_hosts(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Add `hosts`, the hosts that either side links to (list of lower-case strings). Call before links are normalised away."""
+    both = pl.concat_str("query", "positive", separator="\n", ignore_nulls=True)
+    hosts = (
+        both.str.to_lowercase()
+        .str.extract_all(_HOST)
+        .list.eval(pl.element().str.extract(_HOST, 1))
+        .list.unique()
+    )
+    return pairs.with_columns(hosts.alias("hosts"))
+
+
+def _different(text: pl.Expr, words: frozenset[str]) -> pl.Expr:
+    """Count the different words of a list in a lower-case text; words of Latin letters must stand alone."""
+    latin = sorted((word for word in words if re.match(r"[a-z]", word)), key=len, reverse=True)
+    other = sorted(words - set(latin))
+    count = pl.lit(0, dtype=pl.UInt32)
+    if other:
+        count += text.str.extract_many(other).list.n_unique()
+    if latin:
+        pattern = r"\b(?:" + "|".join(re.escape(word) for word in latin) + r")\b"
+        hit = text.str.contains(pattern)
+        count += pl.when(hit).then(text.str.extract_all(pattern).list.n_unique()).otherwise(0)
+    return count
+
+
+def _blocked_hosts(domains: frozenset[str]) -> pl.Expr:
+    """Count the hosts that are a blocked domain or below one."""
+    depth = max(domain.count(".") for domain in domains) + 1
+    ends = [pl.element().str.extract(rf"((?:[^.]+\.){{{level}}}[^.]+)$", 1) for level in range(depth)]
+    blocked = pl.any_horizontal(end.is_in(list(domains)) for end in ends)
+    return pl.col("hosts").list.eval(blocked).list.sum()
+
+
+def check_safety(pairs: pl.DataFrame, lists: BlockLists, setting: Safety) -> Outcome:
+    """Drop pairs by `unsafe_words` (the default list), `blocked_words`, `blocked_domains`; the value counts the hits."""
+    counts = {}
+    text = pl.col("_text")
+    if lists.default_words:
+        counts["unsafe_words"] = (_different(text, lists.default_words), setting.default_minimum)
+    if lists.words:
+        counts["blocked_words"] = (_different(text, lists.words), 1)
+    if lists.domains and "hosts" in pairs.columns:
+        counts["blocked_domains"] = (_blocked_hosts(lists.domains), 1)
+    counted = pairs.with_columns(
+        pl.concat_str("query", "positive", separator="\n").str.to_lowercase().alias("_text")
+    )
+    counted = counted.with_columns(count.alias(f"_{name}") for name, (count, _) in counts.items())
+    reasons = {name: (pl.col(f"_{name}") >= least, pl.col(f"_{name}")) for name, (_, least) in counts.items()}
+    outcome = split(counted, "safety", reasons)
+    return Outcome(outcome.kept.select(pairs.columns), outcome.dropped, outcome.applied)
