@@ -1,0 +1,192 @@
+"""The one place that knows which device we are on: attention over a packed stream.
+
+`transformers` lets a program register an attention function; the user's encoder stays unchanged. The stream's layout
+(where each text begins) travels in a context variable, because not every encoder passes extra arguments down.
+
+- CUDA, 16-bit: `torch.nn.attention.varlen.varlen_attn`, no padding anywhere.
+- everything else: the tokens are copied into a few padded blocks of similar length, scaled-dot-product attention in
+  float32 (on CPUs the bfloat16 kernel is the slower one), and copied back. Only attention sees that padding.
+
+Shapes: T tokens, H heads, E head size.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from conan_embed.encoder.packing import Packed, PaddedBlocks
+
+PACKED_ATTENTION = "conan_packed"
+
+_stream: ContextVar[Packed | None] = ContextVar("packed stream", default=None)
+
+
+@contextlib.contextmanager
+def packed_stream(packed: Packed) -> Iterator[None]:
+    """Make `packed` the layout that the attention function reads while the encoder runs."""
+    token = _stream.set(packed)
+    try:
+        yield
+    finally:
+        _stream.reset(token)
+
+
+class _Rearrange(torch.autograd.Function):
+    """`source.index_select(0, index)` whose gradient is a gather too.
+
+    Every real token has exactly one place on both sides, so the gradient of a copy is the copy back. (The stock
+    gradient of index_select is a scattered addition, serial on CPUs and unordered on GPUs.) A place that holds padding
+    gets no gradient: the attention mask made its key weight zero, and its query output is dropped.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, source: torch.Tensor, index: torch.Tensor, back: torch.Tensor, to_blocks: bool) -> torch.Tensor:
+        ctx.save_for_backward(back)
+        ctx.places = source.shape[0]
+        ctx.to_blocks = to_blocks
+        return source.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (back,) = ctx.saved_tensors
+        (gradient,) = gradients
+        if ctx.to_blocks:
+            return gradient.index_select(0, back), None, None, None
+        padded = gradient.new_zeros(ctx.places, *gradient.shape[1:])
+        padded.index_copy_(0, back, gradient)
+        return padded, None, None, None
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of each text of the stream with itself, in the signature of `transformers.AttentionInterface`.
+
+    Args:
+        query, key, value: [1, H, T, E] (key and value may have fewer heads).
+        sliding_window: transformers' value: a token sees those nearer than this many places, on both sides.
+
+    Returns:
+        [1, T, H, E] in the dtype of `query`, and None for the weights.
+    """
+    packed = _stream.get()
+    assert packed is not None, "packed attention runs only inside packed_stream()"
+    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    reach = None if sliding_window is None else sliding_window - 1
+    if packed.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
+        output = _variable_length_kernel(packed, query, key, value, scaling, causal, reach)
+    else:
+        output = _padded_blocks(packed, query, key, value, scaling, dropout, causal, reach)
+    return output.unsqueeze(0), None
+
+
+def _variable_length_kernel(
+    packed: Packed,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    causal: bool,
+    reach: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    left = -1 if reach is None else reach
+    offsets, longest = packed.offsets_N1, packed.max_length
+    query_THE, key_THE, value_THE = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    extra = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
+    return varlen_attn(
+        query_THE,
+        key_THE,
+        value_THE,
+        offsets,
+        offsets,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(left, 0 if causal else left),
+        **extra,
+    )
+
+
+def _padded_blocks(
+    packed: Packed,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    causal: bool,
+    reach: int | None,
+) -> torch.Tensor:
+    blocks, dtype = packed.blocks, query.dtype
+    compute = dtype if dtype == torch.float64 else torch.float32
+    whole = blocks.to_blocks_P.shape[0] == query.shape[2]  # no padding at all: the stream is its own blocks
+
+    def split(tensor: torch.Tensor) -> list[torch.Tensor]:
+        rows = tensor.squeeze(0).transpose(0, 1).to(compute)  # [T, heads, E]
+        if not whole:
+            rows = _Rearrange.apply(rows, blocks.to_blocks_P, blocks.from_blocks_T, True)
+        parts = rows.split([texts * length for texts, length in blocks.shapes])
+        return [
+            part.view(*shape, *part.shape[1:]).transpose(1, 2)
+            for part, shape in zip(parts, blocks.shapes, strict=True)
+        ]
+
+    outputs = []
+    # Autocast would cast the operands back to bfloat16.
+    with torch.autocast(query.device.type, enabled=False):
+        for number, (q, k, v) in enumerate(zip(split(query), split(key), split(value), strict=True)):
+            bias = _bias(blocks, number, causal, reach, compute, query.device)
+            if k.shape[1] != q.shape[1]:
+                k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+            output = scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
+            outputs.append(output.transpose(1, 2).flatten(0, 1))  # [texts * length, H, E]
+        rows = torch.cat(outputs)
+        if not whole:
+            rows = _Rearrange.apply(rows, blocks.from_blocks_T, blocks.from_blocks_T, False)
+    return rows.to(dtype)
+
+
+def _bias(
+    blocks: PaddedBlocks, number: int, causal: bool, reach: int | None, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor | None:
+    """The additive mask of one block, [texts or 1, 1, length or 1, length], or None where every key counts."""
+    length = blocks.shapes[number][1]
+    padding = blocks.key_is_padding[number]
+    hidden = None if padding is None else padding[:, None, None, :]
+    if causal or (reach is not None and reach < length - 1):
+        place = torch.arange(length, device=device)
+        ahead = place[None, :] - place[:, None]
+        far = ahead.abs() > reach if reach is not None else torch.zeros_like(ahead, dtype=torch.bool)
+        if causal:
+            far = far | (ahead > 0)
+        hidden = far if hidden is None else hidden | far
+        # A padding query far from every real key would see nothing and turn into NaN; let it see itself.
+        hidden = hidden & (ahead != 0)
+    if hidden is None:
+        return None
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The stream has no padding, and the attention function knows the borders: there is nothing to mask."""
+    return None
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)

@@ -1,0 +1,185 @@
+"""The folder layout that sentence-transformers and text-embeddings-inference read, and nothing else of them.
+
+A model is `modules.json`, which lists a Transformer, a Pooling, perhaps a Dense and a Normalize folder, plus the
+prompts in `config_sentence_transformers.json`. We read the layout of every sentence-transformers version and write
+the one from before version 6, which all of them and TEI accept. Weights are read from safetensors only: a pickle can
+run code.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from conan_embed.errors import UserError, suggestion
+from conan_embed.files import read_json, write_json
+
+POOLINGS = ("cls", "mean", "last")
+_POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+_MODULE = "sentence_transformers.models."
+_IDENTITY = "torch.nn.modules.linear.Identity"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a model folder says beside the transformer itself.
+
+    Attributes:
+        transformer: the folder with `config.json` and the tokenizer.
+        pooling: one of POOLINGS, or None where the folder does not say.
+        dense: weights of the linear layer after pooling ("weight" [out, in], "bias" [out]), or None.
+        prompts: text put before queries, passages and the texts of STS pairs.
+        max_length: tokens, or None.
+        widths: Matryoshka prefixes, widest first; empty where the folder does not say.
+    """
+
+    transformer: Path
+    pooling: str | None = None
+    dense: dict[str, torch.Tensor] | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    widths: tuple[int, ...] = ()
+
+
+def read_layout(folder: Path) -> Layout:
+    """Read a local model folder, of sentence-transformers or of plain transformers.
+
+    Raises:
+        UserError: the folder is no model, or holds a module that we do not know, or only pickled weights.
+    """
+    if not (folder / "modules.json").exists():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder}: not a model: it holds neither modules.json nor config.json.")
+        return Layout(folder)
+    layout = Layout(folder)
+    for module in read_json(folder / "modules.json"):
+        kind = str(module["type"]).rsplit(".", 1)[-1]
+        path = folder / module["path"]
+        if kind == "Transformer":
+            layout = replace(layout, transformer=path, max_length=_max_length(path))
+        elif kind == "Pooling":
+            layout = replace(layout, pooling=_pooling(path / "config.json"))
+        elif kind == "Dense":
+            layout = replace(layout, dense=_dense(path))
+        elif kind != "Normalize":
+            raise UserError(
+                f"{folder / 'modules.json'}: module {kind!r} is not supported; "
+                "expected Transformer, Pooling, Dense and Normalize."
+            )
+    return replace(layout, prompts=_prompts(folder), widths=_widths(folder))
+
+
+def _max_length(transformer: Path) -> int | None:
+    path = transformer / "sentence_bert_config.json"
+    return read_json(path).get("max_seq_length") if path.exists() else None
+
+
+def _pooling(path: Path) -> str:
+    config = read_json(path)
+    modes = [name for name, key in _POOLING_KEYS.items() if config.get(key)]
+    if "pooling_mode" in config:  # sentence-transformers 6
+        modes = ["last" if config["pooling_mode"] == "lasttoken" else config["pooling_mode"]]
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        raise UserError(f"{path}: pooling {modes or 'unknown'} is not supported; expected one of {', '.join(POOLINGS)}.")
+    return modes[0]
+
+
+def _dense(folder: Path) -> dict[str, torch.Tensor]:
+    config = read_json(folder / "config.json")
+    activation = str(config.get("activation_function", _IDENTITY))
+    if not activation.endswith("Identity"):
+        raise UserError(f"{folder / 'config.json'}: activation {activation!r} is not supported; expected Identity.")
+    tensors = read_tensors(folder / "model.safetensors")
+    return {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
+
+
+def _prompts(folder: Path) -> dict[str, str]:
+    path = folder / "config_sentence_transformers.json"
+    found = read_json(path).get("prompts") or {} if path.exists() else {}
+    prompts = {"query": found.get("query") or "", "passage": found.get("passage") or found.get("document") or ""}
+    # Symmetric tasks have no prompt of their own in most published models; theirs is the query's then (as in E5).
+    return {**prompts, "sts": found.get("sts") if found.get("sts") is not None else prompts["query"]}
+
+
+def _widths(folder: Path) -> tuple[int, ...]:
+    path = folder / "conan_embed.json"
+    return tuple(read_json(path).get("widths", ())) if path.exists() else ()
+
+
+def write_layout(
+    folder: Path,
+    *,
+    hidden: int,
+    pooling: str,
+    dense: torch.nn.Linear | None,
+    prompts: dict[str, str],
+    max_length: int,
+    widths: tuple[int, ...],
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Write everything of a model folder but the transformer and the tokenizer, which stand in `folder` itself."""
+    names = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": hidden, **{key: name == pooling for name, key in _POOLING_KEYS.items()}},
+    )
+    if dense is not None:
+        names.append(("Dense", "2_Dense"))
+        write_json(
+            folder / "2_Dense" / "config.json",
+            {
+                "in_features": dense.in_features,
+                "out_features": dense.out_features,
+                "bias": dense.bias is not None,
+                "activation_function": _IDENTITY,
+            },
+        )
+        tensors = {f"linear.{name}": tensor.detach().contiguous().cpu() for name, tensor in dense.state_dict().items()}
+        save_file(tensors, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
+    normalize = f"{len(names)}_Normalize"
+    names.append(("Normalize", normalize))
+    (folder / normalize).mkdir(exist_ok=True)
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": number, "name": str(number), "path": path, "type": _MODULE + kind}
+            for number, (kind, path) in enumerate(names)
+        ],
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": {"query": prompts["query"], "document": prompts["passage"], "sts": prompts["sts"]},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+    write_json(folder / "conan_embed.json", {"widths": list(widths), **(details or {})})
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: the file is missing (perhaps there is a pickle instead) or is not whole.
+    """
+    if not path.exists():
+        pickles = [*path.parent.glob("*.bin"), *path.parent.glob("*.pt"), *path.parent.glob("*.ckpt")]
+        found = f"found only the pickled {pickles[0].name}" if pickles else "no such file"
+        raise UserError(f"{path}: {found}; weights are read from safetensors only, since a pickle can run code.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}.") from None
+
+
+def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ("query", "passage", "sts")) -> None:
+    """Raise UserError for a prompt of a role that does not exist."""
+    for role in prompts:
+        if role not in known:
+            raise UserError(f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}.")

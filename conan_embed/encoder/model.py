@@ -1,0 +1,379 @@
+"""The embedding model: a Hugging Face encoder, pooling, one dense layer, Matryoshka prefixes.
+
+    tokens -> encoder -> pooling (cls, mean or last token) -> dense 1024 -> 1792 -> every prefix is an embedding
+
+as in section 1 of the paper's facts: the dense layer has a bias and no activation, and a prefix of width w, normalised
+anew, is a usable embedding. The encoder is the user's own, unchanged; all texts of a chunk go through it in one
+padding-free stream (packing.py). What comes out is *not* normalised, because each Matryoshka width needs its own norm.
+
+Shapes: N texts, T tokens, D embedding width.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from conan_embed.console import progress_bar
+from conan_embed.encoder.attention import PACKED_ATTENTION, packed_stream
+from conan_embed.encoder.formats import POOLINGS, Layout, check_prompts, read_layout, write_layout
+from conan_embed.encoder.packing import Packed, chunks_by_tokens, gather_tokens, pack_flat
+from conan_embed.errors import UserError
+from conan_embed.files import written_aside
+
+TOKEN_BUDGET = 16_384
+"""Tokens of one packed chunk: large enough for full-speed matrix products, small enough for caches and memory."""
+
+_TOKENIZE_BATCH = 4096
+
+
+class EmbeddingModel(nn.Module):
+    """Encoder, pooling and dense layer, with the tokenizer and the prompts that belong to them.
+
+    Args:
+        encoder: any Hugging Face encoder that takes its attention from `AttentionInterface`.
+        tokenizer: its fast tokenizer.
+        pooling: "cls", "mean" or "last".
+        dense_width: output features of the dense layer; None for no dense layer.
+        widths: Matryoshka prefixes; the full width is always one of them.
+        prompts: text put before the texts of each role ("query", "passage", "sts").
+        max_length: tokens per text, special tokens included; longer texts are cut.
+    """
+
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pooling: str = "mean",
+        dense_width: int | None = None,
+        widths: Sequence[int] = (),
+        prompts: dict[str, str] | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UserError(f"model.pooling: {pooling!r} is unknown; expected one of {', '.join(POOLINGS)}.")
+        check_prompts(prompts or {})
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.hidden: int = encoder.config.hidden_size
+        self.dense = None if dense_width is None else nn.Linear(self.hidden, dense_width)
+        self.width = dense_width or self.hidden
+        self.widths = _checked_widths(widths, self.width)
+        self.prompts = {"query": "", "passage": "", "sts": "", **(prompts or {})}
+        positions = _usable_positions(encoder.config)
+        self.max_length = _checked_length(max_length or min(positions, 512), positions)
+        self._first_position = _first_position(encoder)
+        _use_packed_attention(encoder)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # ------------------------------------------------------------------------------------------------ forward
+
+    def forward(self, packed: Packed) -> torch.Tensor:
+        """Embed one packed chunk.
+
+        Returns:
+            float32 (float64 for a float64 model) [N, D], not normalised.
+        """
+        with packed_stream(packed):
+            output = self.encoder(
+                input_ids=packed.token_ids_T[None],
+                position_ids=packed.position_ids_T[None] + self._first_position,
+            )
+        pooled = self._pool(output.last_hidden_state[0], packed)
+        return pooled if self.dense is None else self.dense(pooled.to(self.dense.weight.dtype)).to(pooled.dtype)
+
+    def _pool(self, hidden_TD: torch.Tensor, packed: Packed) -> torch.Tensor:
+        if hidden_TD.dtype != torch.float64:
+            hidden_TD = hidden_TD.float()
+        offsets = packed.tensor("offsets64", packed.offsets)
+        if self.pooling == "cls":
+            return hidden_TD.index_select(0, offsets[:-1])
+        if self.pooling == "last":
+            return hidden_TD.index_select(0, offsets[1:] - 1)
+        return torch.segment_reduce(hidden_TD, "mean", offsets=offsets)
+
+    def embed_tokens(
+        self,
+        tokens: np.ndarray,
+        offsets: np.ndarray,
+        text_ids: np.ndarray,
+        *,
+        token_budget: int = TOKEN_BUDGET,
+        recompute: bool = False,
+        on_chunk: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Embed texts that are already tokenised, in chunks of at most `token_budget` tokens.
+
+        Args:
+            tokens: all tokens of the store, [all tokens].
+            offsets: int64 [texts + 1], where each text begins in `tokens`.
+            text_ids: int64 [N], the texts to embed.
+            recompute: keep only the chunks' inputs and compute their activations again in the backward pass
+                (gradient checkpointing of whole chunks): memory of one chunk instead of all, about a third more time.
+            on_chunk: called with the number of texts after each chunk.
+
+        Returns:
+            float32 [N, D] in the order of `text_ids`, not normalised.
+        """
+        if len(text_ids) == 0:
+            # An empty share still takes part in the gathering of embeddings and gradients.
+            zero = sum(parameter.sum() * 0.0 for parameter in self.parameters())
+            return torch.zeros(0, self.width, device=self.device) + zero
+        flat, lengths = gather_tokens(tokens, offsets, text_ids)
+        starts = np.cumsum(lengths) - lengths
+        pieces, places = [], []
+        for chunk in chunks_by_tokens(lengths, token_budget):
+            chunk_tokens, chunk_lengths = gather_tokens(flat, np.append(starts, len(flat)), chunk)
+            packed = pack_flat(chunk_tokens, chunk_lengths, self.device)
+            if recompute and torch.is_grad_enabled():
+                pieces.append(checkpoint(self, packed, use_reentrant=False))
+            else:
+                pieces.append(self(packed))
+            places.append(chunk)
+            if on_chunk is not None:
+                on_chunk(len(chunk))
+        back = torch.from_numpy(np.argsort(np.concatenate(places))).to(self.device)
+        return torch.cat(pieces).index_select(0, back)
+
+    # --------------------------------------------------------------------------------------------- from texts
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenise texts, special tokens included, cut to `max_length`.
+
+        Returns:
+            int32 [T] all tokens end to end, and int64 [N + 1] where each text begins.
+        """
+        parts, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        for start in range(0, len(texts), _TOKENIZE_BATCH):
+            ids = self.tokenizer(
+                list(texts[start : start + _TOKENIZE_BATCH]),
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )["input_ids"]
+            counts = np.fromiter(map(len, ids), np.int64, len(ids))
+            parts.append(np.fromiter(chain.from_iterable(ids), np.int32, int(counts.sum())))
+            lengths.append(counts)
+        return np.concatenate(parts), np.cumsum(np.concatenate(lengths))
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str = "",
+        widths: Sequence[int] | None = None,
+        precision: str = "bfloat16",
+        token_budget: int = TOKEN_BUDGET,
+        show_progress: bool = False,
+    ) -> Any:
+        """Return the embeddings of `texts`.
+
+        Args:
+            prompt: put before every text (for instance `model.prompts["query"]`).
+            widths: return one array per Matryoshka width instead of the full width alone.
+            precision: "bfloat16" (matrix products only) or "float32".
+
+        Returns:
+            float32 [N, D] with rows of length 1; with `widths`, a dict {width: [N, width]}.
+        """
+        was_training = self.training
+        self.eval()
+        tokens, offsets = self.tokenize([prompt + text for text in texts] if prompt else texts)
+        with autocast(self.device, precision), contextlib.ExitStack() as stack:
+            on_chunk = None
+            if show_progress:
+                progress = stack.enter_context(progress_bar(transient=True))
+                task = progress.add_task("encoding", total=len(texts), note="")
+                on_chunk = lambda count: progress.advance(task, count)  # noqa: E731
+            embeddings = self.embed_tokens(
+                tokens, offsets, np.arange(len(texts)), token_budget=token_budget, on_chunk=on_chunk
+            )
+        self.train(was_training)
+        embeddings = embeddings.float()
+        if widths is None:
+            return nn.functional.normalize(embeddings, dim=1).cpu().numpy()
+        _checked_widths(widths, self.width)
+        return {w: nn.functional.normalize(embeddings[:, :w], dim=1).cpu().numpy() for w in widths}
+
+    # ---------------------------------------------------------------------------------------------- load, save
+
+    @classmethod
+    def load(
+        cls,
+        base: str | Path,
+        *,
+        pooling: str | None = None,
+        dense_width: int | None = None,
+        widths: Sequence[int] | None = None,
+        prompts: dict[str, str] | None = None,
+        max_length: int | None = None,
+        dropout: float | None = 0.0,
+        trust_remote_code: bool = False,
+    ) -> "EmbeddingModel":
+        """Load a model from a local folder (sentence-transformers or transformers layout) or by its hub name.
+
+        What is not given comes from the model: pooling (else mean), dense layer, prompts, max length, widths.
+
+        Args:
+            dense_width: output features of the dense layer; a layer of that shape in the folder keeps its weights.
+            dropout: set on every dropout of the encoder; None leaves the model's own. On CPUs attention dropout costs
+                a factor of almost three.
+
+        Raises:
+            UserError: no such model, pickled or broken weights, or settings that do not fit it.
+        """
+        layout = read_layout(_local_folder(str(base)))
+        with _quiet_transformers():
+            try:
+                config = AutoConfig.from_pretrained(layout.transformer, trust_remote_code=trust_remote_code)
+                if dropout is not None:
+                    _set_dropout(config, dropout)
+                encoder = AutoModel.from_pretrained(
+                    layout.transformer,
+                    config=config,
+                    dtype=torch.float32,
+                    use_safetensors=True,
+                    trust_remote_code=trust_remote_code,
+                )
+                tokenizer = AutoTokenizer.from_pretrained(layout.transformer, trust_remote_code=trust_remote_code)
+            except Exception as error:  # the libraries raise many kinds; each means that this is no usable model
+                reason = str(error).strip().split("\n")[0]
+                raise UserError(f"{base}: the model cannot be loaded: {reason}") from error
+        model = cls(
+            encoder,
+            tokenizer,
+            pooling=pooling or layout.pooling or "mean",
+            dense_width=dense_width or _rows(layout),
+            widths=widths if widths is not None else layout.widths,
+            prompts={**layout.prompts, **(prompts or {})},
+            max_length=max_length or layout.max_length,
+        )
+        if layout.dense is not None and model.dense is not None:
+            if model.dense.weight.shape == layout.dense["weight"].shape:
+                model.dense.load_state_dict(layout.dense, strict=False)
+            else:
+                raise UserError(
+                    f"model.dense_width: {model.width} was asked for, but {base} has a dense layer of "
+                    f"{_rows(layout)}; expected that width or no setting."
+                )
+        return model
+
+    def save(self, folder: str | Path, *, details: dict[str, Any] | None = None) -> None:
+        """Write the model as a folder that sentence-transformers (5 and 6) and TEI load. Written aside, then renamed."""
+        with written_aside(folder) as aside:
+            aside.mkdir()
+            with _quiet_transformers():
+                # transformers notes the attention function in the config only in memory; nothing of ours is saved.
+                self.encoder.save_pretrained(aside, safe_serialization=True)
+                self.tokenizer.save_pretrained(aside)
+            write_layout(
+                aside,
+                hidden=self.hidden,
+                pooling=self.pooling,
+                dense=self.dense,
+                prompts=self.prompts,
+                max_length=self.max_length,
+                widths=self.widths,
+                details=details,
+            )
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the context in which matrix products run in `precision` ("float32" or "bfloat16")."""
+    if precision not in ("float32", "bfloat16"):
+        raise UserError(f"precision: {precision!r} is unknown; expected float32 or bfloat16.")
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _rows(layout: Layout) -> int | None:
+    return None if layout.dense is None else layout.dense["weight"].shape[0]
+
+
+def _checked_widths(widths: Sequence[int], width: int) -> tuple[int, ...]:
+    for w in widths:
+        if not 0 < w <= width:
+            raise UserError(f"model.widths: {w} is outside the model's embedding width; expected 1 to {width}.")
+    return tuple(sorted({*widths, width}, reverse=True))
+
+
+def _checked_length(max_length: int, positions: int) -> int:
+    if not 3 <= max_length <= positions:
+        raise UserError(f"model.max_length: {max_length} does not fit the model; expected 3 to {positions} tokens.")
+    return max_length
+
+
+def _first_position(encoder: PreTrainedModel) -> int:
+    """RoBERTa and its kin count positions from padding_idx + 1, all others from 0."""
+    embeddings = getattr(encoder, "embeddings", None)
+    creates = hasattr(embeddings, "create_position_ids_from_input_ids")
+    return int(embeddings.padding_idx) + 1 if creates else 0  # type: ignore[union-attr,arg-type]
+
+
+def _usable_positions(config: Any) -> int:
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    shifted = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
+    return positions - (config.pad_token_id or 0) - 1 if shifted else positions
+
+
+def _set_dropout(config: Any, value: float) -> None:
+    for name, setting in list(vars(config).items()):
+        if "dropout" in name and isinstance(setting, float) and "classifier" not in name:
+            setattr(config, name, value)
+
+
+def _use_packed_attention(encoder: PreTrainedModel) -> None:
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # BERT's pooler: not part of a text embedding, and its weights would get no gradient
+    if not getattr(encoder, "_supports_attention_backend", False):
+        raise UserError(
+            f"model.base: {type(encoder).__name__} has an attention of its own and cannot be packed; "
+            "expected an encoder that transformers' AttentionInterface serves (BERT, RoBERTa, DistilBERT, ModernBERT, ...)."
+        )
+    encoder.set_attn_implementation(PACKED_ATTENTION)
+
+
+def _local_folder(base: str) -> Path:
+    if Path(base).expanduser().is_dir():
+        return Path(base).expanduser()
+    if base.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise UserError(f"model.base: {base}: no such folder.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(base, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.py"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"model.base: {base!r} is neither a folder nor to be had from the hub: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet_transformers():  # type: ignore[no-untyped-def]
+    """transformers draws progress bars and warns about the pooler that we leave out on purpose."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,154 @@
+"""Many texts in one stream without padding.
+
+The texts of a chunk lie end to end in one row `[1, T]`; `position_ids` restart at each text and only the attention
+function (attention.py) needs to know where one text ends. Every other layer of a transformer works on single tokens,
+so nothing is spent on padding.
+
+    lengths  [5, 3, 2]         three texts, T = 10 tokens
+    offsets  [0, 5, 8, 10]     where each begins; text i is stream[offsets[i]:offsets[i + 1]]
+
+Shapes: N texts, T tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+# Upper bounds of the lengths that share one padded block in the attention function where no variable-length kernel
+# exists. Few blocks and at most a third of padding: with 16-token steps up to 512 the call overhead of small blocks
+# costs as much as the padding saves (benchmarks/attention_blocks.py).
+BLOCK_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One chunk of texts as a padding-free stream, longest text first or last (any order that is sorted by length).
+
+    Attributes:
+        token_ids_T: int64, all tokens of all texts, special tokens included.
+        lengths_N: int64 on the CPU, tokens per text, sorted.
+    """
+
+    token_ids_T: torch.Tensor
+    lengths_N: np.ndarray
+    _on_device: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.token_ids_T.device
+
+    @property
+    def max_length(self) -> int:
+        return int(self.lengths_N.max())
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [N + 1], where each text begins in the stream."""
+        return np.concatenate([[0], np.cumsum(self.lengths_N)])
+
+    def tensor(self, name: str, values: np.ndarray) -> torch.Tensor:
+        """Return `values` on the device of the stream, copied once a chunk under that name."""
+        if name not in self._on_device:
+            tensor = torch.from_numpy(values)
+            if self.device.type == "cuda":
+                tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+            self._on_device[name] = tensor
+        return self._on_device[name]
+
+    @property
+    def offsets_N1(self) -> torch.Tensor:
+        """int32 [N + 1] on the device: the cumulative lengths that variable-length kernels take."""
+        return self.tensor("offsets", self.offsets.astype(np.int32))
+
+    @property
+    def position_ids_T(self) -> torch.Tensor:
+        """int64 [T], counting from 0 in each text."""
+        positions = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths_N)
+        return self.tensor("positions", positions)
+
+    @cached_property
+    def blocks(self) -> "PaddedBlocks":
+        """The texts as padded blocks of similar length, for attention without a variable-length kernel."""
+        return PaddedBlocks.of(self)
+
+
+@dataclass(frozen=True)
+class PaddedBlocks:
+    """How to copy a stream into padded blocks and back.
+
+    Attributes:
+        to_blocks_P: int64 [P], for every place of every block the token of the stream that it holds (padding repeats
+            the first token of its text).
+        from_blocks_T: int64 [T], the place of every token of the stream among the P.
+        shapes: (texts, padded length) of each block, in stream order.
+        key_is_padding: per block bool [texts, length], or None where the block holds no padding.
+    """
+
+    to_blocks_P: torch.Tensor
+    from_blocks_T: torch.Tensor
+    shapes: list[tuple[int, int]]
+    key_is_padding: list[torch.Tensor | None]
+
+    @classmethod
+    def of(cls, packed: Packed) -> "PaddedBlocks":
+        block_of_N = np.searchsorted(BLOCK_LENGTHS, packed.lengths_N)
+        cuts = np.flatnonzero(np.diff(block_of_N)) + 1
+        to_blocks, from_blocks, shapes, padding = [], [], [], []
+        places = 0
+        for number, texts in enumerate(np.split(np.arange(len(packed.lengths_N)), cuts)):
+            lengths = packed.lengths_N[texts]
+            longest = int(lengths.max())
+            position = np.arange(longest)
+            real = position < lengths[:, None]
+            starts = packed.offsets[texts][:, None]
+            to_blocks.append(np.where(real, starts + position, starts).ravel())
+            from_blocks.append(places + np.flatnonzero(real.ravel()))
+            shapes.append((len(texts), longest))
+            padding.append(None if real.all() else packed.tensor(f"padding{number}", ~real))
+            places += real.size
+        return cls(
+            packed.tensor("to_blocks", np.concatenate(to_blocks)),
+            packed.tensor("from_blocks", np.concatenate(from_blocks)),
+            shapes,
+            padding,
+        )
+
+
+def gather_tokens(tokens: np.ndarray, offsets: np.ndarray, text_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens of the texts `text_ids` end to end (int64 [T]) and their lengths (int64 [N])."""
+    starts = offsets[text_ids]
+    lengths = offsets[text_ids + 1] - starts
+    ends = np.cumsum(lengths)
+    index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+    return tokens[index].astype(np.int64), lengths
+
+
+def chunks_by_tokens(lengths_N: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:
+    """Yield the places of the texts, longest first, in chunks of at most `token_budget` tokens (or of one text)."""
+    order = np.argsort(-lengths_N, kind="stable")
+    ends = np.cumsum(lengths_N[order])
+    start = 0
+    while start < len(order):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + token_budget, side="right")))
+        yield order[start:stop]
+        start = stop
+
+
+def pack(token_lists: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Packed:
+    """Pack texts given as token arrays; they must come sorted by length (see `chunks_by_tokens`)."""
+    lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int64)
+    return pack_flat(np.concatenate(token_lists), lengths, device)
+
+
+def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device | str = "cpu") -> Packed:
+    """Pack texts that already lie end to end, sorted by length."""
+    steps = np.diff(lengths_N)
+    assert (steps <= 0).all() or (steps >= 0).all(), "texts of a chunk must be sorted by length"
+    tokens = torch.from_numpy(np.ascontiguousarray(tokens_T, dtype=np.int64))
+    if torch.device(device).type == "cuda":
+        tokens = tokens.pin_memory().to(device, non_blocking=True)
+    return Packed(tokens, np.asarray(lengths_N, dtype=np.int64))

@@ -1,0 +1,232 @@
+"""Mining: for every query, the passages that the model takes for answers and that are none.
+
+The passages of a data set are encoded, each query's exact nearest ones are found, its known positives and its own text
+are left out, and what remains in order of score is the query's *ranking*. Training uses windows of it (table.py), from
+the mining offset on: the very first ranks are often answers that nobody labelled.
+
+A ranking may also be bounded by the positive: only passages that score below `below_positive` times the (best)
+positive's score are kept (0.95 is usual), which removes most unlabelled positives.
+
+Shapes: Q queries, M passages, K ranks, D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from conan_embed.console import console
+from conan_embed.errors import UserError
+from conan_embed.files import written_aside
+from conan_embed.negatives.table import NONE
+from conan_embed.recipes.schema import Mining
+from conan_embed.search.exact import top_k
+from conan_embed.texts.store import TextStore
+from conan_embed.texts.tasks import RetrievalSet, known_positives
+
+Embed = Callable[[np.ndarray, str], torch.Tensor]
+"""Text ids int64 [N] and a word for the progress bar to float32 [N, D], rows of length 1."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What mining found for one data set.
+
+    Attributes:
+        ids_QK: int32 text ids in order of score, NONE where no passage is left. Rank 0 is the best.
+        scores_QK: float32 cosines, -inf where NONE.
+        positive_Q: float32, the best cosine among the query's positives.
+        bounded_out: candidates among the first K that the positive-aware bound removed.
+    """
+
+    ids_QK: np.ndarray
+    scores_QK: np.ndarray
+    positive_Q: np.ndarray
+    bounded_out: int
+
+
+def mine(data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining) -> Ranking:
+    """Rank the passages of one data set for each of its queries."""
+    queries, query_of_row = np.unique(data.query_Q, return_inverse=True)
+    query_ND = embed(queries, f"{data.name}: queries")
+    passage_MD = embed(data.passages, f"{data.name}: passages")
+    rows = np.zeros(len(queries), np.int64)
+    rows[query_of_row] = np.arange(len(data))  # one example of each distinct query; equal queries share positives
+    exclude = _excluded(data, rows, store)
+    depth = min(settings.depth + settings.offset, len(data.passages))
+    scores, places = top_k(
+        query_ND,
+        passage_MD,
+        depth,
+        precision=settings.precision,
+        exclude=tuple(torch.from_numpy(part) for part in exclude),  # type: ignore[arg-type]
+        progress=f"{data.name}: search",
+    )
+    positive = _best_positive(data, rows, query_ND, embed)
+    found, score = places.cpu().numpy(), scores.cpu().numpy()
+    ids = np.where(found >= 0, data.passages[found], NONE).astype(np.int32)
+    bounded_out = 0
+    if settings.below_positive is not None:
+        too_near = (score >= settings.below_positive * positive[:, None]) & (ids != NONE)
+        bounded_out = int(too_near[query_of_row].sum())
+        ids, score = _squeezed(ids, score, ~too_near)
+    return Ranking(ids[query_of_row], score[query_of_row], positive[query_of_row], bounded_out)
+
+
+def usable(ranking: Ranking, offset: int) -> np.ndarray:
+    """Return the ids from the mining offset on, int32 [Q, K - offset]: what the negatives table takes its windows from."""
+    return ranking.ids_QK[:, offset:]
+
+
+def _excluded(data: RetrievalSet, rows: np.ndarray, store: TextStore) -> tuple[np.ndarray, np.ndarray]:
+    """Known positives and texts equal to the query, as places in `data.passages`, in compressed rows."""
+    contents = store.content[data.passages]
+    order = np.argsort(contents, kind="stable")
+    place, positives = data.positives.rows(data.list_Q[rows])
+    row = np.concatenate([place, np.arange(len(rows))])
+    content = np.concatenate([store.content[positives], store.content[data.query_Q[rows]]])
+    first = np.searchsorted(contents[order], content, side="left")
+    last = np.searchsorted(contents[order], content, side="right")
+    counts = last - first
+    row = np.repeat(row, counts)
+    ends = np.cumsum(counts)
+    column = order[np.arange(counts.sum()) + np.repeat(first - (ends - counts), counts)]
+    sort = np.argsort(row, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))])
+    return offsets.astype(np.int64), column[sort].astype(np.int64)
+
+
+def _best_positive(data: RetrievalSet, rows: np.ndarray, query_ND: torch.Tensor, embed: Embed) -> np.ndarray:
+    place, positives = data.positives.rows(data.list_Q[rows])
+    if len(positives) > 20 * len(data):
+        # Classes as positives: every text of the class. The bound is then taken from the first few.
+        keep = np.arange(len(positives)) - np.searchsorted(place, place) < 20
+        place, positives = place[keep], positives[keep]
+    unique, where = np.unique(positives, return_inverse=True)
+    positive_ND = embed(unique, f"{data.name}: positives")
+    best = torch.full((len(rows),), -1.0, device=query_ND.device)
+    for start in range(0, len(place), 65_536):
+        part = slice(start, start + 65_536)
+        index = torch.from_numpy(place[part]).to(query_ND.device)
+        other = torch.from_numpy(where[part]).to(query_ND.device)
+        best.scatter_reduce_(0, index, (query_ND[index] * positive_ND[other]).sum(dim=1), "amax")
+    return best.cpu().numpy()
+
+
+def _squeezed(ids: np.ndarray, score: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move what is kept to the front of each row, in order."""
+    order = np.argsort(~keep, axis=1, kind="stable")
+    kept = np.take_along_axis(keep, order, axis=1)
+    ids = np.where(kept, np.take_along_axis(ids, order, axis=1), NONE)
+    return ids, np.where(kept, np.take_along_axis(score, order, axis=1), -np.inf)
+
+
+def random_ranking(data: RetrievalSet, store: TextStore, *, depth: int, seed: int) -> np.ndarray:
+    """Return int32 [Q, depth] random passages of the data set that are no known positives of their query."""
+    generator = np.random.default_rng([seed, len(data), len(data.passages)])
+    drawn = data.passages[generator.integers(len(data.passages), size=(len(data), 2 * depth))]
+    content = store.content[drawn]
+    keep = content != store.content[data.query_Q][:, None]
+    lists = np.repeat(data.list_Q, drawn.shape[1])
+    keep &= ~known_positives(data.positives, lists, content.ravel(), store).reshape(keep.shape)
+    # A passage drawn twice for one query is kept once.
+    order = np.argsort(drawn, axis=1, kind="stable")
+    ordered = np.take_along_axis(drawn, order, axis=1)
+    again = np.zeros_like(keep)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    ids, _ = _squeezed(drawn, np.zeros(drawn.shape, np.float32), keep & ~again)
+    return ids[:, :depth].astype(np.int32)
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def save_ranking(folder: Path, data: RetrievalSet, store: TextStore, ranking: Ranking) -> None:
+    """Write the ranking of one data set as `folder/NAME.safetensors`.
+
+    Texts are named by their hash, so that the file stays good when other data sets of the recipe change.
+    """
+    place_of_id = np.full(len(store), NONE, np.int32)
+    place_of_id[data.passages] = np.arange(len(data.passages))
+    places = np.where(ranking.ids_QK == NONE, NONE, place_of_id[ranking.ids_QK])
+    tensors = {
+        "places": places,
+        "scores": ranking.scores_QK.astype(np.float32),
+        "positive": ranking.positive_Q,
+        "queries": store.hashes[data.query_Q],
+        "passages": store.hashes[data.passages],
+    }
+    with written_aside(folder / f"{data.name}.safetensors") as aside:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, aside)
+
+
+def load_ranking(folder: Path, data: RetrievalSet, store: TextStore) -> Ranking:
+    """Read what `save_ranking` wrote.
+
+    Raises:
+        UserError: there is none for this data set, it is broken, or it was made for other texts.
+    """
+    path = folder / f"{data.name}.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; expected a ranking of data set {data.name!r} by `conan-embed mine`.")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}.") from None
+    order = np.argsort(store.hashes[data.passages])
+    hashes = store.hashes[data.passages][order]
+    place = np.searchsorted(hashes, tensors["passages"]).clip(max=len(hashes) - 1)
+    same_queries = np.array_equal(tensors["queries"], store.hashes[data.query_Q])
+    if not same_queries or (hashes[place] != tensors["passages"]).any():
+        raise UserError(f"{path}: made for other texts than data set {data.name!r} holds now; mine it again.")
+    places = tensors["places"]
+    ids = np.where(places == NONE, NONE, data.passages[order[place]][places]).astype(np.int32)
+    return Ranking(ids, tensors["scores"], tensors["positive"], 0)
+
+
+def describe(data: RetrievalSet, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3) -> dict[str, Any]:
+    """Return figures and examples of what was mined, for mining.json and the report."""
+    used = ranking.ids_QK[:, settings.offset :] != NONE
+    window = ranking.scores_QK[:, settings.offset : settings.offset + 10]
+    chosen = np.linspace(0, len(data) - 1, num=min(examples, len(data)), dtype=int)
+    return {
+        "queries": len(data),
+        "passages": len(data.passages),
+        "ranks": int(ranking.ids_QK.shape[1]),
+        "mean_positive_score": float(ranking.positive_Q.mean()),
+        "mean_negative_score": float(window[np.isfinite(window)].mean()) if np.isfinite(window).any() else None,
+        "negatives_above_positive": float((ranking.scores_QK > ranking.positive_Q[:, None])[:, settings.offset :].mean()),
+        "usable_per_query": float(used.sum(axis=1).mean()),
+        "bounded_out": ranking.bounded_out,
+        "examples": [_example(data, store, ranking, settings.offset, int(row)) for row in chosen],
+    }
+
+
+def _example(data: RetrievalSet, store: TextStore, ranking: Ranking, offset: int, row: int) -> dict[str, Any]:
+    negatives = [
+        {"text": store.text(int(ranking.ids_QK[row, rank])), "score": float(ranking.scores_QK[row, rank]), "rank": rank}
+        for rank in range(offset, min(offset + 3, ranking.ids_QK.shape[1]))
+        if ranking.ids_QK[row, rank] != NONE
+    ]
+    positives = [store.text(int(text)) for text in data.positives[data.list_Q[row]][:2]]
+    return {
+        "query": store.text(int(data.query_Q[row])),
+        "positives": positives,
+        "positive_score": float(ranking.positive_Q[row]),
+        "negatives": negatives,
+    }
+
+
+def say(name: str, facts: dict[str, Any]) -> None:
+    """Print what mining found for one data set."""
+    negative = facts["mean_negative_score"]
+    console.print(
+        f"{name}: {facts['queries']:,} queries, {facts['passages']:,} passages; mean score of positives "
+        f"{facts['mean_positive_score']:.3f}, of the first negatives "
+        f"{'none' if negative is None else format(negative, '.3f')}"
+    )

@@ -1,0 +1,92 @@
+"""The joint loss of a step: Cross-GPU Batch Balance (section 3 of the paper).
+
+    L = L_retrieval + beta * L_sts
+
+Every step holds all tasks in a fixed balance, never one task drawn at random. Neither term knows how many processes
+embedded the texts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from conan_embed.objectives.cosent import cosent_of_pairs
+from conan_embed.objectives.infonce import infonce
+from conan_embed.objectives.relations import Relations
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """Loss of this process's part of a step, and what it saw; the sum over all processes is the loss of the step.
+
+    Attributes:
+        total: scalar, differentiable.
+        retrieval, sts: scalars without gradient, or None where the step holds no such task.
+        positive_X, watched_X: cosines of positive pairs and of the watched hard negatives of this part's queries.
+    """
+
+    total: torch.Tensor
+    retrieval: torch.Tensor | None
+    sts: torch.Tensor | None
+    positive_X: torch.Tensor | None
+    watched_X: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class RetrievalPart:
+    """The rows of the retrieval loss that one process works out; fields as in `infonce`."""
+
+    query_QD: torch.Tensor
+    candidate_CD: torch.Tensor
+    relations: Relations
+    total_queries: int
+    watched: tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class StsPart:
+    """All STS pairs of a step; fields as in `cosent_of_pairs`. `share`: this process's share of the loss."""
+
+    left_PD: torch.Tensor
+    right_PD: torch.Tensor
+    label_P: torch.Tensor
+    group_P: torch.Tensor
+    share: float
+
+
+def joint_loss(
+    retrieval: RetrievalPart | None,
+    sts: StsPart | None,
+    *,
+    temperature: float,
+    sts_temperature: float,
+    beta: float,
+    widths: tuple[int, ...],
+) -> JointLoss:
+    """Return L_retrieval + beta * L_sts of a step (or of one process's part of it)."""
+    parts: list[torch.Tensor] = []
+    nce = cosent = None
+    if retrieval is not None:
+        nce = infonce(
+            retrieval.query_QD,
+            retrieval.candidate_CD,
+            retrieval.relations,
+            temperature=temperature,
+            widths=widths,
+            total_queries=retrieval.total_queries,
+            watched=retrieval.watched,
+        )
+        parts.append(nce.loss)
+    if sts is not None:
+        cosent, _ = cosent_of_pairs(
+            sts.left_PD, sts.right_PD, sts.label_P, sts.group_P, temperature=sts_temperature, widths=widths
+        )
+        cosent = cosent * sts.share
+        parts.append(beta * cosent)
+    return JointLoss(
+        torch.stack(parts).sum(),
+        None if nce is None else nce.loss.detach(),
+        None if cosent is None else cosent.detach(),
+        None if nce is None else nce.positive_X,
+        None if nce is None else nce.watched_X,
+    )

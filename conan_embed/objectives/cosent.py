@@ -1,0 +1,69 @@
+"""CoSENT, the loss for graded pairs (semantic textual similarity), in O(p log p).
+
+Section 3 of the paper:
+
+    L = log( 1 + sum over (i,j),(k,l) with label(i,j) > label(k,l) of exp((cos(k,l) - cos(i,j)) / tau) )
+
+The double sum over p pairs is, pair by pair in the order of the labels, `exp(-s_i)` times the running sum of `exp(s_k)`
+over all pairs of lower label, so that one sort and one cumulative sum in log space give it all.
+
+Labels of different data sets have different scales (0 or 1 here, 0 to 5 there), and their order means nothing: pairs
+are compared within their group only.
+
+Shapes: P pairs, D width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def cosent(score_P: torch.Tensor, label_P: torch.Tensor, group_P: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Return the scalar CoSENT loss.
+
+    Args:
+        score_P: float [P], cosines.
+        label_P: float [P], higher means closer.
+        group_P: int64 [P], pairs are compared where groups agree.
+        temperature: tau.
+    """
+    terms = [score_P.new_zeros(1)]  # the 1 of log(1 + ...)
+    for group in group_P.unique():
+        members = torch.nonzero(group_P == group).squeeze(1)
+        label, order = label_P[members].sort(stable=True)
+        logit = score_P[members[order]] / temperature
+        lower = torch.searchsorted(label, label)  # how many pairs have a lower label
+        running = logit.logcumsumexp(dim=0)
+        has_lower = lower > 0
+        terms.append(running[lower[has_lower] - 1] - logit[has_lower])
+    return torch.cat(terms).logsumexp(dim=0)
+
+
+def pair_cosines(left_PD: torch.Tensor, right_PD: torch.Tensor, widths: Sequence[int]) -> list[torch.Tensor]:
+    """Return the cosine of each pair at each Matryoshka width, one [P] per width, from one product of the full width."""
+    cosines, start = [], 0
+    dot, left_squared, right_squared = (left_PD.new_zeros(len(left_PD)) for _ in range(3))
+    for stop in sorted(widths):
+        left, right = left_PD[:, start:stop], right_PD[:, start:stop]
+        dot = dot + (left * right).sum(dim=1)
+        left_squared = left_squared + left.square().sum(dim=1)
+        right_squared = right_squared + right.square().sum(dim=1)
+        smallest = torch.finfo(dot.dtype).tiny
+        cosines.append(dot * left_squared.clamp(min=smallest).rsqrt() * right_squared.clamp(min=smallest).rsqrt())
+        start = stop
+    return cosines
+
+
+def cosent_of_pairs(
+    left_PD: torch.Tensor,
+    right_PD: torch.Tensor,
+    label_P: torch.Tensor,
+    group_P: torch.Tensor,
+    *,
+    temperature: float,
+    widths: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean CoSENT loss over the widths, and the full-width cosines (no gradient), from embeddings [P, D]."""
+    cosines = pair_cosines(left_PD, right_PD, widths)
+    losses = [cosent(cosine, label_P, group_P, temperature=temperature) for cosine in cosines]
+    return torch.stack(losses).mean(), cosines[-1].detach()

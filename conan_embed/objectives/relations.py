@@ -1,0 +1,69 @@
+"""What each candidate is to each query: positive, negative, or nothing.
+
+A step's score matrix has a row per query and a column per candidate. Columns mean nothing by their place; this table
+says what they are. So several positives, ragged hard negatives, known positives of a query that sit in the batch for
+another one, repeated texts and in-batch negatives restricted to one data set are all the same thing.
+
+     1  positive of this query in this step
+     0  ignored: a known positive that is not trained on now, the query's own text, another data set's candidate
+    -1  negative
+
+The table is never whole in memory: a default by group (equal groups: negative) plus sparse exceptions, expanded row
+block by row block.
+
+Shapes: Q queries, C candidates, X exceptions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+POSITIVE, IGNORED, NEGATIVE = 1, 0, -1
+
+
+@dataclass(frozen=True)
+class Relations:
+    """Relations of Q queries to C candidates.
+
+    Attributes:
+        group_Q: int64, a candidate is a negative of a query of its own group; -1: no in-batch negatives.
+        group_C: int64, groups of the candidates (never negative numbers).
+        row_X, column_X: int64, exceptions, sorted by row; a (row, column) occurs once.
+        value_X: int8, POSITIVE, IGNORED or NEGATIVE.
+    """
+
+    group_Q: torch.Tensor
+    group_C: torch.Tensor
+    row_X: torch.Tensor
+    column_X: torch.Tensor
+    value_X: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.group_Q), len(self.group_C)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Return int8 [stop - start, C], the relations of those queries."""
+        relation = (self.group_Q[start:stop, None] == self.group_C[None, :]).to(torch.int8).neg_()
+        first, last = torch.searchsorted(self.row_X, torch.tensor([start, stop], device=self.row_X.device)).tolist()
+        relation[self.row_X[first:last] - start, self.column_X[first:last]] = self.value_X[first:last]
+        return relation
+
+    def positives(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return int64 rows and columns of all positives, sorted by row."""
+        chosen = self.value_X == POSITIVE
+        return self.row_X[chosen], self.column_X[chosen]
+
+    def part(self, start: int, stop: int) -> "Relations":
+        """Return the relations of the queries start..stop alone."""
+        first, last = torch.searchsorted(self.row_X, torch.tensor([start, stop], device=self.row_X.device)).tolist()
+        return Relations(
+            self.group_Q[start:stop],
+            self.group_C,
+            self.row_X[first:last] - start,
+            self.column_X[first:last],
+            self.value_X[first:last],
+        )
+
+    def to(self, device: torch.device) -> "Relations":
+        return Relations(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))

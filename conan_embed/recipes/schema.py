@@ -1,0 +1,293 @@
+"""What a recipe may say: every key, its default, and what it means.
+
+A recipe is a YAML file; `load_recipe` reads it, lays `key=value` overrides over it, and checks every word against the
+classes below. An unknown key is refused with the nearest known one. The comments are the documentation of the keys:
+`conan-embed recipe --help-keys` prints them.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from conan_embed.errors import UserError, suggestion
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Model(_Section):
+    """The encoder to start from and the embedding that it makes. What is left out comes from the base model."""
+
+    base: str = Field(description="hub name, transformers folder or sentence-transformers folder")
+    pooling: Literal["cls", "mean", "last"] | None = Field(None, description="else the base model's, else mean")
+    dense_width: PositiveInt | None = Field(None, description="outputs of the linear layer after pooling (1792 in the paper)")
+    widths: list[PositiveInt] | None = Field(None, description="Matryoshka prefixes; the full width is always trained")
+    max_length: PositiveInt | None = Field(None, description="tokens per text, special tokens included")
+    prompts: dict[str, str] | None = Field(None, description="text put before queries, passages and sts texts")
+    dropout: Share | None = Field(0.0, description="on every dropout of the encoder; null keeps its own")
+    trust_remote_code: bool = Field(False, description="run code that comes with the base model")
+
+
+class RetrievalData(_Section):
+    """Queries with their positives, and negatives or a passage collection to mine them from."""
+
+    name: str
+    path: str = Field(description="file, folder or glob: .jsonl, .parquet, .csv, or a saved Hugging Face data set")
+    columns: dict[str, str] = Field({}, description="query, positive, negative: the names of the columns in the file")
+    corpus: str | None = Field(None, description="passages to mine from; else all passages of this data set")
+    corpus_columns: dict[str, str] = {}
+    negatives: Literal["mined", "given", "random", "none"] = Field(
+        "mined", description="mined rankings, the file's own lists, random other passages, or none (in-batch only)"
+    )
+    ranking: str | None = Field(None, description="folder written by `conan-embed mine`; else mined at the start")
+    weight: PositiveFloat | None = Field(None, description="share of the queries; else by size")
+    limit: PositiveInt | None = Field(None, description="use the first rows only")
+
+
+class ClassificationData(_Section):
+    """Labelled texts, turned into retrieval: same class positive, other class negative (section 2.2 of the paper)."""
+
+    name: str
+    path: str
+    columns: dict[str, str] = {}
+    negatives: Literal["mined", "random", "none"] = "random"
+    weight: PositiveFloat | None = None
+    limit: PositiveInt | None = None
+
+
+class StsData(_Section):
+    """Graded text pairs."""
+
+    name: str
+    path: str
+    columns: dict[str, str] = Field({}, description="text_a, text_b, score: the names of the columns in the file")
+    weight: PositiveFloat | None = None
+    limit: PositiveInt | None = None
+
+
+class Data(_Section):
+    """The tasks and their files."""
+
+    retrieval: list[RetrievalData] = []
+    classification: list[ClassificationData] = []
+    sts: list[StsData] = []
+    on_bad_row: Literal["error", "drop"] = Field("error", description="a bad row stops the run, or is dropped and counted")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Data":
+        names = [data.name for data in (*self.retrieval, *self.classification, *self.sts)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two data sets have the name {twice[0]!r}; expected different names")
+        if not names:
+            raise ValueError("no data set; expected at least one under retrieval, classification or sts")
+        return self
+
+
+class Step(_Section):
+    """What one optimizer step holds: n queries x m negatives, and p STS pairs, always together."""
+
+    queries: int = Field(16, ge=0)
+    positives: PositiveInt = Field(1, description="positives of each query in the step, of all that it has")
+    negatives: int = Field(7, ge=0, description="hard negatives of each query")
+    in_batch: Literal["step", "dataset", "none"] = Field(
+        "dataset", description="candidates of the step's other queries are negatives too: all, of the same data set, none"
+    )
+    sts_pairs: int = Field(32, ge=0)
+    mixing: Literal["joint", "sequential"] = Field(
+        "joint", description="sequential: one task drawn at random per step, the baseline that the paper argues against"
+    )
+    one_dataset: bool = Field(False, description="all queries of a step from one data set")
+    too_few_negatives: Literal["error", "allow"] = Field(
+        "error", description="what to do where a query has fewer negatives than asked"
+    )
+
+
+class Loss(_Section):
+    """L = L_retrieval + beta L_sts (the paper's Cross-GPU Batch Balance loss)."""
+
+    temperature: PositiveFloat = Field(0.02, description="tau of InfoNCE")
+    sts_temperature: PositiveFloat = Field(0.05, description="tau of CoSENT")
+    beta: float = Field(0.8, ge=0)
+
+
+class Mining(_Section):
+    """How rankings of hard negatives are made."""
+
+    depth: PositiveInt = Field(200, description="ranks kept per query")
+    offset: int = Field(10, ge=0, description="first ranks never used: they may be unlabelled positives")
+    below_positive: PositiveFloat | None = Field(
+        None, description="keep a candidate only where its score < this times the positive's (0.95 is usual)"
+    )
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class Negatives(_Section):
+    """Dynamic hard negative mining (section 4 of the paper)."""
+
+    source: Literal["static", "ranking", "bank", "remine"] = Field(
+        "static",
+        description="never replaced; the next window of the mined ranking (the paper); "
+        "ranked anew from a bank of passage embeddings; ranked anew from the whole corpus, encoded again",
+    )
+    interval: PositiveInt = Field(100, description="steps between checks")
+    decay: PositiveFloat = Field(1.15, description="replace where decay * S < S_0 (1.2 in v2)")
+    ceiling: PositiveFloat = Field(0.8, description="and |S| < ceiling (0.7 in v2)")
+    when_used_up: Literal["keep", "wrap"] = Field("keep", description="at the end of a ranking: stay, or begin again")
+    bank_width: PositiveInt | None = Field(None, description="Matryoshka prefix kept in the bank; else the full width")
+    refresh: int = Field(0, ge=0, description="passages of the bank encoded anew per step, oldest first")
+
+
+class Optimizer(_Section):
+    """AdamW with warm-up."""
+
+    learning_rate: PositiveFloat = 1e-5
+    weight_decay: float = Field(0.001, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-8
+    warmup_ratio: Share = 0.05
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    max_gradient_norm: PositiveFloat | None = 1.0
+
+
+class Training(_Section):
+    """How long, how precise, how often."""
+
+    steps: PositiveInt | None = Field(None, description="else from epochs")
+    epochs: PositiveFloat = Field(1.0, description="passes over the retrieval queries (the STS pairs where there are none)")
+    seed: int = 0
+    precision: Literal["bfloat16", "float32"] = Field("bfloat16", description="of matrix products; weights stay float32")
+    chunk_tokens: PositiveInt = Field(16_384, description="tokens per packed forward")
+    recompute: bool = Field(False, description="keep no activations: memory of one chunk, a third more time")
+    placement: Literal["balanced", "dedicated"] = "balanced"
+    checkpoint_every: int = Field(500, ge=0, description="steps; 0: only at the end")
+    keep: PositiveInt = Field(2, description="checkpoints kept")
+
+
+class Evaluation(_Section):
+    """A development folder to watch; the best model by the average is the one that is kept."""
+
+    folder: str | None = None
+    tasks: list[str] | None = Field(None, description='as "retrieval/MedicalQA" or "sts"; else all')
+    every: int = Field(0, ge=0, description="steps; 0: before and after training only")
+    keep_best: bool = Field(True, description="model/ is the best evaluated step, else the last")
+
+
+class Tracking(_Section):
+    """Where metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = True
+
+
+class Recipe(_Section):
+    """A whole run."""
+
+    model: Model
+    data: Data
+    step: Step = Step()
+    loss: Loss = Loss()
+    mining: Mining = Mining()
+    negatives: Negatives = Negatives()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+    output: str = "runs/conan-embed"
+    cache: str = "cache"
+
+    @model_validator(mode="after")
+    def _tasks_have_data(self) -> "Recipe":
+        retrieval = bool(self.data.retrieval or self.data.classification)
+        if self.step.queries and not retrieval:
+            raise ValueError("step.queries: 0 was expected, since data names no retrieval or classification set")
+        if self.step.sts_pairs and not self.data.sts:
+            raise ValueError("step.sts_pairs: 0 was expected, since data.sts names no set")
+        if not self.step.queries and not self.step.sts_pairs:
+            raise ValueError("step: queries and sts_pairs are both 0; expected at least one task")
+        if self.step.mixing == "sequential" and not (self.step.queries and self.step.sts_pairs):
+            raise ValueError("step.mixing: sequential needs both queries and sts_pairs")
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def as_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml")) if not path.stem.startswith("filter")}
+
+
+def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by path or by the name of a shipped one, with `dotted.key=value` overrides on top.
+
+    Raises:
+        UserError: no such recipe, not YAML, an unknown key, or a value that does not fit.
+    """
+    path = shipped_recipes().get(str(source), Path(source))
+    if not path.is_file():
+        known = shipped_recipes()
+        raise UserError(
+            f"{source}: no such recipe{suggestion(str(source), known)}; expected a YAML file or one of {', '.join(known)}."
+        )
+    try:
+        tree = OmegaConf.load(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {where}not YAML: {getattr(error, 'problem', error)}.") from None
+    for override in overrides or []:
+        if "=" not in override:
+            raise UserError(f"{override}: not an override; expected dotted.key=value.")
+    try:
+        tree.merge_with_dotlist(overrides or [])  # type: ignore[union-attr]
+        values = OmegaConf.to_container(tree, resolve=True)
+    except (OmegaConfBaseException, AttributeError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    return checked_recipe(values, path)
+
+
+def checked_recipe(values: Any, source: str | Path, schema: type[BaseModel] = Recipe) -> Any:
+    """Return `values` as `schema`; the first mistake becomes a UserError that names its key."""
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: a recipe is a mapping of keys, found {type(values).__name__}.")
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error, schema)}") from None
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(schema, first["loc"][:-1])
+        return f"{key}: unknown key{suggestion(str(first['loc'][-1]), known)}; expected one of {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"{key}: missing; it has no default."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{message}."
+    return f"{key}: found {first['input']!r}; {message[0].lower() + message[1:]}."
+
+
+def _known_keys(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = schema.model_fields[part].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        schema = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(schema.model_fields)

@@ -1,0 +1,53 @@
+"""Lists of different lengths as two arrays, the way Arrow keeps them: all values end to end, and where each list begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """R lists of integers.
+
+    Attributes:
+        values: int64, all lists end to end.
+        offsets: int64 [R + 1]; list r is values[offsets[r]:offsets[r + 1]].
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [R]."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def of_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        return cls(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    @classmethod
+    def empty(cls, rows: int) -> "Ragged":
+        return cls(np.empty(0, np.int64), np.zeros(rows + 1, np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The lists of all parts, one after the other."""
+        values = np.concatenate([np.empty(0, np.int64), *(part.values for part in parts)])
+        lengths = np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)])
+        return cls.of_lengths(values, lengths)
+
+    def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return for the lists `rows`, end to end: the place in `rows` that each value belongs to, and the values."""
+        lengths = self.lengths[rows]
+        ends = np.cumsum(lengths)
+        place = np.repeat(np.arange(len(rows)), lengths)
+        index = np.arange(lengths.sum()) + np.repeat(self.offsets[rows] - (ends - lengths), lengths)
+        return place, self.values[index]

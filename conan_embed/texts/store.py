@@ -1,0 +1,131 @@
+"""A text is an integer.
+
+Every text of a run is de-duplicated, tokenised once and kept in memory-mapped arrays. From then on examples, rankings
+and negatives are arrays of text ids: nothing is tokenised in the training loop, a text that occurs twice in a step is
+encoded once, and a false negative is found by comparing integers.
+
+One text under two prompts ("query: x", "passage: x") is two text ids, since its tokens differ, with one *content* id.
+
+    folder of a store      tokens.npy   int32 [all tokens]     offsets.npy       int64 [texts + 1]
+                           content.npy  int64 [texts]          characters.npy    uint8, the texts in UTF-8
+                           character_offsets.npy int64 [texts + 1]
+                           hashes.npy   uint64 [texts], xxh3 of each text without its prompt
+
+The folder's name is a hash of everything that went in (texts, prompts, tokenizer, max length), so a second run on the
+same data maps the files of the first.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import xxhash
+
+from conan_embed.console import tracked
+from conan_embed.files import written_aside
+
+Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+"""Texts to int32 tokens end to end and int64 offsets [N + 1] (see `EmbeddingModel.tokenize`)."""
+
+_ARRAYS = ("tokens", "offsets", "content", "hashes", "characters", "character_offsets")
+_TEXTS_PER_BATCH = 16_384
+
+
+class TextStore:
+    """The texts of a run, by text id 0 .. N-1; arrays are memory-mapped and shared by all processes of a machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        self.tokens: np.ndarray = arrays["tokens"]
+        self.offsets: np.ndarray = np.asarray(arrays["offsets"])
+        self.content: np.ndarray = np.asarray(arrays["content"])
+        self.hashes: np.ndarray = np.asarray(arrays["hashes"])
+        self._characters = arrays["characters"]
+        self._character_offsets = np.asarray(arrays["character_offsets"])
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def lengths(self, text_ids: np.ndarray) -> np.ndarray:
+        """Return int64 tokens per text."""
+        return self.offsets[text_ids + 1] - self.offsets[text_ids]
+
+    def text(self, text_id: int) -> str:
+        """Return the text itself, without its prompt."""
+        start, stop = self._character_offsets[text_id : text_id + 2]
+        return self._characters[start:stop].tobytes().decode()
+
+
+class TextStoreBuilder:
+    """Collects the texts of all tasks; `build` makes the store and turns every collected column into text ids."""
+
+    def __init__(self) -> None:
+        self._columns: list[pl.DataFrame] = []
+
+    def add(self, texts: pl.Series, prompt: str) -> int:
+        """Take a column of texts that will be read with `prompt` before them; return a handle for `build`'s result."""
+        frame = pl.DataFrame({"text": texts.cast(pl.String)}).with_columns(prompt=pl.lit(prompt))
+        self._columns.append(frame)
+        return len(self._columns) - 1
+
+    def build(
+        self, cache: Path, tokenize: Tokenize, *, fingerprint: str
+    ) -> tuple[TextStore, list[np.ndarray]]:
+        """Tokenise what is not in the cache yet.
+
+        Args:
+            cache: folder of all stores.
+            tokenize: see `Tokenize`.
+            fingerprint: whatever else changes the tokens: the tokenizer's own state and the max length.
+
+        Returns:
+            the store, and one int64 array of text ids per `add`, in its order.
+        """
+        rows = pl.concat(self._columns) if self._columns else pl.DataFrame({"text": [], "prompt": []})
+        unique = rows.unique(maintain_order=True).with_row_index("id")
+        ids = rows.join(unique, on=["text", "prompt"], how="left", maintain_order="left")["id"].to_numpy()
+        ends = np.cumsum([len(column) for column in self._columns])
+        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, unique["text"].cast(pl.Binary)), np.uint64, len(unique))
+        key = xxhash.xxh3_128(json.dumps([fingerprint, *unique["prompt"].unique(maintain_order=True)]).encode())
+        key.update(hashes.tobytes())
+        key.update(unique["prompt"].rle_id().to_numpy().tobytes())
+        folder = cache / "texts" / key.hexdigest()
+        if not (folder / "texts.json").exists():
+            _write_store(folder, unique, hashes, tokenize)
+        parts = np.split(ids.astype(np.int64), ends[:-1]) if len(ends) else []
+        return TextStore(folder), parts
+
+
+def _write_store(folder: Path, unique: pl.DataFrame, hashes: np.ndarray, tokenize: Tokenize) -> None:
+    contents = unique.select("text").unique(maintain_order=True).with_row_index("content")
+    content = unique.join(contents, on="text", how="left", maintain_order="left")["content"].to_numpy()
+    encoded = unique["text"].cast(pl.Binary)
+    characters = np.frombuffer(b"".join(encoded.to_list()), np.uint8)
+    sizes = unique["text"].str.len_bytes().to_numpy()
+    with written_aside(folder) as aside:
+        aside.mkdir(parents=True)
+        tokens, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        starts = range(0, len(unique), _TEXTS_PER_BATCH)
+        for start in tracked(starts, "tokenising"):
+            batch = (
+                unique[start : start + _TEXTS_PER_BATCH].select(pl.col("prompt") + pl.col("text")).to_series()
+            )
+            flat, offsets = tokenize(batch.to_list())
+            tokens.append(flat)
+            lengths.append(np.diff(offsets))
+        all_lengths = np.concatenate(lengths)
+        np.save(aside / "tokens.npy", np.concatenate(tokens))
+        np.save(aside / "offsets.npy", _offsets(all_lengths))
+        np.save(aside / "content.npy", content.astype(np.int64))
+        np.save(aside / "hashes.npy", hashes)
+        np.save(aside / "characters.npy", characters)
+        np.save(aside / "character_offsets.npy", _offsets(sizes))
+        facts = {"texts": len(unique), "tokens": int(all_lengths.sum()), "contents": len(contents)}
+        (aside / "texts.json").write_text(json.dumps(facts))
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

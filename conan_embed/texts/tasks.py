@@ -1,0 +1,224 @@
+"""The tasks of a run as arrays of text ids.
+
+- retrieval: a query, its positives, perhaps negatives, and the passages to mine negatives from;
+- classification, turned into retrieval (section 2.2 of the paper): same class positive, other class negative;
+- STS: two texts and a score.
+
+Rows of one query are one set of positives: a positive of any of them is never a negative of another.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from conan_embed.console import console
+from conan_embed.errors import UserError
+from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.readers import read_classification, read_corpus, read_retrieval, read_sts
+from conan_embed.texts.store import TextStore, TextStoreBuilder, Tokenize
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """One data set of queries; Q queries, L lists of positives.
+
+    Attributes:
+        query_Q: text id of each query.
+        list_Q: which list of `positives` is the query's own (all members of its class, for classification).
+        positives: L lists of text ids.
+        given: the file's own negatives, Q lists of text ids (known positives taken out).
+        passages: unique text ids to mine negatives from.
+        negatives: where hard negatives come from: mined, given, random or none.
+        ranking: folder with rankings made before, or None.
+        weight: share of the queries of a step, or None for by size.
+    """
+
+    name: str
+    query_Q: np.ndarray
+    list_Q: np.ndarray
+    positives: Ragged
+    given: Ragged
+    passages: np.ndarray
+    negatives: str
+    ranking: str | None
+    weight: float | None
+
+    def __len__(self) -> int:
+        return len(self.query_Q)
+
+
+@dataclass(frozen=True)
+class StsSet:
+    """One data set of graded pairs; P pairs."""
+
+    name: str
+    left_P: np.ndarray
+    right_P: np.ndarray
+    score_P: np.ndarray
+    weight: float | None
+
+    def __len__(self) -> int:
+        return len(self.left_P)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """All data sets of a run, over one text store."""
+
+    store: TextStore
+    retrieval: list[RetrievalSet]
+    sts: list[StsSet]
+
+
+def load_tasks(
+    data: Data, prompts: dict[str, str], tokenize: Tokenize, *, fingerprint: str, cache: Path
+) -> Tasks:
+    """Read, check and tokenise every file of a recipe.
+
+    Args:
+        data: the recipe's section.
+        prompts: of the model, by role (query, passage, sts).
+        tokenize, fingerprint, cache: see `TextStoreBuilder.build`.
+
+    Raises:
+        UserError: a file that cannot be read or holds a bad row (see readers.py), or a task left empty.
+    """
+    builder = TextStoreBuilder()
+    finish: list[Callable[[list[np.ndarray]], RetrievalSet | StsSet]] = []
+    for retrieval in data.retrieval:
+        finish.append(_collect_retrieval(builder, retrieval, prompts, data.on_bad_row))
+    for classification in data.classification:
+        finish.append(_collect_classification(builder, classification, prompts, data.on_bad_row))
+    for sts in data.sts:
+        finish.append(_collect_sts(builder, sts, prompts, data.on_bad_row))
+    store, columns = builder.build(cache, tokenize, fingerprint=fingerprint)
+    sets = [make(columns) for make in finish]
+    retrieval_sets = [_without_false_negatives(found, store) for found in sets if isinstance(found, RetrievalSet)]
+    return Tasks(store, retrieval_sets, [found for found in sets if isinstance(found, StsSet)])
+
+
+def _collect_retrieval(
+    builder: TextStoreBuilder, data: RetrievalData, prompts: dict[str, str], on_bad: str
+) -> Callable[[list[np.ndarray]], RetrievalSet]:
+    frame = read_retrieval(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
+    frame = frame.head(data.limit) if data.limit else frame
+    lists = frame.explode("positive").group_by("query", maintain_order=True).agg(pl.col("positive").unique(maintain_order=True))
+    lists = lists.with_row_index("list")
+    list_of_query = frame.join(lists, on="query", how="left", maintain_order="left")["list"].to_numpy()
+    queries = builder.add(frame["query"], prompts["query"])
+    positives = builder.add(lists["positive"].explode(), prompts["passage"])
+    given = builder.add(frame["negative"].explode().drop_nulls(), prompts["passage"])
+    corpus = None
+    if data.corpus is not None and data.negatives in ("mined", "random"):
+        passages = _read_corpus(data, lists["positive"].explode(), on_bad)
+        corpus = builder.add(passages, prompts["passage"])
+    positive_counts = lists["positive"].list.len().to_numpy()
+    given_counts = frame["negative"].list.len().to_numpy()
+
+    def make(columns: list[np.ndarray]) -> RetrievalSet:
+        pool = [columns[positives], columns[given]] if corpus is None else [columns[corpus], columns[positives]]
+        return RetrievalSet(
+            data.name,
+            columns[queries],
+            list_of_query.astype(np.int64),
+            Ragged.of_lengths(columns[positives], positive_counts),
+            Ragged.of_lengths(columns[given], given_counts),
+            np.unique(np.concatenate(pool)),
+            data.negatives,
+            data.ranking,
+            data.weight,
+        )
+
+    return make
+
+
+def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad: str) -> pl.Series:
+    """Read the passages as the positives are written: with their titles before them, or without.
+
+    A positive "text" beside a passage "title, text" would not be recognised, and be mined as a negative of its query.
+    """
+    assert data.corpus is not None
+    with_title = read_corpus(data.corpus, data.corpus_columns, on_bad=on_bad)["text"]  # type: ignore[arg-type]
+    if "title" in data.corpus_columns:
+        return with_title
+    known = positives.unique()
+    plain = read_corpus(data.corpus, {**data.corpus_columns, "title": []}, on_bad=on_bad)["text"]  # type: ignore[arg-type]
+    return plain if known.is_in(plain.implode()).sum() > known.is_in(with_title.implode()).sum() else with_title
+
+
+def _collect_classification(
+    builder: TextStoreBuilder, data: ClassificationData, prompts: dict[str, str], on_bad: str
+) -> Callable[[list[np.ndarray]], RetrievalSet]:
+    frame = read_classification(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
+    frame = frame.head(data.limit) if data.limit else frame
+    frame = frame.unique("text", maintain_order=True)
+    sizes = frame["label"].value_counts()
+    lonely = sizes.filter(pl.col("count") < 2)["label"].to_list()
+    if lonely:
+        console.print(f"{data.path}: left out {len(lonely)} classes with a single text, for instance {lonely[0]!r}.")
+        frame = frame.filter(~pl.col("label").is_in(lonely))
+    if frame["label"].n_unique() < 2:
+        raise UserError(f"{data.path}: found {frame['label'].n_unique()} class of two texts or more, expected at least 2.")
+    class_of_text = frame["label"].rank("dense").to_numpy().astype(np.int64) - 1
+    # Both sides of a pair are of one kind, so they share the prompt of symmetric tasks.
+    texts = builder.add(frame["text"], prompts["sts"])
+
+    def make(columns: list[np.ndarray]) -> RetrievalSet:
+        order = np.argsort(class_of_text, kind="stable")
+        return RetrievalSet(
+            data.name,
+            columns[texts],
+            class_of_text,
+            Ragged.of_lengths(columns[texts][order], np.bincount(class_of_text)),
+            Ragged.empty(len(frame)),
+            np.unique(columns[texts]),
+            data.negatives,
+            None,
+            data.weight,
+        )
+
+    return make
+
+
+def _collect_sts(
+    builder: TextStoreBuilder, data: StsData, prompts: dict[str, str], on_bad: str
+) -> Callable[[list[np.ndarray]], StsSet]:
+    frame = read_sts(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
+    frame = frame.head(data.limit) if data.limit else frame
+    left, right = builder.add(frame["text_a"], prompts["sts"]), builder.add(frame["text_b"], prompts["sts"])
+    score = frame["score"].to_numpy()
+    return lambda columns: StsSet(data.name, columns[left], columns[right], score, data.weight)
+
+
+def _without_false_negatives(found: RetrievalSet, store: TextStore) -> RetrievalSet:
+    """Take known positives of a query, and the query's own text, out of its given negatives."""
+    if len(found.given.values) == 0:
+        return found
+    rows, values = found.given.rows(np.arange(len(found)))
+    content = store.content[values]
+    wrong = content == store.content[found.query_Q[rows]]
+    wrong |= known_positives(found.positives, found.list_Q[rows], content, store)
+    if wrong.any():
+        console.print(f"{found.name}: {int(wrong.sum())} given negatives are known positives of their query; left out.")
+    kept = Ragged.of_lengths(values[~wrong], np.bincount(rows[~wrong], minlength=len(found)))
+    return replace(found, given=kept)
+
+
+def known_positives(positives: Ragged, lists: np.ndarray, content: np.ndarray, store: TextStore) -> np.ndarray:
+    """Return bool [X]: is the text of content `content[x]` in the list of positives number `lists[x]`?"""
+    list_of_value = np.repeat(np.arange(len(positives)), positives.lengths)
+    span = int(store.content.max(initial=0)) + 1
+    known = np.unique(list_of_value * span + store.content[positives.values])
+    return np.isin(lists * span + content, known)
+
+
+def sizes(tasks: Tasks) -> Sequence[tuple[str, str, int]]:
+    """Return (task, name, rows) of every data set, for tables and reports."""
+    return [
+        *(("retrieval", found.name, len(found)) for found in tasks.retrieval),
+        *(("sts", found.name, len(found)) for found in tasks.sts),
+    ]

@@ -1,0 +1,119 @@
+"""Several processes under `torchrun`, or one: who we are, and the two collectives that a step needs.
+
+A step's unique texts are shared out, each process embeds its share, and `gather_rows` gives every process all
+embeddings, with gradient. Each process then works out its rows of the loss. Backwards, the gradient of an embedding is
+the sum over the processes that used it, and parameter gradients are summed once a step. So the loss is that of the
+whole step, however many processes there are.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+_BUCKET_ELEMENTS = 32 * 2**20
+
+
+def start(device: str | None = None) -> torch.device:
+    """Join the process group that torchrun describes in the environment, if any; return this process's device."""
+    cuda = torch.cuda.is_available() if device is None else device == "cuda"
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    chosen = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(chosen)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return chosen
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    return rank() == 0
+
+
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum `tensor` over the processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def my_rows(total: int) -> tuple[int, int]:
+    """Return start and stop of this process's share of `total` rows."""
+    return total * rank() // world_size(), total * (rank() + 1) // world_size()
+
+
+def gather_rows(local: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Return the rows of all processes, one process after the other, with gradient.
+
+    Args:
+        local: float [counts[rank], D].
+        counts: rows of every process; any of them may be 0.
+    """
+    return local if world_size() == 1 else _GatherRows.apply(local, list(counts))
+
+
+class _GatherRows(torch.autograd.Function):
+    """Unequal shares are padded to the largest for the exchange; the gradient is summed over the processes."""
+
+    @staticmethod
+    def forward(ctx: Any, local: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        ctx.counts = counts
+        longest = max(counts)
+        padded = torch.cat([local, local.new_zeros(longest - len(local), local.shape[1])])
+        received = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(received, padded.contiguous())
+        return torch.cat([rows[:count] for rows, count in zip(received, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        start = sum(ctx.counts[: rank()])
+        return gradient[start : start + ctx.counts[rank()]], None
+
+
+def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Sum the gradients of the parameters over the processes, in buckets; a missing gradient counts as zero."""
+    if world_size() == 1:
+        return
+    bucket: list[torch.nn.Parameter] = []
+    elements = 0
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        bucket.append(parameter)
+        elements += parameter.numel()
+        if elements >= _BUCKET_ELEMENTS:
+            _sum_bucket(bucket)
+            bucket, elements = [], 0
+    if bucket:
+        _sum_bucket(bucket)
+
+
+def _sum_bucket(bucket: list[torch.nn.Parameter]) -> None:
+    gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
+    flat = torch._utils._flatten_dense_tensors(gradients)
+    dist.all_reduce(flat)
+    for gradient, summed in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
+        gradient.copy_(summed)

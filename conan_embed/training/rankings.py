@@ -1,0 +1,109 @@
+"""The negatives table of a run: rankings read, mined or drawn for each data set, one under the other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from conan_embed.console import progress_bar
+from conan_embed.encoder.model import EmbeddingModel, autocast
+from conan_embed.files import write_json
+from conan_embed.negatives import mining
+from conan_embed.negatives.mining import Embed
+from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.recipes.schema import Recipe
+from conan_embed.texts.store import TextStore
+from conan_embed.texts.tasks import RetrievalSet, Tasks
+from conan_embed.training import processes
+
+
+def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_tokens: int) -> Embed:
+    """Return a function that embeds texts of the store, without gradient, rows of length 1."""
+
+    @torch.inference_mode()
+    def embed(text_ids: np.ndarray, description: str) -> torch.Tensor:
+        model.eval()
+        with autocast(model.device, precision), progress_bar(transient=True) as progress:
+            task = progress.add_task(description, total=len(text_ids), note="")
+            rows = model.embed_tokens(
+                store.tokens,
+                store.offsets,
+                text_ids,
+                token_budget=chunk_tokens,
+                on_chunk=lambda count: progress.advance(task, count),
+            )
+        return torch.nn.functional.normalize(rows.float(), dim=1)
+
+    return embed
+
+
+def make_rankings(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> None:
+    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it (first process only)."""
+    embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
+    facts: dict[str, Any] = {}
+    for data in tasks.retrieval:
+        if data.negatives != "mined":
+            continue
+        if data.ranking is not None:
+            ranking = mining.load_ranking(Path(data.ranking), data, tasks.store)
+        elif (folder / f"{data.name}.safetensors").exists():
+            ranking = mining.load_ranking(folder, data, tasks.store)
+        else:
+            ranking = mining.mine(data, tasks.store, embed, recipe.mining)
+        mining.save_ranking(folder, data, tasks.store, ranking)
+        facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
+        mining.say(data.name, facts[data.name])
+    if facts:
+        write_json(folder / "mining.json", {"settings": recipe.mining.model_dump(), "datasets": facts})
+
+
+def make_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
+    """Return the table of hard negatives for all data sets of the run, or None where a step holds none."""
+    if not recipe.step.negatives or not tasks.retrieval:
+        return None
+    if processes.is_first():
+        make_rankings(recipe, tasks, model, folder)
+    processes.wait_for_all()
+    parts = [_usable_ranking(recipe, data, tasks.store, folder) for data in tasks.retrieval]
+    width = max(part.shape[1] for part in parts)
+    table = np.full((sum(len(part) for part in parts), width), NONE, np.int32)
+    start = 0
+    for part in parts:
+        table[start : start + len(part), : part.shape[1]] = part
+        start += len(part)
+    return NegativeTable(table, recipe.step.negatives)
+
+
+def _usable_ranking(recipe: Recipe, data: RetrievalSet, store: TextStore, folder: Path) -> np.ndarray:
+    if data.negatives == "none":
+        return np.full((len(data), 0), NONE, np.int32)
+    if data.negatives == "random":
+        depth = min(recipe.mining.depth, max(1, len(data.passages)))
+        return mining.random_ranking(data, store, depth=depth, seed=recipe.training.seed)
+    given = _padded(data)
+    if data.negatives == "given":
+        return given
+    mined = mining.usable(mining.load_ranking(folder, data, store), recipe.mining.offset)
+    # The file's own negatives come first: somebody labelled them.
+    return _joined(given, mined)
+
+
+def _padded(data: RetrievalSet) -> np.ndarray:
+    """The given negatives as rows of one length, int32 [Q, most]."""
+    lengths = data.given.lengths
+    padded = np.full((len(data), int(lengths.max(initial=0))), NONE, np.int32)
+    place = np.arange(padded.shape[1]) < lengths[:, None]
+    padded[place] = data.given.values
+    return padded
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The ranks of `first`, then those of `second`, without gaps and without a text twice in a row."""
+    both = np.concatenate([first, second], axis=1)
+    order = np.argsort(both, axis=1, kind="stable")
+    ordered = np.take_along_axis(both, order, axis=1)
+    again = np.zeros(both.shape, bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    both = np.where(again, NONE, both)
+    return np.take_along_axis(both, np.argsort(both == NONE, axis=1, kind="stable"), axis=1)

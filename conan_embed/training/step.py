@@ -1,0 +1,212 @@
+"""One optimizer step: share out, embed, gather, joint loss, backward, update.
+
+    plan (pure) -> texts to processes -> packed forward -> all embeddings, with gradient -> this process's rows of the
+    loss -> backward -> one sum of gradients -> AdamW
+
+Shapes: U unique texts of the step, D width.
+"""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from conan_embed.encoder.model import EmbeddingModel, autocast
+from conan_embed.errors import UserError
+from conan_embed.negatives.table import NegativeTable
+from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
+from conan_embed.recipes.schema import Recipe
+from conan_embed.texts.store import TextStore
+from conan_embed.training import processes
+from conan_embed.training.placement import shares
+from conan_embed.training.plan import StepPlan
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step says of itself; the same on every process."""
+
+    loss: float
+    retrieval: float | None
+    sts: float | None
+    positive_score: float | None
+    negative_score: float | None
+    gradient_norm: float
+    texts: int
+    tokens: int
+    seconds: float
+
+
+class NotFinite(UserError):
+    """The loss or the gradient turned NaN or infinite."""
+
+
+def make_optimizer(model: EmbeddingModel, recipe: Recipe) -> torch.optim.AdamW:
+    """Return fused AdamW; weight decay on matrices only, as is usual for transformers."""
+    settings = recipe.optimizer
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.epsilon,
+        fused=True,
+    )
+
+
+def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
+    """Return the learning rate of step `step` (from 0): linear warm-up, then the schedule down to 0."""
+    settings = recipe.optimizer
+    warmup = round(settings.warmup_ratio * num_steps)
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    if settings.schedule == "linear":
+        return settings.learning_rate * (1 - progress)
+    if settings.schedule == "cosine":
+        return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
+    return settings.learning_rate
+
+
+def embed_step(model: EmbeddingModel, store: TextStore, plan: StepPlan, recipe: Recipe) -> torch.Tensor:
+    """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
+    parts = shares(
+        store.lengths(plan.text_ids), plan.is_sts, processes.world_size(), recipe.training.placement
+    )
+    mine = parts[processes.rank()]
+    with autocast(model.device, recipe.training.precision):
+        local = model.embed_tokens(
+            store.tokens,
+            store.offsets,
+            plan.text_ids[mine],
+            token_budget=recipe.training.chunk_tokens,
+            recompute=recipe.training.recompute,
+        )
+    gathered = processes.gather_rows(local, [len(part) for part in parts])
+    back = torch.from_numpy(np.argsort(np.concatenate(parts))).to(gathered.device)
+    return gathered.index_select(0, back)
+
+
+def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan, recipe: Recipe) -> JointLoss:
+    """Return this process's part of the joint loss of the step."""
+    device = embedding_UD.device
+    retrieval = sts = None
+    if plan.retrieval is not None:
+        start, stop = processes.my_rows(len(plan.retrieval.rows))
+        rows, columns = plan.retrieval.watched
+        first, last = np.searchsorted(rows.numpy(), [start, stop])
+        retrieval = RetrievalPart(
+            embedding_UD.index_select(0, plan.retrieval.query_Q[start:stop].to(device)),
+            embedding_UD.index_select(0, plan.retrieval.candidate_C.to(device)),
+            plan.retrieval.relations.part(start, stop).to(device),
+            len(plan.retrieval.rows),
+            ((rows[first:last] - start).to(device), columns[first:last].to(device)),
+        )
+    if plan.sts is not None:
+        sts = StsPart(
+            embedding_UD.index_select(0, plan.sts.left_P.to(device)),
+            embedding_UD.index_select(0, plan.sts.right_P.to(device)),
+            plan.sts.label_P.to(device),
+            plan.sts.group_P.to(device),
+            1 / processes.world_size(),
+        )
+    return joint_loss(
+        retrieval,
+        sts,
+        temperature=recipe.loss.temperature,
+        sts_temperature=recipe.loss.sts_temperature,
+        beta=recipe.loss.beta,
+        widths=model.widths,
+    )
+
+
+def train_step(
+    model: EmbeddingModel,
+    optimizer: torch.optim.Optimizer,
+    store: TextStore,
+    plan: StepPlan,
+    table: NegativeTable | None,
+    recipe: Recipe,
+) -> StepResult:
+    """Do one optimizer step and note the scores of the hard negatives in the table.
+
+    Raises:
+        NotFinite: loss or gradient is NaN or infinite; the parameters are as before.
+    """
+    started = time.perf_counter()
+    # Dropout must not depend on what came before, or a resumed run would differ.
+    torch.manual_seed(hash((recipe.training.seed, plan.step, processes.rank())) % 2**63)
+    embedding_UD = embed_step(model, store, plan, recipe)
+    loss = step_loss(model, embedding_UD, plan, recipe)
+    loss.total.backward()
+    processes.sum_gradients(model.parameters())
+    limit = recipe.optimizer.max_gradient_norm
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit if limit is not None else float("inf"))
+    facts = _gathered_facts(loss, plan)
+    gradient_norm, total = float(norm), facts.total
+    if not (np.isfinite(total) and np.isfinite(gradient_norm)):
+        optimizer.zero_grad(set_to_none=True)
+        what = "loss" if not np.isfinite(total) else "gradient norm"
+        raise NotFinite(
+            f"step {plan.step + 1}: the {what} is {total if what == 'loss' else gradient_norm}, expected a finite number; "
+            f"text ids of the step: {' '.join(map(str, plan.text_ids[:16]))}{' ...' if len(plan.text_ids) > 16 else ''}."
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if table is not None and plan.retrieval is not None:
+        table.observe(plan.retrieval.rows, facts.negative_Q)
+    return StepResult(
+        loss=total,
+        retrieval=facts.retrieval if plan.retrieval is not None else None,
+        sts=facts.sts if plan.sts is not None else None,
+        positive_score=_mean(facts.positive_Q),
+        negative_score=_mean(facts.negative_Q),
+        gradient_norm=gradient_norm,
+        texts=len(plan.text_ids),
+        tokens=int(store.lengths(plan.text_ids).sum()),
+        seconds=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    total: float
+    retrieval: float
+    sts: float
+    positive_Q: np.ndarray  # mean cosine of each query's positives, nan where it has none
+    negative_Q: np.ndarray  # the same of its own hard negatives
+
+
+def _gathered_facts(loss: JointLoss, plan: StepPlan) -> _Facts:
+    """Sum losses and put together per-query scores over the processes, in one small exchange."""
+    zero = loss.total.detach().new_zeros(())
+    losses = torch.stack([loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))])
+    num_queries = 0 if plan.retrieval is None else len(plan.retrieval.rows)
+    sums = zero.new_zeros(4, num_queries)
+    if plan.retrieval is not None:
+        assert loss.positive_X is not None and loss.watched_X is not None
+        start, stop = processes.my_rows(num_queries)
+        _add_scores(sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X)
+        _add_scores(sums[2:4], _rows_between(plan.retrieval.watched[0], start, stop), loss.watched_X)
+    everything = processes.sum_over_processes(torch.cat([losses, sums.flatten()])).cpu().double().numpy()
+    total, retrieval, sts = (float(x) for x in everything[:3])
+    sums_Q = everything[3:].reshape(4, num_queries)
+    with np.errstate(invalid="ignore"):
+        return _Facts(total, retrieval, sts, sums_Q[0] / sums_Q[1], sums_Q[2] / sums_Q[3])
+
+
+def _rows_between(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    return rows[(rows >= start) & (rows < stop)]
+
+
+def _add_scores(sum_and_count: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> None:
+    rows = rows.to(scores.device)
+    sum_and_count[0].index_add_(0, rows, scores)
+    sum_and_count[1].index_add_(0, rows, torch.ones_like(scores))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    seen = values[~np.isnan(values)]
+    return float(seen.mean()) if len(seen) else None
