@@ -107,7 +107,9 @@ def evaluate(
             raise UserError(
                 f"width {width}: the model has {model.width}, expected a width from 1 to {model.width}."
             )
-    for type_ in limit or {}:
+    for type_, most in (limit or {}).items():
+        if most < 1:
+            raise UserError(f"limit of {type_}: found {most}, expected 1 or more.")
         if type_ not in TYPES:
             raise UserError(
                 f"limit {type_!r}: no such type of task{suggestion(type_, TYPES)}; "
@@ -118,8 +120,8 @@ def evaluate(
         bar = progress.add_task("Evaluating", total=len(selected), note="")
         for task in selected:
             progress.update(bar, note=task.key)
-            most = (limit or {}).get(task.type)
-            results[task.key] = evaluate_task(model, task, widths=widths, limit=most)
+            rows = (limit or {}).get(task.type)
+            results[task.key] = evaluate_task(model, task, widths=widths, limit=rows)
             if on_task is not None:
                 on_task(task.key, results[task.key])
             progress.advance(bar)

@@ -96,6 +96,9 @@ def select(found: Sequence[LocalTask], wanted: Iterable[str] | None) -> list[Loc
     return [task for task in found if task.type in wanted or task.key in wanted]
 
 
+_Table = dict[str, list[Any]]  # columns by name
+_Check = Callable[[Any], Any]  # of a value: returns it as wanted, or raises ValueError with what was expected
+
 # ---- what the files hold -----------------------------------------------------------------------
 
 
@@ -158,58 +161,55 @@ def read_retrieval(path: Path, limit: int | None = None) -> RetrievalSet:
     """Read a retrieval folder; `limit` keeps that many of the judged queries, and the whole corpus."""
     corpus_file, queries_file = _table_path(path, "corpus"), _table_path(path, "queries")
     qrels_file = _table_path(path, "qrels", "qrels/test")
-    corpus = _read(corpus_file, {"doc_id": _id, "text": _any_text}, {"title": _any_text})
     queries = _read(queries_file, {"query_id": _id, "text": _text})
+    corpus = _read(corpus_file, {"doc_id": _id, "text": _any_text}, {"title": _any_text})
     qrels = _read(qrels_file, {"query_id": _id, "doc_id": _id, "score": _number})
+    _check_ids(queries_file, "query_id", queries, qrels_file, qrels)
+    _check_ids(corpus_file, "doc_id", corpus, qrels_file, qrels)
 
-    document_index = _unique_index(corpus_file, "doc_id", corpus["doc_id"], reverse=True)
-    query_index = _unique_index(queries_file, "query_id", queries["query_id"])
-    for column, known, file in (
-        ("query_id", query_index, queries_file),
-        ("doc_id", document_index, corpus_file),
-    ):
-        for row, name in enumerate(qrels[column], start=1):
-            if name not in known:
-                raise UserError(
-                    f"{qrels_file}: {_row(qrels_file, row)}, column {column!r}: {name!r} is not in {file}."
-                )
+    text_of_document: dict[str, str] = {}
+    titles = corpus.get("title", [""] * len(corpus["text"]))
+    for row, (name, title, text) in enumerate(zip(corpus["doc_id"], titles, corpus["text"], strict=True), 1):
+        text_of_document[name] = f"{title} {text}".strip()  # as mteb joins them
+        if not text_of_document[name]:
+            raise UserError(f"{corpus_file}: {_row(corpus_file, row)}, column 'text': an empty document.")
+    documents = sorted(text_of_document, reverse=True)
+    document_index = {name: index for index, name in enumerate(documents)}
+
+    # Queries without a judgement say nothing: they are left out, as in mteb.
+    judged_ids = set(qrels["query_id"])
+    kept = [row for row, name in enumerate(queries["query_id"]) if name in judged_ids]
+    kept = [kept[i] for i in _sample(len(kept), limit)]
+    query_index = {queries["query_id"][row]: index for index, row in enumerate(kept)}
     gain = {
         (query_index[query], document_index[document]): score
         for query, document, score in zip(qrels["query_id"], qrels["doc_id"], qrels["score"], strict=True)
+        if query in query_index
     }
-
-    documents = [""] * len(document_index)
-    titles = corpus.get("title", [""] * len(documents))
-    for row, (name, title, text) in enumerate(
-        zip(corpus["doc_id"], titles, corpus["text"], strict=True), start=1
-    ):
-        joined = f"{title} {text}".strip()  # as mteb joins them
-        if not joined:
-            raise UserError(f"{corpus_file}: {_row(corpus_file, row)}, column 'text': an empty document.")
-        documents[document_index[name]] = joined
-
-    # Queries without a judgement say nothing: they are left out, as in mteb.
-    kept = sorted({query for query, _ in gain})
-    kept = [kept[i] for i in _sample(len(kept), limit)]
-    position = {query: new for new, query in enumerate(kept)}
-    judged = [
-        (position[query], document, score) for (query, document), score in gain.items() if query in position
-    ]
-    names = list(query_index)
-    own = [document_index.get(names[query], -1) for query in kept]
-    own = [
-        -1 if gain.get((query, document), 0) > 0 else document
-        for query, document in zip(kept, own, strict=True)
-    ]
-    judged_query, judged_document, judged_gain = zip(*judged, strict=True)
+    own = [(index, document_index.get(name, -1)) for name, index in query_index.items()]
+    judged = np.array(list(gain), dtype=np.int64)
     return RetrievalSet(
-        queries=[queries["text"][query] for query in kept],
-        documents=documents,
-        judged_query=np.array(judged_query, dtype=np.int64),
-        judged_document=np.array(judged_document, dtype=np.int64),
-        judged_gain=np.array(judged_gain, dtype=np.float64),
-        own_document=np.array(own, dtype=np.int64),
+        queries=[queries["text"][row] for row in kept],
+        documents=[text_of_document[name] for name in documents],
+        judged_query=judged[:, 0],
+        judged_document=judged[:, 1],
+        judged_gain=np.array(list(gain.values()), dtype=np.float64),
+        own_document=np.array([-1 if gain.get(pair, 0) > 0 else pair[1] for pair in own], dtype=np.int64),
     )
+
+
+def _check_ids(path: Path, column: str, table: _Table, qrels_path: Path, qrels: _Table) -> None:
+    """Refuse ids that occur twice in a table, and judgements of ids that do not occur."""
+    names = table[column]
+    known = set(names)
+    if len(known) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        row = names.index(twice, names.index(twice) + 1) + 1
+        raise UserError(f"{path}: {_row(path, row)}, column {column!r}: {twice!r} is there twice.")
+    for row, name in enumerate(qrels[column], start=1):
+        if name not in known:
+            place = f"{_row(qrels_path, row)}, column {column!r}"
+            raise UserError(f"{qrels_path}: {place}: {name!r} is not in {path}.")
 
 
 def read_reranking(path: Path, limit: int | None = None) -> RerankingSet:
@@ -279,15 +279,6 @@ def _sample(num_rows: int, limit: int | None) -> list[int]:
     return sorted(np.random.default_rng(0).permutation(num_rows)[:limit].tolist())
 
 
-def _unique_index(path: Path, column: str, names: list[str], *, reverse: bool = False) -> dict[str, int]:
-    """Number the ids of a table in their order, or with `reverse` by falling id."""
-    if len(set(names)) < len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        row = names.index(twice, names.index(twice) + 1) + 1
-        raise UserError(f"{path}: {_row(path, row)}, column {column!r}: {twice!r} is there twice.")
-    return {name: index for index, name in enumerate(sorted(names, reverse=True) if reverse else names)}
-
-
 # ---- tables ------------------------------------------------------------------------------------
 
 _ALIASES = {  # of BEIR and mteb
@@ -297,7 +288,6 @@ _ALIASES = {  # of BEIR and mteb
     "text_b": ("sentence2",),
     "score": ("label",),
 }
-Check = Callable[[Any], Any]
 
 
 def _table_path(folder: Path, *names: str) -> Path:
@@ -311,37 +301,29 @@ def _table_path(folder: Path, *names: str) -> Path:
     return found[0]
 
 
-def _read(
-    path: Path, columns: dict[str, Check], optional: dict[str, Check] | None = None
-) -> dict[str, list[Any]]:
-    """Read columns of a table as lists, each value passed through the check of its column.
-
-    A check returns the value in the form wanted or raises `ValueError` with what it expected.
-    """
+def _read(path: Path, columns: dict[str, _Check], optional: dict[str, _Check] | None = None) -> _Table:
+    """Read columns of a table as lists, each value passed through the check of its column."""
     names = _column_names(path)
-    source: dict[str, str] = {}
-    for column in (*columns, *(optional or {})):
-        present = [name for name in (column, *_ALIASES.get(column, ())) if name in names]
-        if present:
-            source[column] = present[0]
-        elif column in columns:
-            raise UserError(
-                f"{path}: no column {column!r}{suggestion(column, names)}; "
-                f"found {', '.join(names) or 'none'}."
-            )
-    table: dict[str, list[Any]] = {column: [] for column in source}
+    checks = {**columns, **(optional or {})}
+    source = {
+        column: next((name for name in (column, *_ALIASES.get(column, ())) if name in names), None)
+        for column in checks
+    }
+    for column in columns:
+        if source[column] is None:
+            found = ", ".join(names) or "none"
+            raise UserError(f"{path}: no column {column!r}{suggestion(column, names)}; found {found}.")
+    readers = [(column, name, checks[column]) for column, name in source.items() if name is not None]
+    table: _Table = {column: [] for column, _, _ in readers}
     row = 0
-    for row, record in enumerate(_records(path, list(source.values())), start=1):
-        for column, check in {**columns, **(optional or {})}.items():
-            if column in source:
-                value = record.get(source[column])
-                try:
-                    table[column].append(check(value))
-                except ValueError as error:
-                    raise UserError(
-                        f"{path}: {_row(path, row)}, column {source[column]!r}: "
-                        f"found {_shown(value)}, expected {error}."
-                    ) from None
+    for row, record in enumerate(_records(path, [name for _, name, _ in readers]), start=1):
+        for column, name, check in readers:
+            value = record.get(name)
+            try:
+                table[column].append(check(value))
+            except ValueError as error:
+                place = f"{_row(path, row)}, column {name!r}"
+                raise UserError(f"{path}: {place}: found {_shown(value)}, expected {error}.") from None
     if row == 0:
         raise UserError(f"{path}: holds no rows.")
     return table

@@ -19,13 +19,13 @@ def table(
     """Show main scores times 100: tasks grouped by type, the mean of each type, and both averages.
 
     Args:
-        results: what `evaluate` returned. baseline: results to compare with; a row that the baseline
-        does not cover in full shows no difference. widths: widths to show beside the full one; those of
-        `results` by default.
+        results: what `evaluate` returned.
+        baseline: results to compare with; a row that it does not cover in full shows no difference.
+        widths: widths to show beside the full one; all of `results` by default.
     """
     tasks: Mapping[str, Mapping[str, Any]] = results["tasks"]
     if widths is None:
-        widths = [int(width) for width in results.get("widths", {})]
+        widths = [int(width) for width in results.get("widths", {}) if int(width) != results["width"]]
     old = {} if baseline is None else {key: result["main_score"] for key, result in baseline["tasks"].items()}
 
     shown = Table(title=f"{results['model']} (scores x 100)", title_justify="left")

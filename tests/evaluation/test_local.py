@@ -168,6 +168,7 @@ def test_averages_count_types_or_tasks_the_same() -> None:
         ),
         ({"widths": [16, 64]}, "width 64: the model has 32"),
         ({"widths": [0]}, "width 0"),
+        ({"limit": {"sts": 0}}, "limit of sts: found 0"),
         ({"limit": {"st": 5}}, r"limit 'st': no such type of task \(did you mean 'sts'\?\)"),
     ],
 )
