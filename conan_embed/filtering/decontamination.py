@@ -1,8 +1,8 @@
 """Keep evaluation texts out of the training data: no side of a kept pair equals one, or nearly does.
 
-The evaluation texts become a small index (key and MinHash bands, as in `duplicates.py`), against which each shard is
-joined on its own; what shares a band is compared by the exact Jaccard similarity of the character 5-grams. This does
-not catch paraphrases, translations, or a short evaluation text inside a long one.
+The evaluation texts become a small index (key and MinHash bands, as in `duplicates.py`), against which each
+shard is joined on its own; what shares a band is compared by the exact Jaccard similarity of the character
+5-grams. This does not catch paraphrases, translations, or a short evaluation text inside a long one.
 """
 
 import polars as pl

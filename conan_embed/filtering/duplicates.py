@@ -1,14 +1,15 @@
 """Exact and near-duplicates over all shards, in bounded memory.
 
-How it works. Each side of each pair has a key (a hash of its text without case, white space and punctuation) and, once
-for each distinct key of a shard, MinHash bands over its character 5-grams (rensa). Over all shards DuckDB then
+How it works. Each side of each pair has a key (a hash of its text without case, white space and punctuation)
+and, once for each distinct key of a shard, MinHash bands over its character 5-grams (rensa). Over all shards
+DuckDB then
  1. finds the keys that share a band (band by band, spilling to disk),
- 2. gathers their texts and compares each with the first of its band by the *exact* Jaccard similarity (the rest of a
-    band goes round again, so a false neighbour does not hide a true one),
+ 2. gathers their texts and compares each with the first of its band by the *exact* Jaccard similarity (the
+    rest of a band goes round again, so a false neighbour does not hide a true one),
  3. joins similar keys to groups (connected components).
-A pair is a duplicate of an earlier pair when both its sides are in the same groups; equal keys are the special case
-"exact". Then queries and positives that too many pairs share are thinned out. The pair with the lowest id stays, so the
-outcome depends on the order of the sources and on nothing else.
+A pair is a duplicate of an earlier pair when both its sides are in the same groups; equal keys are the
+special case "exact". Then queries and positives that too many pairs share are thinned out. The pair with the
+lowest id stays, so the outcome depends on the order of the sources and on nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,9 @@ _CHUNK = 4_000  # texts hashed at a time
 
 
 def plain(text: pl.Expr) -> pl.Expr:
-    """Return a text as duplicates see it: lower case, only letters, digits, and the symbols that carry meaning (C++, C#)."""
+    """Return a text as duplicates see it: lower case, only letters, digits, and the symbols that carry
+    meaning (C++, C#).
+    """
     bare = text.str.to_lowercase().str.replace_all(r"[^\p{L}\p{M}\p{N}\p{S}#%]+", "")
     return pl.when(bare == "").then(text).otherwise(bare)
 
@@ -46,7 +49,9 @@ def keys(texts: pl.Expr) -> pl.Expr:
 
 
 def signatures(texts: pl.Series, bands: int, rows: int) -> np.ndarray:
-    """Return the MinHash bands of (plain) texts: uint32 [N, bands], each a hash of `rows` minima over the 5-grams."""
+    """Return the MinHash bands of (plain) texts: uint32 [N, bands], each a hash of `rows` minima over the
+    5-grams.
+    """
     out = np.empty((len(texts), bands), np.uint32)
     for start in range(0, len(texts), _CHUNK):
         hashes, offsets = grams(texts[start : start + _CHUNK], GRAM)
@@ -69,8 +74,8 @@ def fingerprints(
 
     Returns:
         keys: `id`, `query_key`, `positive_key` (UInt64), one row a pair.
-        texts: `side` (UInt8, place in SIDES), `key`, `id` of the first pair with it, `band_0`, ... (UInt32), one row
-            a distinct key and side; no bands where `near` is false.
+        texts: `side` (UInt8, place in SIDES), `key`, `id` of the first pair with it, `band_0`, ... (UInt32),
+            one row a distinct key and side; no bands where `near` is false.
     """
     bare = pairs.select("id", *(plain(pl.col(side)).alias(side) for side in SIDES))
     key_of_pair = bare.select("id", *(keys(pl.col(side)).alias(f"{side}_key") for side in SIDES))
@@ -91,7 +96,8 @@ class Found:
     """Attributes:
     compared: candidate text pairs whose similarity was computed.
     similar: those at the threshold or above.
-    undecided: texts in bands that were still not empty after the last round (0 but for huge families of templates).
+    undecided: texts in bands that were still not empty after the last round (0 but for huge families of
+        templates).
     dropped: pairs by reason.
     """
 
@@ -113,8 +119,9 @@ def find_duplicates(
     Args:
         shards: folders with `pairs.parquet` (id, query, positive), `keys.parquet` and `texts.parquet` (see
             `fingerprints`), in the order of their numbers.
-        out: a folder that gets `00000.parquet`, ... for the shards, in their order: `id`, `dropped_by` (one of
-            `exact_duplicate`, `near_duplicate`, `query_repeats`, `positive_repeats`), `value`, `duplicate_of`.
+        out: a folder that gets `00000.parquet`, ... for the shards, in their order: `id`, `dropped_by` (one
+            of `exact_duplicate`, `near_duplicate`, `query_repeats`, `positive_repeats`), `value`,
+            `duplicate_of`.
         memory: what DuckDB may hold, as in "2GB".
         work: a folder for what it spills.
     """
@@ -145,8 +152,9 @@ def find_duplicates(
         _choose(db, sources["keys"], setting)
         for number in range(len(shards)):
             low = number << 32
-            chosen = f"select id, dropped_by, value, duplicate_of from gone where id between {low} and {low + (1 << 32) - 1}"
-            _frame(db, chosen + " order by id").write_parquet(out / f"{number:05d}.parquet")
+            chosen = f"""select id, dropped_by, value, duplicate_of from gone
+                where id between {low} and {low + (1 << 32) - 1} order by id"""
+            _frame(db, chosen).write_parquet(out / f"{number:05d}.parquet")
         counts = dict(
             db.execute("select dropped_by, count(*) from gone group by all order by all").fetchall()
         )
@@ -167,15 +175,17 @@ def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
 def _compare_side(
     db: duckdb.DuckDBPyConnection, sources: dict[str, str], number: int, side: str, setting: Duplicates
 ) -> tuple[int, int]:
-    """Fill `verified` for one side; return how many comparisons were made and how many texts stayed undecided."""
+    """Fill `verified` for one side; return how many comparisons were made and how many texts stayed
+    undecided.
+    """
     db.execute("create or replace table bands (band utinyint, hash uinteger, key ubigint)")
     with progress_bar() as progress:
         task = progress.add_task(f"bands of the {side} side", total=setting.bands, note="")
         for band in range(setting.bands):
             db.execute(
                 f"""insert into bands
-                with one as (select distinct band_{band} as hash, key from {sources["texts"]} where side = {number}),
-                     shared as (select hash from one group by hash having count(*) > 1)
+                with one as (select distinct band_{band} as hash, key from {sources["texts"]} where side =
+                     {number}), shared as (select hash from one group by hash having count(*) > 1)
                 select {band}, hash, key from one semi join shared using (hash)"""
             )
             progress.advance(task)
@@ -197,7 +207,8 @@ def _compare_side(
             )
             db.execute(
                 """create or replace table edges as
-                select distinct first as a, key as b from bands join firsts using (band, hash) where key <> first"""
+                select distinct first as a, key as b from bands join firsts using (band, hash) where key <>
+                first"""
             )
             db.execute("create or replace table edges as from edges anti join tried using (a, b)")
             fresh = _one(db, "select count(*) from edges")
@@ -212,7 +223,8 @@ def _compare_side(
                 with left_over as (select band, hash, key, first from bands join firsts using (band, hash)
                                    where key <> first)
                 select band, hash, key from left_over
-                anti join (select a as first, b as key from verified where side = {number}) using (first, key)"""
+                anti join (select a as first, b as key from verified where side = {number}) using (first,
+                key)"""
             )
             if not _one(db, "select count(*) from bands"):
                 break
@@ -281,16 +293,17 @@ def _choose(db: duckdb.DuckDBPyConnection, keys_source: str, setting: Duplicates
     db.execute(
         f"""create or replace table members as
         select k.id, k.query_key, k.positive_key,
-               coalesce(q."group", k.query_key) as query_group, coalesce(p."group", k.positive_key) as positive_group,
-               least(coalesce(q.similarity, 1), coalesce(p.similarity, 1)) as similarity
+               coalesce(q."group", k.query_key) as query_group, coalesce(p."group", k.positive_key) as
+               positive_group, least(coalesce(q.similarity, 1), coalesce(p.similarity, 1)) as similarity
         from {keys_source} k
         left join (from groups where side = 0) q on q.key = k.query_key
         left join (from groups where side = 1) p on p.key = k.positive_key"""
     )
     db.execute(
         """create or replace table gone as
-        with first as (select query_group, positive_group, min(id) as keep from members group by all having count(*) > 1),
-             twin as (select m.*, keep from members m join first using (query_group, positive_group) where m.id <> keep)
+        with first as (select query_group, positive_group, min(id) as keep from members group by all having
+             count(*) > 1), twin as (select m.*, keep from members m join first using (query_group,
+             positive_group) where m.id <> keep)
         select t.id,
                case when t.query_key = k.query_key and t.positive_key = k.positive_key
                     then 'exact_duplicate' else 'near_duplicate' end as dropped_by,
@@ -304,8 +317,8 @@ def _choose(db: duckdb.DuckDBPyConnection, keys_source: str, setting: Duplicates
             db.execute(
                 f"""insert into gone
                 with alive as (select id, {side}_group as g from members anti join gone using (id)),
-                     crowded as (select g, count(*) as size, min(id) as keep from alive group by g having count(*) > {limit}),
-                     ranked as (select id, size, keep, row_number() over (partition by g order by id) as place
-                                from alive join crowded using (g))
+                     crowded as (select g, count(*) as size, min(id) as keep from alive group by g having
+                     count(*) > {limit}), ranked as (select id, size, keep, row_number() over (partition by g
+                                order by id) as place from alive join crowded using (g))
                 select id, '{side}_repeats', size::double, keep from ranked where place > {limit}"""
             )

@@ -1,8 +1,8 @@
 """Run a step over all shards: on this machine by Daft's native runner, on a cluster by its Ray runner.
 
-A step is a function of one shard's name that reads and writes files under the output folder (on a cluster: a folder that
-all machines see) and returns a few counts. Daft decides who does which shard; it moves no pairs, so its memory does not
-grow with the data and a shard that is done stays done.
+A step is a function of one shard's name that reads and writes files under the output folder (on a cluster: a
+folder that all machines see) and returns a few counts. Daft decides who does which shard; it moves no pairs,
+so its memory does not grow with the data and a shard that is done stays done.
 """
 
 import json
@@ -18,7 +18,9 @@ _chosen: Runner | None = None
 
 
 class _Worker:
-    """What Daft makes one of in each process; a step's user errors travel as values, since Daft would wrap them."""
+    """What Daft makes one of in each process; a step's user errors travel as values, since Daft would wrap
+    them.
+    """
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -75,7 +77,8 @@ def run_step(
     """
     if not shards:
         return
-    # One thread of polars and rensa a worker: the shards are the parallelism. Read when a worker process starts.
+    # One thread of polars and rensa a worker: the shards are the parallelism. Read when a worker process
+    # starts.
     for name in ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     daft = _import_daft(runner)

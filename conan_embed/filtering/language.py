@@ -1,8 +1,8 @@
 """The language of both sides of a pair.
 
-Chinese, Japanese and Korean are told by their scripts, in vectorised expressions over the measures; only what is left
-(mostly Latin letters) is shown to py3langid, restricted to the recipe's candidates, and each distinct text once. Texts
-with too few letters, or where the classifier is unsure, are `und`: undetermined, and stay.
+Chinese, Japanese and Korean are told by their scripts, in vectorised expressions over the measures; only what
+is left (mostly Latin letters) is shown to py3langid, restricted to the recipe's candidates, and each distinct
+text once. Texts with too few letters, or where the classifier is unsure, are `und`: undetermined, and stay.
 """
 
 from functools import cache
@@ -31,14 +31,15 @@ def language_of(texts: pl.DataFrame, setting: Language) -> pl.Series:
         texts: columns `text`, and `han`, `kana`, `hangul`, `letters` of `measures.measure`.
     """
     kana, hangul = pl.col("kana"), pl.col("hangul")
-    # A Han character says about as much as three Latin letters, so a Chinese text full of product names is Chinese.
+    # A Han character says about as much as three Latin letters, so a Chinese text full of product names is
+    # Chinese.
     ideographs = 3 * pl.col("han") + kana + hangul
     by_script = (
         pl.when((pl.col("han") + kana + hangul + pl.col("letters")) == 0)
         .then(pl.lit("und"))
         .when((hangul > 2 * pl.col("han")) & (2 * hangul >= pl.col("letters")))
         .then(pl.lit("ko"))
-        .when((kana >= 3) & (5 * kana >= pl.col("han")) & (2 * kana + 3 * pl.col("han") >= pl.col("letters")))
+        .when((kana >= 3) & (2 * kana >= pl.col("han")) & (2 * kana + 3 * pl.col("han") >= pl.col("letters")))
         .then(pl.lit("ja"))
         .when(ideographs >= pl.col("letters"))
         .then(pl.lit("zh"))
@@ -76,7 +77,8 @@ def with_languages(pairs: pl.DataFrame, setting: Language) -> pl.DataFrame:
 
 
 def check_language(pairs: pl.DataFrame, setting: Language) -> Outcome:
-    """Drop pairs with a side in a language that is not kept, or, where asked for, with sides in two languages.
+    """Drop pairs with a side in a language that is not kept, or, where asked for, with sides in two
+    languages.
 
     Reasons: `query_language`, `positive_language`, `same_language`; their value is null.
     """

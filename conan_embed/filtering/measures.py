@@ -1,8 +1,9 @@
-"""Numbers of a text, for whole columns at once: how many characters of which kind, and its character n-grams as hashes.
+"""Numbers of a text, for whole columns at once: how many characters of which kind, and its character n-grams
+as hashes.
 
-A column of strings becomes one long array of code points and its offsets; everything else is numpy over that array.
-Rules (`rules.py`) are then expressions over these numbers, and near-duplicates (`duplicates.py`) are compared by the
-same n-gram hashes.
+A column of strings becomes one long array of code points and its offsets; everything else is numpy over that
+array. Rules (`rules.py`) are then expressions over these numbers, and near-duplicates (`duplicates.py`) are
+compared by the same n-gram hashes.
 
 Letters of the shapes: N texts, C characters, G n-grams.
 """
@@ -36,13 +37,17 @@ def _kinds() -> np.ndarray:
     kind[[0x09, 0x0A, 0x0D]] = SPACE
     kind[0x1F000:0x1FAFF] = EMOJI
     kind[0x2600:0x27C0] = EMOJI
-    # What holds LaTeX, code and prices together is punctuation here, so that `symbols` means decoration and debris.
-    kind[[ord(c) for c in "+<=>^`|~$"]] = PUNCTUATION
+    # What holds LaTeX, code and prices together is punctuation here, so that `symbols` means decoration and
+    # debris.
+    kind[[ord(c) for c in "+<=>^`|~$～⋯→←"]] = PUNCTUATION
+    kind[ord("○")] = DIGIT  # a zero in Chinese numbers
     return kind
 
 
 def code_points(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return the code points of all texts end to end (uint32 [C]) and where each text starts (int64 [N + 1])."""
+    """Return the code points of all texts end to end (uint32 [C]) and where each text starts (int64 [N +
+    1]).
+    """
     points_C = np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), dtype=np.uint32)
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum(texts.str.len_chars().to_numpy(), out=offsets[1:])
@@ -70,7 +75,8 @@ def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Hash every run of `n` characters of every text.
 
     Returns:
-        hashes: uint64 [G], well mixed; a text of m characters has max(m - n + 1, 1) of them (a short text is one gram).
+        hashes: uint64 [G], well mixed; a text of m characters has max(m - n + 1, 1) of them (a short text is
+            one gram).
         offsets: int64 [N + 1], where each text's grams start.
     """
     points, offsets = code_points(texts.str.pad_end(n, "\0"))
@@ -97,7 +103,8 @@ def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
 def distinct(hashes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted distinct (text, gram) keys, uint64, and how many each text has, int64 [N].
 
-    A key holds the text in its upper 24 bits and 40 bits of the gram's hash below, so at most 2^24 texts go in.
+    A key holds the text in its upper 24 bits and 40 bits of the gram's hash below, so at most 2^24 texts go
+    in.
     """
     rows = len(offsets) - 1
     assert rows < 1 << 24, "too many texts for one call"
@@ -136,9 +143,10 @@ def measure(texts: pl.Series) -> pl.DataFrame:
     """Count what the rules look at.
 
     Returns:
-        One row a text: `characters`, one column for each of KINDS (characters of that kind), `tokens` (each Han
-        or kana character, and each run of letters or digits, as BERT's Chinese tokenisers cut before they look for word
-        pieces), all Int32, and `repeated`, Float32: the share of its 8-grams that it said before.
+        One row a text: `characters`, one column for each of KINDS (characters of that kind), `tokens` (each
+        Han or kana character, and each run of letters or digits, as BERT's Chinese tokenisers cut before they
+        look for word pieces), all Int32, and `repeated`, Float32: the share of its 8-grams that it said
+        before.
     """
     count = {name: np.zeros(len(texts), np.int32) for name in ("characters", *KINDS, "tokens")}
     repeated = np.zeros(len(texts), np.float32)
@@ -165,6 +173,6 @@ def with_measures(pairs: pl.DataFrame) -> pl.DataFrame:
     """Add the measures of both sides as `query_*` and `positive_*`; texts that repeat are measured once."""
     for side in ("query", "positive"):
         distinct_texts = pairs.select(pl.col(side).unique(maintain_order=True))
-        numbers = measure(distinct_texts[side]).rename(lambda name, side=side: f"{side}_{name}")
+        numbers = measure(distinct_texts[side]).select(pl.all().name.prefix(f"{side}_"))
         pairs = pairs.join(distinct_texts.hstack(numbers), on=side, how="left", maintain_order="left")
     return pairs

@@ -1,7 +1,8 @@
-"""Make texts alike before anything is measured: mojibake, mark-up, Unicode form, control characters, white space.
+"""Make texts alike before anything is measured: mojibake, mark-up, Unicode form, control characters, white
+space.
 
-All of it is vectorised in polars; only texts that look like mojibake go through ftfy one by one. Texts that repeat in
-a batch are normalised once.
+All of it is vectorised in polars; only texts that look like mojibake go through ftfy one by one. Texts that
+repeat in a batch are normalised once.
 """
 
 import ftfy
@@ -9,8 +10,8 @@ import polars as pl
 
 from conan_embed.filtering.recipe import Normalise
 
-# NFKC would turn these into their ASCII relatives, and Chinese text is written with them. They are hidden in the
-# private use area while it runs; any private use character of the text itself goes first.
+# NFKC would turn these into their ASCII relatives, and Chinese text is written with them. They are hidden in
+# the private use area while it runs; any private use character of the text itself goes first.
 _CHINESE_PUNCTUATION = "，！？：；（）…～"
 _HIDDEN = [chr(0xE000 + i) for i in range(len(_CHINESE_PUNCTUATION))]
 
@@ -46,16 +47,20 @@ _MOJIBAKE = "[ÃÂâåæçèéäï][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹�
 
 
 def _without_markup(text: pl.Expr) -> pl.Expr:
+    # A tag in the code marks of Markdown is what the text is about: it hides while tags go.
+    text = text.str.replace_all(r"`<(/?[\w-]+[^`<>\n]{0,80})>`", "`\ue010$1\ue011`")
     text = text.str.replace_all(r"(?is)<(script|style)\b.*?</(script|style)\s*>|<!--.*?-->", " ")
-    text = text.str.replace_all(rf"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n")
+    text = text.str.replace_all(r"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n")
     text = text.str.replace_all(rf"(?i)</?(?:{_HTML})(?:\s[^<>]*)?/?>", " ")
-    text = text.str.replace_many(list(_ENTITIES), list(_ENTITIES.values()))
-    # Markdown: images leave, links keep their words, marks of headings, emphasis, quotes, fences and rules go.
+    text = text.str.replace_many([*_ENTITIES, "\ue010", "\ue011"], [*_ENTITIES.values(), "<", ">"])
+    # Markdown: images leave, links keep their words, marks of headings, emphasis, quotes, fences and rules
+    # go.
     text = text.str.replace_all(r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " ")
     text = text.str.replace_all(r"\[([^\[\]]+)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]\n]{0,60}\])", "$1")
     text = text.str.replace_all(r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$", "")
     text = text.str.replace_all(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|```.*$|~~~.*$|(?:[-*_][ \t]*){3,}$)", "")
     text = text.str.replace_all(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__", "$1$2")
+    text = text.str.replace_all(r":(?:begin|end)_tab:(?:`[^`]*`)?", "")
     text = text.str.replace_all(r"\*\*|:(?:numref|label|eqref|cite|ref|doc|term|func|class|meth|mod):", "")
     return text
 
@@ -72,9 +77,10 @@ def _fixed(text: pl.Series) -> pl.Series:
 def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
     """Return the texts normalised.
 
-    In this order: mojibake repaired; HTML tags and entities and Markdown marks taken out (words of links stay, images
-    go); the Unicode form, with Chinese full-width punctuation kept where wanted; control, zero-width and private use
-    characters taken out; runs of blanks made one, lines stripped, at most one empty line in a row.
+    In this order: mojibake repaired; HTML tags and entities and Markdown marks taken out (words of links
+    stay, images go); the Unicode form, with Chinese full-width punctuation kept where wanted; control,
+    zero-width and private use characters taken out; runs of blanks made one, lines stripped, at most one
+    empty line in a row.
     """
     name = texts.name
     if setting.mojibake:

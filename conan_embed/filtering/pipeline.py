@@ -1,7 +1,8 @@
 """`filter_pairs`: a whole filter run, from the files of the recipe to `kept/`, `dropped/` and `summary.json`.
 
-The work goes step by step over all shards (`steps.py`), with one join in the middle (`duplicates.py`). What is done is on
-disk, so a run that was killed goes on where it stopped when it is started again with the same recipe and files.
+The work goes step by step over all shards (`steps.py`), with one join in the middle (`duplicates.py`). What
+is done is on disk, so a run that was killed goes on where it stopped when it is started again with the same
+recipe and files.
 """
 
 import functools
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
 
 from conan_embed.console import progress_bar
 from conan_embed.errors import UserError
@@ -40,10 +40,12 @@ def filter_pairs(
     Args:
         recipe: what to read and which rules apply.
         output: a folder. It gets `kept/*.parquet` (id, query, positive, category, source, query_language,
-            positive_language and, with a teacher, score), `dropped/*.parquet` (the same without score, and stage,
-            dropped_by, value, duplicate_of), `summary.json` (see `summary.py`) and `filter.json` (recipe and shards).
+            positive_language and, with a teacher, score), `dropped/*.parquet` (the same without score, and
+            stage, dropped_by, value, duplicate_of), `summary.json` (see `summary.py`) and `filter.json`
+            (recipe and shards).
         runner: Daft's runner; `ray` needs an output folder that all machines see.
-        resume: go on with what an earlier run of the same recipe left in `output`; else what it left is removed.
+        resume: go on with what an earlier run of the same recipe left in `output`; else what it left is
+            removed.
         teacher: the model that scores the pairs, in place of the one at `recipe.teacher.model`.
 
     Raises:

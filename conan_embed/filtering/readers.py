@@ -1,8 +1,8 @@
 """Where raw pairs come from: files are cut into shards, and a shard is read into a batch.
 
-A shard is a range of rows of a Parquet file or a range of bytes of a JSON-lines file (at line ends), so that it can be
-read without the rest. The list of shards is a function of the recipe and the files; a pair's id is its shard's number
-and its row there, so ids do not depend on who reads what when.
+A shard is a range of rows of a Parquet file or a range of bytes of a JSON-lines file (at line ends), so that
+it can be read without the rest. The list of shards is a function of the recipe and the files; a pair's id is
+its shard's number and its row there, so ids do not depend on who reads what when.
 """
 
 import glob
@@ -18,6 +18,7 @@ from conan_embed.filtering.prompt_response import read_alpaca, read_messages
 from conan_embed.filtering.recipe import Source
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
+GENERATED = ("instruction", "llm_generated")  # categories written by language models
 _LINE_BYTES = 1024  # what a line is taken to weigh when JSON lines are cut
 
 
@@ -54,9 +55,7 @@ def source_files(path: str, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Pat
         raise UserError(f"{path}: no file there (expected {', '.join(suffixes)}).")
     for file in files:
         if file.suffix not in suffixes:
-            raise UserError(
-                f"{file}: cannot read {file.suffix or 'a file without suffix'} (expected {', '.join(suffixes)})."
-            )
+            raise UserError(f"{file}: cannot read {file.suffix!r} files (expected {', '.join(suffixes)}).")
     return files
 
 
@@ -165,7 +164,7 @@ def read_shard(shard: Shard, source: Source) -> pl.DataFrame:
     chat = (
         pl.lit(marked)
         if marked is not None
-        else pl.lit(source.format != "pairs") | (pl.col("category") == "instruction")
+        else pl.lit(source.format != "pairs") | pl.col("category").is_in(GENERATED)
     )
     rows = pl.int_range(pl.len(), dtype=pl.UInt64)
     return records.select(

@@ -1,8 +1,9 @@
 """The recipe of a filter run: what is read, which stages run, and every threshold, as typed objects.
 
-`FilterRecipe` is the whole of it; `recipes/filter-default.yaml` spells out its defaults. A key that nobody reads is an
-error. Rules are set by name: `links: false` switches one off, `links: {maximum: 0.5}` moves its threshold for all
-languages, `links: {zh: {maximum: 0.5}}` for one, `links: {skip: [weibo]}` leaves a category or a source alone.
+`FilterRecipe` is the whole of it; `recipes/filter-default.yaml` spells out its defaults. A key that nobody
+reads is an error. Rules are set by name: `links: false` switches one off, `links: {maximum: 0.5}` moves its
+threshold for all languages, `links: {zh: {maximum: 0.5}}` for one, `links: {skip: [weibo]}` leaves a category
+or a source alone.
 """
 
 from pathlib import Path
@@ -24,17 +25,17 @@ class Source(_Part):
     """One collection of raw pairs: files of one format, with a category.
 
     Attributes:
-        path: a file, a folder or a glob; Parquet (`.parquet`), JSON lines (`.jsonl`, `.json.gz` is not read) or one
-            JSON array (`.json`).
+        path: a file, a folder or a glob; Parquet (`.parquet`), JSON lines (`.jsonl`, `.json.gz` is not read)
+            or one JSON array (`.json`).
         name: stands in the column `source` of every pair; the stem of each file where it is not given.
         format: `pairs` (two text columns), `alpaca` (instruction, input, output) or `messages` (ShareGPT
             `conversations` with from/value, or `messages` with role/content).
         query, positive: the columns of a `pairs` source.
         category: a word for the table of the funnel; the column `category` where it is not given.
-        prompt_response: whether the prompt-response rules apply; by default they do for `alpaca` and `messages`, and
-            for the category `instruction`.
-        turns: what a conversation of several turns gives: its `first` exchange, `each` exchange as a pair of its own,
-            or each with up to two earlier messages in front of the prompt (`context`).
+        prompt_response: whether the prompt-response rules apply; by default they do for `alpaca` and
+            `messages`, and for the category `instruction`.
+        turns: what a conversation of several turns gives: its `first` exchange, `each` exchange as a pair of
+            its own, or each with up to two earlier messages in front of the prompt (`context`).
     """
 
     path: str
@@ -62,8 +63,8 @@ class Language(_Part):
 
     Attributes:
         keep: languages of pairs that stay.
-        candidates: what a text in Latin or Cyrillic letters is told apart from (py3langid); Chinese, Japanese and
-            Korean are told by their scripts.
+        candidates: what a text in Latin or Cyrillic letters is told apart from (py3langid); Chinese, Japanese
+            and Korean are told by their scripts.
         minimum_letters: a text with fewer letters counts as `und` (undetermined), which always stays.
         minimum_probability: under it the text counts as `und`, too.
         same: whether both sides must be in the same language.
@@ -120,15 +121,16 @@ Settings = dict[str, Annotated[RuleSetting, BeforeValidator(_switch)]]
 class Duplicates(_Part):
     """Exact and near-duplicates.
 
-    Two texts are near-duplicates when the Jaccard similarity of their character 5-grams is at least `threshold`; two
-    pairs, when both their sides are. MinHash of `bands * rows` values finds the candidates, each of which is then
-    compared exactly: with 20 bands of 6 rows a text of similarity 0.8 is missed with probability
-    (1 - 0.8^6)^20 = 0.2 %.
+    Two texts are near-duplicates when the Jaccard similarity of their character 5-grams is at least
+    `threshold`; two pairs, when both their sides are. MinHash of `bands * rows` values finds the candidates,
+    each of which is then compared exactly: with 20 bands of 6 rows a text of similarity 0.8 is missed with
+    probability (1 - 0.8^6)^20 = 0.2 %.
 
     Attributes:
         near: whether near-duplicates count, or only equal ones.
-        query_at_most, positive_at_most: how many pairs may share one query (or near-duplicates of it), and one
-            positive; null for no limit. A positive under many queries is mostly a phrase that fits anywhere.
+        query_at_most, positive_at_most: how many pairs may share one query (or near-duplicates of it), and
+            one positive; null for no limit. A positive under many queries is mostly a phrase that fits
+            anywhere.
     """
 
     enabled: bool = True
@@ -137,7 +139,7 @@ class Duplicates(_Part):
     bands: int = Field(default=20, ge=1, le=64)
     rows: int = Field(default=6, ge=1, le=32)
     query_at_most: int | None = Field(default=30, ge=1)
-    positive_at_most: int | None = Field(default=3, ge=1)
+    positive_at_most: int | None = Field(default=10, ge=1)
 
 
 class Safety(_Part):
@@ -145,8 +147,8 @@ class Safety(_Part):
 
     Attributes:
         default_words: the Chinese and English lists of the package glin-profanity.
-        default_minimum: so many different words of those lists make a pair unsafe (one alone is mostly medicine, law
-            or news).
+        default_minimum: so many different words of those lists make a pair unsafe (one alone is mostly
+            medicine, law or news).
         words: files of the user's own, one word or phrase a line; one is enough.
         domains: files with one domain a line; a pair that links to it or to a subdomain is dropped.
     """
@@ -162,8 +164,8 @@ class Decontaminate(_Part):
     """Evaluation texts that no side of a kept pair may repeat.
 
     Attributes:
-        paths: files, folders (read recursively) or globs of Parquet; every string or list-of-strings column whose
-            name is in `columns` is read.
+        paths: files, folders (read recursively) or globs of Parquet; every string or list-of-strings column
+            whose name is in `columns` is read.
         near: whether near-duplicates (Jaccard of character 5-grams) count.
         minimum_characters: shorter evaluation texts are not looked for ("thanks", "good").
     """
@@ -211,7 +213,8 @@ class Engine(_Part):
     """How the work is cut.
 
     Attributes:
-        shard_rows: rows of one unit of work; what is lost when the run is killed, and what is in memory at once.
+        shard_rows: rows of one unit of work; what is lost when the run is killed, and what is in memory at
+            once.
         workers: processes; null for one a core.
         memory: what DuckDB may use for the join of the duplicates; the rest goes through `work/` on disk.
         samples: dropped pairs a rule that `summary.json` shows.

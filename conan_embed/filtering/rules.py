@@ -1,9 +1,11 @@
-"""The heuristic rules: each one a name, a sentence, a value measured on a pair, and the bounds within which it passes.
+"""The heuristic rules: each one a name, a sentence, a value measured on a pair, and the bounds within which
+it passes.
 
 A value is a polars expression over a batch that carries its measures (`measures.with_measures`) and languages
-(`language.with_languages`). Bounds differ for Chinese and English, since a Chinese character says about as much as
-three or four Latin ones; Japanese text takes the Chinese bounds, everything else the English ones. A recipe switches a
-rule off, moves its bounds, or lets it skip categories and sources, all by name (see `recipe.RuleSetting`).
+(`language.with_languages`). Bounds differ for Chinese and English, since a Chinese character says about as
+much as three or four Latin ones; Japanese text takes the Chinese bounds, everything else the English ones. A
+recipe switches a rule off, moves its bounds, or lets it skip categories and sources, all by name (see
+`recipe.RuleSetting`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,16 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from conan_embed.errors import UserError, suggestion
+from conan_embed.filtering.phrases import (
+    ADDRESS,
+    BOILERPLATE,
+    BREAKS_OFF,
+    BROKEN,
+    EMOTICON,
+    MENTION,
+    NAVIGATION,
+    any_of,
+)
 from conan_embed.filtering.recipe import Bounds, RuleSetting
 from conan_embed.filtering.stage import Outcome, split
 
@@ -69,6 +81,9 @@ def within(minimum: float, maximum: float) -> Bounds:
     return Bounds(minimum=minimum, maximum=maximum)
 
 
+_SIDES = ("query", "positive")
+
+
 def _share(side: str, *kinds: str) -> pl.Expr:
     """Share of the characters that are not white space."""
     visible = pl.col(f"{side}_characters") - pl.col(f"{side}_spaces")
@@ -77,91 +92,15 @@ def _share(side: str, *kinds: str) -> pl.Expr:
 
 def _matched_share(side: str, pattern: str) -> pl.Expr:
     """Share of the characters of a text that the pattern matches."""
-    rest = pl.col(side).str.replace_all(pattern, "").str.len_chars()
-    matched = pl.col(f"{side}_characters") - rest.cast(pl.Int32)
-    # Most texts have no match at all, and looking is much cheaper than replacing.
-    return (
-        pl.when(pl.col(side).str.contains(pattern))
-        .then(matched / pl.col(f"{side}_characters").clip(1))
-        .otherwise(0.0)
-    )
-
-
-_LINK = r"(?i)https?:/{1,2}[^\s<>，。；、）]*|\bwww\.[^\s<>，。；、）]+"
-_MENTION = r"@[\p{L}\p{N}_-]{1,30}[:：]?|(?:回复|回覆|转发|//)\s*@[\p{L}\p{N}_-]{1,30}[:：]?|#[^#\s]{1,40}#"
-_EMOTICON = r"\[[\p{Han}A-Za-z]{1,8}\]"
-# What a page, an app or a forum writes by itself, whatever the text is about.
-BOILERPLATE = (
-    "转发微博",
-    "轉發微博",
-    "转发此微博",
-    "快转微博",
-    "转发了",
-    "查看原文",
-    "阅读原文",
-    "阅读全文",
-    "展开全文",
-    "点击查看更多",
-    "点击查看",
-    "点击下载",
-    "点击这里",
-    "未经授权",
-    "未经许可",
-    "不得转载",
-    "禁止转载",
-    "版权所有",
-    "保留所有权利",
-    "版权声明",
-    "责任编辑",
-    "扫码关注",
-    "扫描二维码",
-    "关注公众号",
-    "微信公众号",
-    "加载中",
-    "请先登录",
-    "登录后查看",
-    "页面不存在",
-    "此微博已被删除",
-    "抱歉，此微博已被作者删除",
-    "该内容已被删除",
-    "抱歉，您访问的页面",
-    "本帖最后由",
-    "上一篇",
-    "下一篇",
-    "相关阅读",
-    "相关推荐",
-    "all rights reserved",
-    "terms of service",
-    "privacy policy",
-    "cookie policy",
-    "accept cookies",
-    "enable javascript",
-    "javascript is disabled",
-    "click here",
-    "read more",
-    "sign in to",
-    "log in to",
-    "subscribe to our newsletter",
-    "page not found",
-    "404 not found",
-    "share this",
-    "leave a comment",
-    "skip to content",
-    "back to top",
-    "table of contents",
-    "previous article",
-    "next article",
-    "repost",
-)
-_BOILERPLATE_PATTERN = "(?i)" + "|".join(sorted(BOILERPLATE, key=len, reverse=True))
-_UNFINISHED = (
-    r"(?:[,，、:：;；(（《“‘\[【]|\b(?:and|or|the|of|to|with|a|an|in|for)|以及|或者|并且|如下|但是)$"
-)
-_BROKEN = r"�|锟斤拷|烫烫烫|屯屯屯|[ÃÂ][\u0080-\u00bf]|â€|ï¿½|\\u[0-9a-f]{4}"
+    rest = pl.col(side).str.replace_all(pattern, "").str.len_chars().cast(pl.Int32)
+    characters = pl.col(f"{side}_characters")
+    return (characters - rest) / characters.clip(1)
 
 
 def _repeated_lines() -> pl.Expr:
-    """Share of the lines of four and more characters that were there before, of texts of four and more such lines."""
+    """Share of the lines of four and more characters that were there before, of texts of four and more such
+    lines.
+    """
     lines = (
         pl.col("positive").str.split("\n").list.eval(pl.element().filter(pl.element().str.len_chars() >= 4))
     )
@@ -183,14 +122,17 @@ def _copied() -> pl.Expr:
     )
 
 
-def _both_sides(
-    name: str, about: str, value: Mapping[str, pl.Expr], query: Bounds, positive: Bounds
-) -> list[Rule]:
-    bounds = {"query": query, "positive": positive}
-    return [
-        Rule(f"{side}_{name}", f"{about} of the {side}", side, value[side], bounds[side], bounds[side])
-        for side in ("query", "positive")
-    ]
+def _breaks_off() -> pl.Expr:
+    return pl.col("positive").str.slice(-8).str.contains(any_of(BREAKS_OFF))
+
+
+def _flag(flag: pl.Expr) -> pl.Expr:
+    """Return a condition as a value: 1 where it holds, else 0."""
+    return flag.cast(pl.Float64)
+
+
+def _both_sides(name: str, about: str, value: Mapping[str, pl.Expr], *, zh: Bounds, en: Bounds) -> list[Rule]:
+    return [Rule(f"{side}_{name}", f"{about} of the {side}", side, value[side], zh, en) for side in _SIDES]
 
 
 RULES: tuple[Rule, ...] = (
@@ -199,139 +141,142 @@ RULES: tuple[Rule, ...] = (
         "characters of the query",
         "query",
         pl.col("query_characters"),
-        within(2, 800),
-        within(3, 2400),
+        zh=within(2, 800),
+        en=within(2, 2400),
     ),
     Rule(
         "positive_characters",
         "characters of the positive",
         "positive",
         pl.col("positive_characters"),
-        within(4, 8000),
-        within(10, 24000),
-        skip=("kb_xiehouyu",),
+        zh=within(2, 8000),
+        en=within(8, 24000),
     ),
     Rule(
         "query_tokens",
         "Han characters and words of the query",
         "query",
         pl.col("query_tokens"),
-        within(2, 600),
-        within(1, 400),
+        zh=within(2, 600),
+        en=within(1, 400),
     ),
+    # Under six characters a Chinese answer or comment fits anything; a dictionary's is a saying of four.
     Rule(
         "positive_tokens",
         "Han characters and words of the positive",
         "positive",
         pl.col("positive_tokens"),
-        within(4, 6000),
-        within(3, 4000),
-        skip=("kb_xiehouyu",),
+        zh=within(6, 6000),
+        en=within(3, 4000),
+        skip=("knowledge_base",),
     ),
     Rule(
         "length_ratio",
         "characters of the query for one of the positive",
         "positive",
         pl.col("query_characters") / pl.col("positive_characters").clip(1),
-        at_most(25),
-        at_most(25),
+        zh=at_most(25),
+        en=at_most(25),
     ),
     *_both_sides(
         "letters",
         "share of Han characters and letters among the visible characters",
-        {side: _share(side, "han", "kana", "hangul", "letters") for side in ("query", "positive")},
-        at_least(0.3),
-        at_least(0.4),
+        {side: _share(side, "han", "kana", "hangul", "letters") for side in _SIDES},
+        zh=at_least(0.25),
+        en=at_least(0.4),
     ),
     *_both_sides(
         "digits",
         "share of digits among the visible characters",
-        {side: _share(side, "digits") for side in ("query", "positive")},
-        at_most(0.5),
-        at_most(0.35),
+        {side: _share(side, "digits") for side in _SIDES},
+        zh=at_most(0.5),
+        en=at_most(0.4),
     ),
     *_both_sides(
         "punctuation",
         "share of punctuation among the visible characters",
-        {side: _share(side, "punctuation") for side in ("query", "positive")},
-        at_most(0.5),
-        at_most(0.4),
+        {side: _share(side, "punctuation") for side in _SIDES},
+        zh=at_most(0.5),
+        en=at_most(0.45),
     ),
     *_both_sides(
         "symbols",
         "share of symbols and unassigned characters among the visible characters",
-        {side: _share(side, "symbols", "others") for side in ("query", "positive")},
-        at_most(0.15),
-        at_most(0.1),
+        {side: _share(side, "symbols", "others") for side in _SIDES},
+        zh=at_most(0.15),
+        en=at_most(0.1),
     ),
     *_both_sides(
         "emoji",
         "share of characters in emoji and bracketed emoticons",
-        {side: _share(side, "emoji") + _matched_share(side, _EMOTICON) for side in ("query", "positive")},
-        at_most(0.3),
-        at_most(0.4),
+        {side: _share(side, "emoji") + _matched_share(side, EMOTICON) for side in _SIDES},
+        zh=at_most(0.4),
+        en=at_most(0.3),
     ),
     *_both_sides(
         "links",
-        "share of characters in addresses, mentions and hash tags",
-        {
-            side: (_matched_share(side, _LINK) + _matched_share(side, _MENTION)).clip(0, 1)
-            for side in ("query", "positive")
-        },
-        at_most(0.5),
-        at_most(0.4),
+        "share of characters in addresses and mentions",
+        {side: _matched_share(side, ADDRESS) + _matched_share(side, MENTION) for side in _SIDES},
+        zh=at_most(0.5),
+        en=at_most(0.5),
     ),
     Rule(
         "repeated_lines",
         "share of the positive's lines that it said before",
         "positive",
         _repeated_lines(),
-        at_most(0.4),
-        at_most(0.4),
+        zh=at_most(0.6),
+        en=at_most(0.6),
     ),
     Rule(
         "repeated_grams",
         "share of the positive's runs of eight characters that it said before",
         "positive",
         pl.col("positive_repeated").cast(pl.Float64),
-        at_most(0.4),
-        at_most(0.5),
+        zh=at_most(0.6),
+        en=at_most(0.6),
     ),
     Rule(
         "copy",
         "share of the positive that only copies the query",
         "positive",
         _copied(),
-        at_most(0.8),
-        at_most(0.8),
+        zh=at_most(0.8),
+        en=at_most(0.8),
     ),
     Rule(
         "boilerplate",
         "share of the positive in phrases that pages and apps write by themselves",
         "positive",
-        _matched_share("positive", _BOILERPLATE_PATTERN),
-        at_most(0.3),
-        at_most(0.3),
+        _matched_share("positive", any_of(BOILERPLATE)),
+        zh=at_most(0.3),
+        en=at_most(0.3),
+    ),
+    Rule(
+        "navigation",
+        "1 where the query ends in a heading of links (see also, references)",
+        "query",
+        _flag(pl.col("query").str.slice(-24).str.contains(rf"(?i)(?:^|\s)(?:{'|'.join(NAVIGATION)})[:：]?$")),
+        zh=at_most(0),
+        en=at_most(0),
     ),
     Rule(
         "truncated",
-        "1 where a positive of one line breaks off (a comma, a colon, an open bracket, a conjunction at its end)",
+        "1 where a positive of less than 120 characters breaks off (a comma, an open bracket, a conjunction)",
         "positive",
-        (
-            pl.col("positive").str.slice(-8).str.contains(_UNFINISHED) & (pl.col("positive_characters") < 120)
-        ).cast(pl.Float64),
-        at_most(0),
-        at_most(0),
+        _flag(_breaks_off() & (pl.col("positive_characters") < 120)),
+        zh=at_most(0),
+        en=at_most(0),
     ),
     Rule(
         "mojibake",
         "broken characters in a hundred characters of the pair",
         "positive",
         100
-        * (pl.col("query").str.count_matches(_BROKEN) + pl.col("positive").str.count_matches(_BROKEN))
-        / (pl.col("query_characters") + pl.col("positive_characters")).clip(1),
-        at_most(0.5),
-        at_most(0.5),
+        * pl.sum_horizontal(pl.col(side).str.count_matches(BROKEN) for side in _SIDES)
+        / pl.sum_horizontal(f"{side}_characters" for side in _SIDES).clip(1),
+        zh=at_most(0.5),
+        en=at_most(0.5),
     ),
 )
 
@@ -368,9 +313,14 @@ def active_rules(rules: Sequence[Rule], settings: Mapping[str, RuleSetting], key
 
 def _merged(default: Bounds, setting: RuleSetting, own: Bounds) -> Bounds:
     """Bounds of one language: its own where given, else those for all languages, else the default."""
-    given = [own.model_dump(exclude_none=True), Bounds(minimum=setting.minimum, maximum=setting.maximum)]
-    merged = {**default.model_dump(), **given[1].model_dump(exclude_none=True), **given[0]}  # type: ignore[union-attr]
-    return Bounds(**merged)
+    minimum, maximum = (
+        next((bound for bound in bounds if bound is not None), None)
+        for bounds in (
+            (own.minimum, setting.minimum, default.minimum),
+            (own.maximum, setting.maximum, default.maximum),
+        )
+    )
+    return Bounds(minimum=minimum, maximum=maximum)
 
 
 def apply_rules(pairs: pl.DataFrame, rules: Sequence[Rule], stage: str) -> Outcome:

@@ -1,7 +1,8 @@
 """Safety: pairs with blocked words, and pairs that link to blocked domains.
 
-The default words come from the package glin-profanity (MIT; Chinese and English). One such word alone is mostly
-medicine, law or news, so `default_minimum` different ones are asked for. Lists of the user's own need one.
+The default words come from the package glin-profanity (MIT; Chinese and English). One such word alone is
+mostly medicine, law or news, so `default_minimum` different ones are asked for. Lists of the user's own need
+one.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from conan_embed.errors import UserError
+from conan_embed.filtering.phrases import SPARED_WORDS
 from conan_embed.filtering.recipe import Safety
 from conan_embed.filtering.stage import Outcome, split
 
@@ -53,7 +55,7 @@ def read_block_lists(setting: Safety) -> BlockLists:
             default |= {word.lower() for word in (found["words"] if isinstance(found, dict) else found)}
         # A word is letters: the lists also hold numbers and single characters.
         default = {
-            word for word in default if len(word) > 1 and not re.search(r"\d", word) and set(word) != {"x"}
+            word for word in default - set(SPARED_WORDS) if len(word) > 1 and not re.search(r"\d", word)
         }
     words = {word for path in setting.words for word in _lines(path)}
     domains = {
@@ -65,7 +67,9 @@ def read_block_lists(setting: Safety) -> BlockLists:
 
 
 def with_hosts(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Add `hosts`, the hosts that either side links to (list of lower-case strings). Call before links are normalised away."""
+    """Add `hosts`, the hosts that either side links to (list of lower-case strings). Call before links are
+    normalised away.
+    """
     both = pl.concat_str("query", "positive", separator="\n", ignore_nulls=True)
     hosts = (
         both.str.to_lowercase()
@@ -84,7 +88,7 @@ def _different(text: pl.Expr, words: frozenset[str]) -> pl.Expr:
     if other:
         count += text.str.extract_many(other).list.n_unique()
     if latin:
-        pattern = r"\b(?:" + "|".join(re.escape(word) for word in latin) + r")\b"
+        pattern = r"(?-u:\b)(?:" + "|".join(re.escape(word) for word in latin) + r")(?-u:\b)"
         hit = text.str.contains(pattern)
         count += pl.when(hit).then(text.str.extract_all(pattern).list.n_unique()).otherwise(0)
     return count
@@ -99,7 +103,9 @@ def _blocked_hosts(domains: frozenset[str]) -> pl.Expr:
 
 
 def check_safety(pairs: pl.DataFrame, lists: BlockLists, setting: Safety) -> Outcome:
-    """Drop pairs by `unsafe_words` (the default list), `blocked_words`, `blocked_domains`; the value counts the hits."""
+    """Drop pairs by `unsafe_words` (the default list), `blocked_words`, `blocked_domains`; the value counts
+    the hits.
+    """
     counts = {}
     text = pl.col("_text")
     if lists.default_words:

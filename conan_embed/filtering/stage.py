@@ -1,7 +1,9 @@
-"""What a stage gives back: the pairs that stay, the pairs that go with the reason, and how often each reason applied.
+"""What a stage gives back: the pairs that stay, the pairs that go with the reason, and how often each reason
+applied.
 
-A stage is a pure function from a batch of pairs (a polars frame, which is Arrow) to an `Outcome`. Every pair has
-`id` (UInt64: shard number in the upper 32 bits, row in the shard below), `query`, `positive`, `category`, `source`.
+A stage is a pure function from a batch of pairs (a polars frame, which is Arrow) to an `Outcome`. Every pair
+has `id` (UInt64: shard number in the upper 32 bits, row in the shard below), `query`, `positive`, `category`,
+`source`.
 """
 
 from collections.abc import Mapping

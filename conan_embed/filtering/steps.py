@@ -5,8 +5,8 @@
     check      duplicates taken out, safety, decontamination
     finish     teacher scores compared, kept and dropped pairs written
 
-A step writes a folder aside and renames it, so a step that was killed leaves nothing, and one that is done is not done
-again. Teacher scores are a fourth step where the recipe names a teacher.
+A step writes a folder aside and renames it, so a step that was killed leaves nothing, and one that is done is
+not done again. Teacher scores are a fourth step where the recipe names a teacher.
 """
 
 import hashlib
@@ -205,7 +205,8 @@ def finish_step(run: Run, number: int) -> dict[str, Any]:
     """Write a shard's kept and dropped pairs, and its part of the summary."""
     checked, account = run.place("check", number), _Account()
     pairs = pl.read_parquet(checked / "pairs.parquet")
-    before, histogram = pairs.height, {}
+    before = pairs.height
+    histogram: dict[str, list[int]] = {}
     if run.recipe.teacher.model is not None:
         scores = pl.read_parquet(run.place("score", number) / "scores.parquet")
         pairs = pairs.join(scores, on="id", how="left", maintain_order="left")

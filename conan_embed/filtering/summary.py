@@ -1,16 +1,18 @@
-"""`summary.json` of a filter run: the funnel, the reasons, the languages, the scores, and samples for a person to read.
+"""`summary.json` of a filter run: the funnel, the reasons, the languages, the scores, and samples to read.
 
 The shape (what `conan_embed.reporting` draws):
 
-    rows       {"read", "kept", "dropped"}
-    speed      {"seconds", "rows_per_second", "workers", "stages": {stage: {"seconds", "rows_per_second"}}}; the seconds
-               of a stage are summed over the workers, so its rate is per worker
-    funnel     {"stages": ["read", ...], "total": {stage: pairs left}, "categories": {category: {stage: pairs left}}}
-    sources    {source: {"read", "kept", "languages": {"query": {code: share}, "positive": {code: share}}}}
-    reasons    [{"stage", "reason", "about", "dropped", "applied", "categories": {category: pairs}, "samples": [...]}]
-               in the order of the stages; `applied` also counts pairs that an earlier reason took
-    scores     {"edges": [...], "minimum", "categories": {category: [pairs a bin]}}, where there was a teacher
-    duplicates {"compared", "similar", "undecided"}
+    rows        {"read", "kept", "dropped"}
+    speed       {"seconds", "rows_per_second", "workers", "stages": {stage: {"seconds", "rows_per_second"}}};
+                the seconds of a stage are summed over the workers, so its rate is per worker
+    funnel      {"stages": ["read", ...], "total": {stage: pairs left},
+                 "categories": {category: {stage: pairs left}}}
+    sources     {source: {"read", "kept", "languages": {"query": {code: share}, "positive": {code: share}}}}
+    reasons     [{"stage", "reason", "about", "dropped", "applied", "categories": {category: pairs},
+                 "samples": [...]}], in the order of the stages; `applied` also counts pairs that an earlier
+                reason took
+    scores      {"edges": [...], "minimum", "categories": {category: [pairs a bin]}}, where there is a teacher
+    duplicates  {"compared", "similar", "undecided"}
 """
 
 from collections import Counter, defaultdict
@@ -32,7 +34,7 @@ ABOUT = {
     "positive_language": "the positive is in a language that is not kept",
     "same_language": "the sides are in two languages",
     "exact_duplicate": "an earlier pair has the same query and positive",
-    "near_duplicate": "an earlier pair has nearly the same query and positive (least Jaccard similarity of a side)",
+    "near_duplicate": "an earlier pair has nearly the same query and positive (Jaccard similarity)",
     "query_repeats": "as many earlier pairs as allowed have this query (pairs that share it)",
     "positive_repeats": "as many earlier pairs as allowed have this positive (pairs that share it)",
     "unsafe_words": "different words of the default block lists",

@@ -1,8 +1,8 @@
 """Teacher scores: the cosine of query and positive under a given embedding model, and the positive's rank.
 
-Pairs under the recipe's minimum go (0.4 with bge-large-zh-v1.5 in the paper, section 2.1); the score stays as a column.
-With ranking consistency, the positive must also be among the `top` passages nearest to its query, of a pool taken from
-the same shard: a positive that fits every query scores well and ranks badly.
+Pairs under the recipe's minimum go (0.4 with bge-large-zh-v1.5 in the paper, section 2.1); the score stays as
+a column. With ranking consistency, the positive must also be among the `top` passages nearest to its query,
+of a pool taken from the same shard: a positive that fits every query scores well and ranks badly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ def score_pairs(pairs: pl.DataFrame, encoder: Encoder, setting: Teacher) -> pl.D
     """Score every pair; each distinct text is encoded once.
 
     Returns:
-        `id`, `score` (Float32, the cosine) and, with ranking, `rank` (UInt32, 1 where no passage of the pool scores
-        above the positive).
+        `id`, `score` (Float32, the cosine) and, with ranking, `rank` (UInt32, 1 where no passage of the pool
+        scores above the positive).
     """
     prompts = encoder.prompts
     sides = {
@@ -67,7 +67,9 @@ def score_pairs(pairs: pl.DataFrame, encoder: Encoder, setting: Teacher) -> pl.D
 
 
 def check_teacher(pairs: pl.DataFrame, setting: Teacher) -> Outcome:
-    """Drop pairs by `teacher_score` (under the minimum) and `teacher_rank` (not among the top); they carry `score`, `rank`."""
+    """Drop pairs by `teacher_score` (under the minimum) and `teacher_rank` (not among the top); they carry
+    `score`, `rank`.
+    """
     reasons = {"teacher_score": (pl.col("score") < setting.minimum, pl.col("score"))}
     if setting.ranking.enabled:
         reasons["teacher_rank"] = (pl.col("rank") > setting.ranking.top, pl.col("rank"))
