@@ -1,6 +1,6 @@
 """One place for what a person sees while something runs: rich tables, progress bars, plain lines in a log file."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -36,7 +36,7 @@ def progress_bar(*, transient: bool = False) -> Progress:
 
 def tracked(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
     """Yield the items of `items` under a progress bar of that description."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress_bar() as progress:
         task = progress.add_task(description, total=total, note="")

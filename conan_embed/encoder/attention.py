@@ -45,7 +45,9 @@ class _Rearrange(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, source: torch.Tensor, index: torch.Tensor, back: torch.Tensor, to_blocks: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, source: torch.Tensor, index: torch.Tensor, back: torch.Tensor, to_blocks: bool
+    ) -> torch.Tensor:
         ctx.save_for_backward(back)
         ctx.places = source.shape[0]
         ctx.to_blocks = to_blocks
@@ -108,8 +110,10 @@ def _variable_length_kernel(
     left = -1 if reach is None else reach
     offsets, longest = packed.offsets_N1, packed.max_length
     query_THE, key_THE, value_THE = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    extra = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
-    return varlen_attn(
+    if key.shape[1] != query.shape[1]:
+        times = query.shape[1] // key.shape[1]
+        key_THE, value_THE = (tensor.repeat_interleave(times, dim=1) for tensor in (key_THE, value_THE))
+    output = varlen_attn(
         query_THE,
         key_THE,
         value_THE,
@@ -119,8 +123,9 @@ def _variable_length_kernel(
         longest,
         scale=scaling,
         window_size=(left, 0 if causal else left),
-        **extra,
     )
+    assert isinstance(output, torch.Tensor)  # a pair only where auxiliary outputs are asked for
+    return output
 
 
 def _padded_blocks(
@@ -163,7 +168,12 @@ def _padded_blocks(
 
 
 def _bias(
-    blocks: PaddedBlocks, number: int, causal: bool, reach: int | None, dtype: torch.dtype, device: torch.device
+    blocks: PaddedBlocks,
+    number: int,
+    causal: bool,
+    reach: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> torch.Tensor | None:
     """The additive mask of one block, [texts or 1, 1, length or 1, length], or None where every key counts."""
     length = blocks.shapes[number][1]

@@ -19,7 +19,11 @@ from conan_embed.errors import UserError, suggestion
 from conan_embed.files import read_json, write_json
 
 POOLINGS = ("cls", "mean", "last")
-_POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
 _MODULE = "sentence_transformers.models."
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
@@ -84,7 +88,9 @@ def _pooling(path: Path) -> str:
     if "pooling_mode" in config:  # sentence-transformers 6
         modes = ["last" if config["pooling_mode"] == "lasttoken" else config["pooling_mode"]]
     if len(modes) != 1 or modes[0] not in POOLINGS:
-        raise UserError(f"{path}: pooling {modes or 'unknown'} is not supported; expected one of {', '.join(POOLINGS)}.")
+        raise UserError(
+            f"{path}: pooling {modes or 'unknown'} is not supported; expected one of {', '.join(POOLINGS)}."
+        )
     return modes[0]
 
 
@@ -92,7 +98,9 @@ def _dense(folder: Path) -> dict[str, torch.Tensor]:
     config = read_json(folder / "config.json")
     activation = str(config.get("activation_function", _IDENTITY))
     if not activation.endswith("Identity"):
-        raise UserError(f"{folder / 'config.json'}: activation {activation!r} is not supported; expected Identity.")
+        raise UserError(
+            f"{folder / 'config.json'}: activation {activation!r} is not supported; expected Identity."
+        )
     tensors = read_tensors(folder / "model.safetensors")
     return {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
 
@@ -100,9 +108,12 @@ def _dense(folder: Path) -> dict[str, torch.Tensor]:
 def _prompts(folder: Path) -> dict[str, str]:
     path = folder / "config_sentence_transformers.json"
     found = read_json(path).get("prompts") or {} if path.exists() else {}
-    prompts = {"query": found.get("query") or "", "passage": found.get("passage") or found.get("document") or ""}
+    prompts = {
+        "query": found.get("query") or "",
+        "passage": found.get("passage") or found.get("document") or "",
+    }
     # Symmetric tasks have no prompt of their own in most published models; theirs is the query's then (as in E5).
-    return {**prompts, "sts": found.get("sts") if found.get("sts") is not None else prompts["query"]}
+    return {**prompts, "sts": prompts["query"] if found.get("sts") is None else found["sts"]}
 
 
 def _widths(folder: Path) -> tuple[int, ...]:
@@ -138,7 +149,10 @@ def write_layout(
                 "activation_function": _IDENTITY,
             },
         )
-        tensors = {f"linear.{name}": tensor.detach().contiguous().cpu() for name, tensor in dense.state_dict().items()}
+        tensors = {
+            f"linear.{name}": tensor.detach().contiguous().cpu()
+            for name, tensor in dense.state_dict().items()
+        }
         save_file(tensors, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
     normalize = f"{len(names)}_Normalize"
     names.append(("Normalize", normalize))
@@ -171,7 +185,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.exists():
         pickles = [*path.parent.glob("*.bin"), *path.parent.glob("*.pt"), *path.parent.glob("*.ckpt")]
         found = f"found only the pickled {pickles[0].name}" if pickles else "no such file"
-        raise UserError(f"{path}: {found}; weights are read from safetensors only, since a pickle can run code.")
+        raise UserError(
+            f"{path}: {found}; weights are read from safetensors only, since a pickle can run code."
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -182,4 +198,6 @@ def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ("query", "p
     """Raise UserError for a prompt of a role that does not exist."""
     for role in prompts:
         if role not in known:
-            raise UserError(f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}.")
+            raise UserError(
+                f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
+            )

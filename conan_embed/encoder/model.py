@@ -10,7 +10,7 @@ Shapes: N texts, T tokens, D embedding width.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ class EmbeddingModel(nn.Module):
                 position_ids=packed.position_ids_T[None] + self._first_position,
             )
         pooled = self._pool(output.last_hidden_state[0], packed)
-        return pooled if self.dense is None else self.dense(pooled.to(self.dense.weight.dtype)).to(pooled.dtype)
+        return (
+            pooled if self.dense is None else self.dense(pooled.to(self.dense.weight.dtype)).to(pooled.dtype)
+        )
 
     def _pool(self, hidden_TD: torch.Tensor, packed: Packed) -> torch.Tensor:
         if hidden_TD.dtype != torch.float64:
@@ -252,8 +254,12 @@ class EmbeddingModel(nn.Module):
                     use_safetensors=True,
                     trust_remote_code=trust_remote_code,
                 )
-                tokenizer = AutoTokenizer.from_pretrained(layout.transformer, trust_remote_code=trust_remote_code)
-            except Exception as error:  # the libraries raise many kinds; each means that this is no usable model
+                tokenizer = AutoTokenizer.from_pretrained(
+                    layout.transformer, trust_remote_code=trust_remote_code
+                )
+            except (
+                Exception
+            ) as error:  # the libraries raise many kinds; each means that this is no usable model
                 reason = str(error).strip().split("\n")[0]
                 raise UserError(f"{base}: the model cannot be loaded: {reason}") from error
         model = cls(
@@ -311,13 +317,17 @@ def _rows(layout: Layout) -> int | None:
 def _checked_widths(widths: Sequence[int], width: int) -> tuple[int, ...]:
     for w in widths:
         if not 0 < w <= width:
-            raise UserError(f"model.widths: {w} is outside the model's embedding width; expected 1 to {width}.")
+            raise UserError(
+                f"model.widths: {w} is outside the model's embedding width; expected 1 to {width}."
+            )
     return tuple(sorted({*widths, width}, reverse=True))
 
 
 def _checked_length(max_length: int, positions: int) -> int:
     if not 3 <= max_length <= positions:
-        raise UserError(f"model.max_length: {max_length} does not fit the model; expected 3 to {positions} tokens.")
+        raise UserError(
+            f"model.max_length: {max_length} does not fit the model; expected 3 to {positions} tokens."
+        )
     return max_length
 
 
@@ -325,12 +335,19 @@ def _first_position(encoder: PreTrainedModel) -> int:
     """RoBERTa and its kin count positions from padding_idx + 1, all others from 0."""
     embeddings = getattr(encoder, "embeddings", None)
     creates = hasattr(embeddings, "create_position_ids_from_input_ids")
-    return int(embeddings.padding_idx) + 1 if creates else 0  # type: ignore[union-attr,arg-type]
+    return int(embeddings.padding_idx) + 1 if creates else 0  # type: ignore[union-attr]
 
 
 def _usable_positions(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
-    shifted = config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
+    shifted = config.model_type in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "mpnet",
+        "xlm-roberta-xl",
+        "data2vec-text",
+    )
     return positions - (config.pad_token_id or 0) - 1 if shifted else positions
 
 
@@ -342,7 +359,8 @@ def _set_dropout(config: Any, value: float) -> None:
 
 def _use_packed_attention(encoder: PreTrainedModel) -> None:
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # BERT's pooler: not part of a text embedding, and its weights would get no gradient
+        # BERT's pooler is no part of a text embedding, and its weights would get no gradient.
+        encoder.register_module("pooler", None)
     if not getattr(encoder, "_supports_attention_backend", False):
         raise UserError(
             f"model.base: {type(encoder).__name__} has an attention of its own and cannot be packed; "
@@ -360,14 +378,18 @@ def _local_folder(base: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(base, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.py"]))
+        return Path(
+            snapshot_download(base, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors", "*.py"])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"model.base: {base!r} is neither a folder nor to be had from the hub: {reason}") from error
+        raise UserError(
+            f"model.base: {base!r} is neither a folder nor to be had from the hub: {reason}"
+        ) from error
 
 
 @contextlib.contextmanager
-def _quiet_transformers():  # type: ignore[no-untyped-def]
+def _quiet_transformers() -> Iterator[None]:
     """transformers draws progress bars and warns about the pooler that we leave out on purpose."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

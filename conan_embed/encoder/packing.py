@@ -117,7 +117,9 @@ class PaddedBlocks:
         )
 
 
-def gather_tokens(tokens: np.ndarray, offsets: np.ndarray, text_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gather_tokens(
+    tokens: np.ndarray, offsets: np.ndarray, text_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of the texts `text_ids` end to end (int64 [T]) and their lengths (int64 [N])."""
     starts = offsets[text_ids]
     lengths = offsets[text_ids + 1] - starts

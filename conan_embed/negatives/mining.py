@@ -56,7 +56,9 @@ def mine(data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining) -
     query_ND = embed(queries, f"{data.name}: queries")
     passage_MD = embed(data.passages, f"{data.name}: passages")
     rows = np.zeros(len(queries), np.int64)
-    rows[query_of_row] = np.arange(len(data))  # one example of each distinct query; equal queries share positives
+    rows[query_of_row] = np.arange(
+        len(data)
+    )  # one example of each distinct query; equal queries share positives
     exclude = _excluded(data, rows, store)
     depth = min(settings.depth + settings.offset, len(data.passages))
     scores, places = top_k(
@@ -173,7 +175,9 @@ def load_ranking(folder: Path, data: RetrievalSet, store: TextStore) -> Ranking:
     """
     path = folder / f"{data.name}.safetensors"
     if not path.exists():
-        raise UserError(f"{path}: no such file; expected a ranking of data set {data.name!r} by `conan-embed mine`.")
+        raise UserError(
+            f"{path}: no such file; expected a ranking of data set {data.name!r} by `conan-embed mine`."
+        )
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -189,7 +193,9 @@ def load_ranking(folder: Path, data: RetrievalSet, store: TextStore) -> Ranking:
     return Ranking(ids, tensors["scores"], tensors["positive"], 0)
 
 
-def describe(data: RetrievalSet, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3) -> dict[str, Any]:
+def describe(
+    data: RetrievalSet, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3
+) -> dict[str, Any]:
     """Return figures and examples of what was mined, for mining.json and the report."""
     used = ranking.ids_QK[:, settings.offset :] != NONE
     window = ranking.scores_QK[:, settings.offset : settings.offset + 10]
@@ -199,8 +205,12 @@ def describe(data: RetrievalSet, store: TextStore, ranking: Ranking, settings: M
         "passages": len(data.passages),
         "ranks": int(ranking.ids_QK.shape[1]),
         "mean_positive_score": float(ranking.positive_Q.mean()),
-        "mean_negative_score": float(window[np.isfinite(window)].mean()) if np.isfinite(window).any() else None,
-        "negatives_above_positive": float((ranking.scores_QK > ranking.positive_Q[:, None])[:, settings.offset :].mean()),
+        "mean_negative_score": float(window[np.isfinite(window)].mean())
+        if np.isfinite(window).any()
+        else None,
+        "negatives_above_positive": float(
+            (ranking.scores_QK > ranking.positive_Q[:, None])[:, settings.offset :].mean()
+        ),
         "usable_per_query": float(used.sum(axis=1).mean()),
         "bounded_out": ranking.bounded_out,
         "examples": [_example(data, store, ranking, settings.offset, int(row)) for row in chosen],
@@ -209,7 +219,11 @@ def describe(data: RetrievalSet, store: TextStore, ranking: Ranking, settings: M
 
 def _example(data: RetrievalSet, store: TextStore, ranking: Ranking, offset: int, row: int) -> dict[str, Any]:
     negatives = [
-        {"text": store.text(int(ranking.ids_QK[row, rank])), "score": float(ranking.scores_QK[row, rank]), "rank": rank}
+        {
+            "text": store.text(int(ranking.ids_QK[row, rank])),
+            "score": float(ranking.scores_QK[row, rank]),
+            "rank": rank,
+        }
         for rank in range(offset, min(offset + 3, ranking.ids_QK.shape[1]))
         if ranking.ids_QK[row, rank] != NONE
     ]

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 import torch
 
 
-def cosent(score_P: torch.Tensor, label_P: torch.Tensor, group_P: torch.Tensor, *, temperature: float) -> torch.Tensor:
+def cosent(
+    score_P: torch.Tensor, label_P: torch.Tensor, group_P: torch.Tensor, *, temperature: float
+) -> torch.Tensor:
     """Return the scalar CoSENT loss.
 
     Args:
@@ -49,7 +51,9 @@ def pair_cosines(left_PD: torch.Tensor, right_PD: torch.Tensor, widths: Sequence
         left_squared = left_squared + left.square().sum(dim=1)
         right_squared = right_squared + right.square().sum(dim=1)
         smallest = torch.finfo(dot.dtype).tiny
-        cosines.append(dot * left_squared.clamp(min=smallest).rsqrt() * right_squared.clamp(min=smallest).rsqrt())
+        cosines.append(
+            dot * left_squared.clamp(min=smallest).rsqrt() * right_squared.clamp(min=smallest).rsqrt()
+        )
         start = stop
     return cosines
 

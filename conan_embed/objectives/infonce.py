@@ -80,7 +80,14 @@ def infonce(
     if watched is None:
         watched = (relations.row_X[:0], relations.column_X[:0])
     loss, positive_X, watched_X = _StreamedInfoNCE.apply(
-        query_QD, candidate_CD, relations, temperature, ascending, total_queries or len(query_QD), watched, block_rows
+        query_QD,
+        candidate_CD,
+        relations,
+        temperature,
+        ascending,
+        total_queries or len(query_QD),
+        watched,
+        block_rows,
     )
     return InfoNCE(loss, positive_X, watched_X)
 
@@ -113,8 +120,12 @@ class _StreamedInfoNCE(torch.autograd.Function):
         watched_X = query_QD.new_empty(len(watched[0]))
         query_gradient = torch.zeros_like(query_QD) if needs_gradient else None
         candidate_gradient = torch.zeros_like(candidate_CD) if needs_gradient else None
-        candidate_pull = [torch.zeros_like(scale) for scale in candidate_scale]  # sum over queries of G logits, [C]
-        borders = torch.arange(0, num_queries + block_rows, block_rows, device=query_QD.device).clamp_(max=num_queries)
+        candidate_pull = [
+            torch.zeros_like(scale) for scale in candidate_scale
+        ]  # sum over queries of G logits, [C]
+        borders = torch.arange(0, num_queries + block_rows, block_rows, device=query_QD.device).clamp_(
+            max=num_queries
+        )
         positive_cut = torch.searchsorted(positive_row, borders).tolist()
         watched_cut = torch.searchsorted(watched[0], borders).tolist()
 
@@ -145,7 +156,9 @@ class _StreamedInfoNCE(torch.autograd.Function):
                 share_B = torch.zeros_like(negative_lse_B)
                 share_B.index_add_(0, row, weight * torch.exp(negative_lse_B[row] - total_X))
                 # A row without negatives has lse -inf; exp(-inf - 0) = 0 is then right.
-                slope_BC = negative_BC.sub_(negative_lse_B.clamp(min=torch.finfo(loss.dtype).min)[:, None]).exp_()
+                slope_BC = negative_BC.sub_(
+                    negative_lse_B.clamp(min=torch.finfo(loss.dtype).min)[:, None]
+                ).exp_()
                 slope_BC *= share_B[:, None]
                 slope_BC[row, column] = weight * (torch.exp(positive_logit - total_X) - 1.0)
                 pull_BC = logit_BC.mul_(slope_BC)
@@ -161,7 +174,9 @@ class _StreamedInfoNCE(torch.autograd.Function):
                 slope_BC += slopes[index]
                 pull_B += query_pull[index] * query_scale[index][start:stop].square()
                 block = query_QD[start:stop, left:right]
-                query_gradient[start:stop, left:right] = slope_BC @ candidate_CD[:, left:right] - block * pull_B[:, None]
+                query_gradient[start:stop, left:right] = (
+                    slope_BC @ candidate_CD[:, left:right] - block * pull_B[:, None]
+                )
                 candidate_gradient[:, left:right].addmm_(slope_BC.T, block)
 
         if query_gradient is not None and candidate_gradient is not None:

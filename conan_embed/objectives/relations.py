@@ -45,7 +45,9 @@ class Relations:
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Return int8 [stop - start, C], the relations of those queries."""
         relation = (self.group_Q[start:stop, None] == self.group_C[None, :]).to(torch.int8).neg_()
-        first, last = torch.searchsorted(self.row_X, torch.tensor([start, stop], device=self.row_X.device)).tolist()
+        first, last = torch.searchsorted(
+            self.row_X, torch.tensor([start, stop], device=self.row_X.device)
+        ).tolist()
         relation[self.row_X[first:last] - start, self.column_X[first:last]] = self.value_X[first:last]
         return relation
 
@@ -56,7 +58,9 @@ class Relations:
 
     def part(self, start: int, stop: int) -> "Relations":
         """Return the relations of the queries start..stop alone."""
-        first, last = torch.searchsorted(self.row_X, torch.tensor([start, stop], device=self.row_X.device)).tolist()
+        first, last = torch.searchsorted(
+            self.row_X, torch.tensor([start, stop], device=self.row_X.device)
+        ).tolist()
         return Relations(
             self.group_Q[start:stop],
             self.group_C,

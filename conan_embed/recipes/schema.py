@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from conan_embed.errors import UserError, suggestion
 
@@ -26,11 +34,19 @@ class Model(_Section):
     """The encoder to start from and the embedding that it makes. What is left out comes from the base model."""
 
     base: str = Field(description="hub name, transformers folder or sentence-transformers folder")
-    pooling: Literal["cls", "mean", "last"] | None = Field(None, description="else the base model's, else mean")
-    dense_width: PositiveInt | None = Field(None, description="outputs of the linear layer after pooling (1792 in the paper)")
-    widths: list[PositiveInt] | None = Field(None, description="Matryoshka prefixes; the full width is always trained")
+    pooling: Literal["cls", "mean", "last"] | None = Field(
+        None, description="else the base model's, else mean"
+    )
+    dense_width: PositiveInt | None = Field(
+        None, description="outputs of the linear layer after pooling (1792 in the paper)"
+    )
+    widths: list[PositiveInt] | None = Field(
+        None, description="Matryoshka prefixes; the full width is always trained"
+    )
     max_length: PositiveInt | None = Field(None, description="tokens per text, special tokens included")
-    prompts: dict[str, str] | None = Field(None, description="text put before queries, passages and sts texts")
+    prompts: dict[str, str] | None = Field(
+        None, description="text put before queries, passages and sts texts"
+    )
     dropout: Share | None = Field(0.0, description="on every dropout of the encoder; null keeps its own")
     trust_remote_code: bool = Field(False, description="run code that comes with the base model")
 
@@ -39,14 +55,21 @@ class RetrievalData(_Section):
     """Queries with their positives, and negatives or a passage collection to mine them from."""
 
     name: str
-    path: str = Field(description="file, folder or glob: .jsonl, .parquet, .csv, or a saved Hugging Face data set")
-    columns: dict[str, str] = Field({}, description="query, positive, negative: the names of the columns in the file")
+    path: str = Field(
+        description="file, folder or glob: .jsonl, .parquet, .csv, or a saved Hugging Face data set"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="query, positive, negative: the names of the columns in the file"
+    )
     corpus: str | None = Field(None, description="passages to mine from; else all passages of this data set")
     corpus_columns: dict[str, str] = {}
     negatives: Literal["mined", "given", "random", "none"] = Field(
-        "mined", description="mined rankings, the file's own lists, random other passages, or none (in-batch only)"
+        "mined",
+        description="mined rankings, the file's own lists, random other passages, or none (in-batch only)",
     )
-    ranking: str | None = Field(None, description="folder written by `conan-embed mine`; else mined at the start")
+    ranking: str | None = Field(
+        None, description="folder written by `conan-embed mine`; else mined at the start"
+    )
     weight: PositiveFloat | None = Field(None, description="share of the queries; else by size")
     limit: PositiveInt | None = Field(None, description="use the first rows only")
 
@@ -67,7 +90,9 @@ class StsData(_Section):
 
     name: str
     path: str
-    columns: dict[str, str] = Field({}, description="text_a, text_b, score: the names of the columns in the file")
+    columns: dict[str, str] = Field(
+        {}, description="text_a, text_b, score: the names of the columns in the file"
+    )
     weight: PositiveFloat | None = None
     limit: PositiveInt | None = None
 
@@ -78,11 +103,17 @@ class Data(_Section):
     retrieval: list[RetrievalData] = []
     classification: list[ClassificationData] = []
     sts: list[StsData] = []
-    on_bad_row: Literal["error", "drop"] = Field("error", description="a bad row stops the run, or is dropped and counted")
+    on_bad_row: Literal["error", "drop"] = Field(
+        "error", description="a bad row stops the run, or is dropped and counted"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Data":
-        names = [data.name for data in (*self.retrieval, *self.classification, *self.sts)]
+        names = [
+            *(data.name for data in self.retrieval),
+            *(data.name for data in self.classification),
+            *(data.name for data in self.sts),
+        ]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two data sets have the name {twice[0]!r}; expected different names")
@@ -98,11 +129,13 @@ class Step(_Section):
     positives: PositiveInt = Field(1, description="positives of each query in the step, of all that it has")
     negatives: int = Field(7, ge=0, description="hard negatives of each query")
     in_batch: Literal["step", "dataset", "none"] = Field(
-        "dataset", description="candidates of the step's other queries are negatives too: all, of the same data set, none"
+        "dataset",
+        description="candidates of the step's other queries are negatives too: all, of the same data set, none",
     )
     sts_pairs: int = Field(32, ge=0)
     mixing: Literal["joint", "sequential"] = Field(
-        "joint", description="sequential: one task drawn at random per step, the baseline that the paper argues against"
+        "joint",
+        description="sequential: one task drawn at random per step, the baseline that the paper argues against",
     )
     one_dataset: bool = Field(False, description="all queries of a step from one data set")
     too_few_negatives: Literal["error", "allow"] = Field(
@@ -140,8 +173,12 @@ class Negatives(_Section):
     interval: PositiveInt = Field(100, description="steps between checks")
     decay: PositiveFloat = Field(1.15, description="replace where decay * S < S_0 (1.2 in v2)")
     ceiling: PositiveFloat = Field(0.8, description="and |S| < ceiling (0.7 in v2)")
-    when_used_up: Literal["keep", "wrap"] = Field("keep", description="at the end of a ranking: stay, or begin again")
-    bank_width: PositiveInt | None = Field(None, description="Matryoshka prefix kept in the bank; else the full width")
+    when_used_up: Literal["keep", "wrap"] = Field(
+        "keep", description="at the end of a ranking: stay, or begin again"
+    )
+    bank_width: PositiveInt | None = Field(
+        None, description="Matryoshka prefix kept in the bank; else the full width"
+    )
     refresh: int = Field(0, ge=0, description="passages of the bank encoded anew per step, oldest first")
 
 
@@ -161,9 +198,13 @@ class Training(_Section):
     """How long, how precise, how often."""
 
     steps: PositiveInt | None = Field(None, description="else from epochs")
-    epochs: PositiveFloat = Field(1.0, description="passes over the retrieval queries (the STS pairs where there are none)")
+    epochs: PositiveFloat = Field(
+        1.0, description="passes over the retrieval queries (the STS pairs where there are none)"
+    )
     seed: int = 0
-    precision: Literal["bfloat16", "float32"] = Field("bfloat16", description="of matrix products; weights stay float32")
+    precision: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="of matrix products; weights stay float32"
+    )
     chunk_tokens: PositiveInt = Field(16_384, description="tokens per packed forward")
     recompute: bool = Field(False, description="keep no activations: memory of one chunk, a third more time")
     placement: Literal["balanced", "dedicated"] = "balanced"
@@ -206,7 +247,9 @@ class Recipe(_Section):
     def _tasks_have_data(self) -> "Recipe":
         retrieval = bool(self.data.retrieval or self.data.classification)
         if self.step.queries and not retrieval:
-            raise ValueError("step.queries: 0 was expected, since data names no retrieval or classification set")
+            raise ValueError(
+                "step.queries: 0 was expected, since data names no retrieval or classification set"
+            )
         if self.step.sts_pairs and not self.data.sts:
             raise ValueError("step.sts_pairs: 0 was expected, since data.sts names no set")
         if not self.step.queries and not self.step.sts_pairs:
@@ -225,7 +268,11 @@ class Recipe(_Section):
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
-    return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml")) if not path.stem.startswith("filter")}
+    return {
+        path.stem: path
+        for path in sorted(Path(__file__).parent.glob("*.yaml"))
+        if not path.stem.startswith("filter")
+    }
 
 
 def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -252,7 +299,7 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
         if "=" not in override:
             raise UserError(f"{override}: not an override; expected dotted.key=value.")
     try:
-        tree.merge_with_dotlist(overrides or [])  # type: ignore[union-attr]
+        tree.merge_with_dotlist(overrides or [])
         values = OmegaConf.to_container(tree, resolve=True)
     except (OmegaConfBaseException, AttributeError, ValueError, IndexError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None

@@ -88,8 +88,12 @@ class TextStoreBuilder:
         unique = rows.unique(maintain_order=True).with_row_index("id")
         ids = rows.join(unique, on=["text", "prompt"], how="left", maintain_order="left")["id"].to_numpy()
         ends = np.cumsum([len(column) for column in self._columns])
-        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, unique["text"].cast(pl.Binary)), np.uint64, len(unique))
-        key = xxhash.xxh3_128(json.dumps([fingerprint, *unique["prompt"].unique(maintain_order=True)]).encode())
+        hashes = np.fromiter(
+            map(xxhash.xxh3_64_intdigest, unique["text"].cast(pl.Binary)), np.uint64, len(unique)
+        )
+        key = xxhash.xxh3_128(
+            json.dumps([fingerprint, *unique["prompt"].unique(maintain_order=True)]).encode()
+        )
         key.update(hashes.tobytes())
         key.update(unique["prompt"].rle_id().to_numpy().tobytes())
         folder = cache / "texts" / key.hexdigest()

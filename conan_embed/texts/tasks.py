@@ -97,7 +97,9 @@ def load_tasks(
         finish.append(_collect_sts(builder, sts, prompts, data.on_bad_row))
     store, columns = builder.build(cache, tokenize, fingerprint=fingerprint)
     sets = [make(columns) for make in finish]
-    retrieval_sets = [_without_false_negatives(found, store) for found in sets if isinstance(found, RetrievalSet)]
+    retrieval_sets = [
+        _without_false_negatives(found, store) for found in sets if isinstance(found, RetrievalSet)
+    ]
     return Tasks(store, retrieval_sets, [found for found in sets if isinstance(found, StsSet)])
 
 
@@ -106,7 +108,11 @@ def _collect_retrieval(
 ) -> Callable[[list[np.ndarray]], RetrievalSet]:
     frame = read_retrieval(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
     frame = frame.head(data.limit) if data.limit else frame
-    lists = frame.explode("positive").group_by("query", maintain_order=True).agg(pl.col("positive").unique(maintain_order=True))
+    lists = (
+        frame.explode("positive")
+        .group_by("query", maintain_order=True)
+        .agg(pl.col("positive").unique(maintain_order=True))
+    )
     lists = lists.with_row_index("list")
     list_of_query = frame.join(lists, on="query", how="left", maintain_order="left")["list"].to_numpy()
     queries = builder.add(frame["query"], prompts["query"])
@@ -120,7 +126,9 @@ def _collect_retrieval(
     given_counts = frame["negative"].list.len().to_numpy()
 
     def make(columns: list[np.ndarray]) -> RetrievalSet:
-        pool = [columns[positives], columns[given]] if corpus is None else [columns[corpus], columns[positives]]
+        pool = (
+            [columns[positives], columns[given]] if corpus is None else [columns[corpus], columns[positives]]
+        )
         return RetrievalSet(
             data.name,
             columns[queries],
@@ -147,7 +155,9 @@ def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad: str) -> pl.S
         return with_title
     known = positives.unique()
     plain = read_corpus(data.corpus, {**data.corpus_columns, "title": []}, on_bad=on_bad)["text"]  # type: ignore[arg-type]
-    return plain if known.is_in(plain.implode()).sum() > known.is_in(with_title.implode()).sum() else with_title
+    return (
+        plain if known.is_in(plain.implode()).sum() > known.is_in(with_title.implode()).sum() else with_title
+    )
 
 
 def _collect_classification(
@@ -159,10 +169,14 @@ def _collect_classification(
     sizes = frame["label"].value_counts()
     lonely = sizes.filter(pl.col("count") < 2)["label"].to_list()
     if lonely:
-        console.print(f"{data.path}: left out {len(lonely)} classes with a single text, for instance {lonely[0]!r}.")
+        console.print(
+            f"{data.path}: left out {len(lonely)} classes with a single text, for instance {lonely[0]!r}."
+        )
         frame = frame.filter(~pl.col("label").is_in(lonely))
     if frame["label"].n_unique() < 2:
-        raise UserError(f"{data.path}: found {frame['label'].n_unique()} class of two texts or more, expected at least 2.")
+        raise UserError(
+            f"{data.path}: found {frame['label'].n_unique()} class of two texts or more, expected at least 2."
+        )
     class_of_text = frame["label"].rank("dense").to_numpy().astype(np.int64) - 1
     # Both sides of a pair are of one kind, so they share the prompt of symmetric tasks.
     texts = builder.add(frame["text"], prompts["sts"])
@@ -203,12 +217,16 @@ def _without_false_negatives(found: RetrievalSet, store: TextStore) -> Retrieval
     wrong = content == store.content[found.query_Q[rows]]
     wrong |= known_positives(found.positives, found.list_Q[rows], content, store)
     if wrong.any():
-        console.print(f"{found.name}: {int(wrong.sum())} given negatives are known positives of their query; left out.")
+        console.print(
+            f"{found.name}: {int(wrong.sum())} given negatives are known positives of their query; left out."
+        )
     kept = Ragged.of_lengths(values[~wrong], np.bincount(rows[~wrong], minlength=len(found)))
     return replace(found, given=kept)
 
 
-def known_positives(positives: Ragged, lists: np.ndarray, content: np.ndarray, store: TextStore) -> np.ndarray:
+def known_positives(
+    positives: Ragged, lists: np.ndarray, content: np.ndarray, store: TextStore
+) -> np.ndarray:
     """Return bool [X]: is the text of content `content[x]` in the list of positives number `lists[x]`?"""
     list_of_value = np.repeat(np.arange(len(positives)), positives.lengths)
     span = int(store.content.max(initial=0)) + 1

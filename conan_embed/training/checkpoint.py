@@ -66,7 +66,10 @@ def save_checkpoint(
         aside.mkdir(parents=True)
         parameters = dict(_named(model))
         try:
-            save_file({name: tensor.detach().contiguous() for name, tensor in parameters.items()}, aside / "model.safetensors")
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in parameters.items()},
+                aside / "model.safetensors",
+            )
             moments = {
                 f"{moment}.{name}": optimizer.state[tensor][moment].contiguous()
                 for name, tensor in parameters.items()
@@ -101,12 +104,18 @@ def load_checkpoint(
     state = read_json(path / "state.json")
     for name, expected in state["files"].items():
         if not (path / name).exists():
-            raise UserError(f"{path / name}: no such file; the checkpoint is not whole, remove it to use an older one.")
+            raise UserError(
+                f"{path / name}: no such file; the checkpoint is not whole, remove it to use an older one."
+            )
         if _hash(path / name) != expected:
-            raise UserError(f"{path / name}: damaged (its hash differs from state.json); remove the checkpoint to use an older one.")
+            raise UserError(
+                f"{path / name}: damaged (its hash differs from state.json); remove the checkpoint to use an older one."
+            )
     tensors = read_tensors(path / "model.safetensors")
     parameters = dict(_named(model))
-    if {name: tensor.shape for name, tensor in tensors.items()} != {name: p.shape for name, p in parameters.items()}:
+    if {name: tensor.shape for name, tensor in tensors.items()} != {
+        name: p.shape for name, p in parameters.items()
+    }:
         raise UserError(f"{path / 'model.safetensors'}: holds other tensors than the model of this recipe.")
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -19,7 +19,9 @@ def shares(lengths_U: np.ndarray, is_sts_U: np.ndarray, world_size: int, placeme
         num_sts = max(1, round(world_size / 5))
         texts, sts = np.flatnonzero(~is_sts_U), np.flatnonzero(is_sts_U)
         others = _balanced(lengths_U[texts], world_size - num_sts)
-        return [texts[share] for share in others] + [sts[share] for share in _balanced(lengths_U[sts], num_sts)]
+        return [texts[share] for share in others] + [
+            sts[share] for share in _balanced(lengths_U[sts], num_sts)
+        ]
     return _balanced(lengths_U, world_size)
 
 

@@ -98,7 +98,9 @@ class Mixture:
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
         self.keys = keys
         self.by_size = all(weight is None for weight in weights)
-        filled = [float(size) if weight is None else weight for size, weight in zip(sizes, weights, strict=True)]
+        filled = [
+            float(size) if weight is None else weight for size, weight in zip(sizes, weights, strict=True)
+        ]
         if not self.by_size and any(weight is None for weight in weights):
             # A set without a weight counts by size, on the scale of the others' mean weight per example.
             given = [(w, n) for w, n in zip(weights, sizes, strict=True) if w is not None]
@@ -117,7 +119,9 @@ class Mixture:
         for number in np.unique(sets):
             chosen = sets == number
             size = int(self.sizes[number])
-            examples[chosen] = self.starts[number] + nth_of_epochs(visits[chosen], size, *self.keys, int(number))
+            examples[chosen] = self.starts[number] + nth_of_epochs(
+                visits[chosen], size, *self.keys, int(number)
+            )
         return examples
 
     def visits(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -162,13 +166,19 @@ class Planner:
                 [found.list_Q + before for found, before in zip(self.sets, lists_before, strict=True)]
             )
             self.positives = Ragged.joined([found.positives for found in self.sets])
-            self.queries = Mixture([len(found) for found in self.sets], [found.weight for found in self.sets], seed, _RETRIEVAL)
+            self.queries = Mixture(
+                [len(found) for found in self.sets], [found.weight for found in self.sets], seed, _RETRIEVAL
+            )
         if self.sts_sets and settings.sts_pairs:
             self.left = np.concatenate([found.left_P for found in self.sts_sets])
             self.right = np.concatenate([found.right_P for found in self.sts_sets])
             self.score = np.concatenate([found.score_P for found in self.sts_sets]).astype(np.float32)
-            self.set_of_pair = np.repeat(np.arange(len(self.sts_sets)), [len(found) for found in self.sts_sets])
-            self.pairs = Mixture([len(found) for found in self.sts_sets], [found.weight for found in self.sts_sets], seed, _STS)
+            self.set_of_pair = np.repeat(
+                np.arange(len(self.sts_sets)), [len(found) for found in self.sts_sets]
+            )
+            self.pairs = Mixture(
+                [len(found) for found in self.sts_sets], [found.weight for found in self.sts_sets], seed, _STS
+            )
 
     @property
     def num_queries(self) -> int:
@@ -184,7 +194,11 @@ class Planner:
 
     def step(self, step: int, table: NegativeTable | None) -> StepPlan:
         """Return the plan of optimizer step `step`, counted from 0."""
-        turns, has_queries, has_pairs = (step, step), self.num_queries > 0, bool(self.sts_sets and self.settings.sts_pairs)
+        turns, has_queries, has_pairs = (
+            (step, step),
+            self.num_queries > 0,
+            bool(self.sts_sets and self.settings.sts_pairs),
+        )
         if self.settings.mixing == "sequential":
             # One task a step, each half of the time, in shuffled order: the task's own count of steps so far is exact.
             slot = int(permuted(np.array([step % _BLOCK]), _BLOCK, self.seed, _TASK, step // _BLOCK)[0])
@@ -198,7 +212,11 @@ class Planner:
         if retrieval is not None:
             is_sts[places(retrieval.query_Q).numpy()] = False
             is_sts[places(retrieval.candidate_C).numpy()] = False
-        rows, per_step = (self.num_queries, self.settings.queries) if self.num_queries else (len(self.left), self.settings.sts_pairs)
+        rows, per_step = (
+            (self.num_queries, self.settings.queries)
+            if self.num_queries
+            else (len(self.left), self.settings.sts_pairs)
+        )
         return StepPlan(
             step,
             (step + 1) * per_step / rows / (2 if self.settings.mixing == "sequential" else 1),
@@ -230,9 +248,14 @@ class Planner:
             negative = in_use[negative_row, column]
         candidate, first = np.unique(np.concatenate([positive, negative]), return_index=True)
         owner = np.concatenate([positive_row, negative_row])[first]
-        positive_column, negative_column = (np.searchsorted(candidate, texts) for texts in (positive, negative))
-        relations = self._relations(rows, candidate, owner, positive_row, positive_column, negative_row, negative_column)
-        ids.add(query), ids.add(candidate)
+        positive_column, negative_column = (
+            np.searchsorted(candidate, texts) for texts in (positive, negative)
+        )
+        relations = self._relations(
+            rows, candidate, owner, positive_row, positive_column, negative_row, negative_column
+        )
+        ids.add(query)
+        ids.add(candidate)
         watched = torch.from_numpy(negative_row), torch.from_numpy(negative_column)
         return RetrievalPlan(rows, torch.from_numpy(query), torch.from_numpy(candidate), relations, watched)
 
@@ -243,7 +266,10 @@ class Planner:
         start = hashed(rows.astype(np.uint64), self.seed, _POSITIVE, step) % lengths.astype(np.uint64)
         turn = np.arange(self.settings.positives + 1)  # one more, in case the query itself is among them
         inside = turn < lengths[:, None]
-        place = self.positives.offsets[lists][:, None] + (start.astype(np.int64)[:, None] + turn) % lengths[:, None]
+        place = (
+            self.positives.offsets[lists][:, None]
+            + (start.astype(np.int64)[:, None] + turn) % lengths[:, None]
+        )
         texts = self.positives.values[place]
         inside &= self.store.content[texts] != self.store.content[self.query_ids[rows]][:, None]
         inside &= np.cumsum(inside, axis=1) <= self.settings.positives
@@ -264,11 +290,17 @@ class Planner:
         known_row, known_column = self._known(rows, candidate)
         row = np.concatenate([positive_row, known_row, negative_row])
         column = np.concatenate([positive_column, known_column, negative_column])
-        value = np.repeat([POSITIVE, IGNORED, NEGATIVE], [len(positive_row), len(known_row), len(negative_row)])
+        value = np.repeat(
+            [POSITIVE, IGNORED, NEGATIVE], [len(positive_row), len(known_row), len(negative_row)]
+        )
         # np.unique keeps the first of equal (row, column), that is the one of highest precedence.
         key, first = np.unique(row * len(candidate) + column, return_index=True)
         scope = self.settings.in_batch
-        group_Q = self.set_of_query[rows] if scope == "dataset" else np.full(len(rows), 0 if scope == "step" else -1)
+        group_Q = (
+            self.set_of_query[rows]
+            if scope == "dataset"
+            else np.full(len(rows), 0 if scope == "step" else -1)
+        )
         group_C = self.set_of_query[rows][owner] if scope == "dataset" else np.zeros(len(candidate), np.int64)
         return Relations(
             torch.from_numpy(group_Q),
@@ -304,7 +336,8 @@ class Planner:
     def _sts(self, turn: int, ids: "_Unique") -> StsPlan:
         count = self.settings.sts_pairs
         pairs = self.pairs.take(turn * count, count)
-        ids.add(self.left[pairs]), ids.add(self.right[pairs])
+        ids.add(self.left[pairs])
+        ids.add(self.right[pairs])
         return StsPlan(
             torch.from_numpy(self.left[pairs]),
             torch.from_numpy(self.right[pairs]),

@@ -115,5 +115,7 @@ def _sum_bucket(bucket: list[torch.nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
     flat = torch._utils._flatten_dense_tensors(gradients)
     dist.all_reduce(flat)
-    for gradient, summed in zip(gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True):
+    for gradient, summed in zip(
+        gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True
+    ):
         gradient.copy_(summed)

@@ -1,12 +1,12 @@
 """A whole run: read, mine, train, evaluate, save. `train(recipe)` is what `conan-embed train` calls.
 
-    runs/NAME/
-        recipe.yaml        every setting, defaults written out
-        run.json           versions, device, times
-        metrics.jsonl      one object a step;  evaluation.jsonl, negatives.jsonl likewise
-        mining/            rankings of hard negatives
-        checkpoints/       the newest ones
-        model/             the result, a sentence-transformers folder
+runs/NAME/
+    recipe.yaml        every setting, defaults written out
+    run.json           versions, device, times
+    metrics.jsonl      one object a step;  evaluation.jsonl, negatives.jsonl likewise
+    mining/            rankings of hard negatives
+    checkpoints/       the newest ones
+    model/             the result, a sentence-transformers folder
 """
 
 import contextlib
@@ -29,13 +29,20 @@ from conan_embed.console import console, progress_bar
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
-from conan_embed.evaluation.table import table as evaluation_table
-from conan_embed.files import write_json, write_text
+from conan_embed.evaluation.neighbours import Remembering, before_and_after, neighbours
+from conan_embed.evaluation.sets import discover, select
+from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
 from conan_embed.training import processes
-from conan_embed.training.checkpoint import Progress, checkpoints, load_checkpoint, save_checkpoint, saved_recipe
+from conan_embed.training.checkpoint import (
+    Progress,
+    checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    saved_recipe,
+)
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import make_rankings, make_table
@@ -67,7 +74,9 @@ def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
     fingerprint = f"{model.max_length} {model.tokenizer.backend_tokenizer.to_str()}"
 
     def load() -> Tasks:
-        return load_tasks(recipe.data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=Path(recipe.cache))
+        return load_tasks(
+            recipe.data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=Path(recipe.cache)
+        )
 
     if processes.is_first():
         tasks = load()
@@ -142,7 +151,13 @@ class _Loop:
         progress: Progress,
     ) -> None:
         self.recipe, self.run, self.model, self.optimizer = recipe, run, model, optimizer
-        self.table, self.tasks, self.planner, self.num_steps, self.progress = table, tasks, planner, num_steps, progress
+        self.table, self.tasks, self.planner, self.num_steps, self.progress = (
+            table,
+            tasks,
+            planner,
+            num_steps,
+            progress,
+        )
         self.log: MetricsLog | None = None
         self.saved_step: int | None = None
 
@@ -159,7 +174,11 @@ class _Loop:
                 task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
                 while self.progress.step < self.num_steps:
                     result = self._step()
-                    bar.update(task, advance=1, note=f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s")
+                    bar.update(
+                        task,
+                        advance=1,
+                        note=f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s",
+                    )
                     if processes.sum_over_processes(torch.tensor(float(stop.is_set()))).item():
                         self._save()
                         raise UserError(
@@ -202,17 +221,41 @@ class _Loop:
             return
         average = None
         if processes.is_first():
-            results = evaluate(self.model, settings.folder, tasks=settings.tasks)
+            embedder = Remembering(self.model)
+            results = evaluate(embedder, settings.folder, tasks=settings.tasks)
             assert self.log is not None
             self.log.write(
-                "evaluation", {"step": self.progress.step, "results": results["tasks"], "summary": results["summary"]}
+                "evaluation",
+                {"step": self.progress.step, "results": results["tasks"], "summary": results["summary"]},
             )
             console.print(f"step {self.progress.step}: " + _summary(results["summary"]))
             average = float(results["summary"]["average"])
-            self._keep_if_best(average, results)
+            if self.progress.step in (0, self.num_steps):
+                self._write_examples(embedder)
+            self._keep_if_best(average)
         processes.wait_for_all()
 
-    def _keep_if_best(self, average: float, results: dict[str, Any]) -> None:
+    def _write_examples(self, embedder: Remembering) -> None:
+        """Keep what some queries of the first retrieval set find, before training and after it."""
+        settings = self.recipe.evaluation
+        assert settings.folder is not None
+        tasks = [
+            task for task in select(discover(settings.folder), settings.tasks) if task.type == "retrieval"
+        ]
+        if not tasks:
+            return
+        path = self.run / "examples.json"
+        found = neighbours(embedder, tasks[0])
+        if self.progress.step == 0:
+            write_json(path, {"corpus": tasks[0].name, "neighbours": found})
+        elif path.exists():
+            before = read_json(path)
+            old = before.get("neighbours") or [
+                {**query, "found": query["before"]} for query in before["queries"]
+            ]
+            write_json(path, before_and_after(tasks[0].name, old, found))
+
+    def _keep_if_best(self, average: float) -> None:
         if self.progress.best is not None and average <= self.progress.best:
             return
         self.progress = replace(self.progress, best=average, best_step=self.progress.step)
@@ -270,7 +313,9 @@ def _line(result: StepResult, epoch: float, step: int, rate: float) -> dict[str,
 
 
 def _summary(summary: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {100 * value:.2f}" for name, value in summary.items() if isinstance(value, float))
+    return ", ".join(
+        f"{name} {100 * value:.2f}" for name, value in summary.items() if isinstance(value, float)
+    )
 
 
 def _clear(run: Path) -> None:
@@ -303,7 +348,13 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, An
 
 
 def _write_facts(
-    run: Path, recipe: Recipe, model: EmbeddingModel, tasks: Tasks, num_steps: int, started: float, finished: float | None
+    run: Path,
+    recipe: Recipe,
+    model: EmbeddingModel,
+    tasks: Tasks,
+    num_steps: int,
+    started: float,
+    finished: float | None,
 ) -> None:
     def moment(seconds: float) -> str:
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
@@ -361,8 +412,3 @@ def _stop_requested() -> Iterator[_Flag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def print_evaluation(results: dict[str, Any], baseline: dict[str, Any] | None = None) -> None:
-    """Print the table of an evaluation."""
-    console.print(evaluation_table(results, baseline=baseline))

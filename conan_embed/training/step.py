@@ -48,7 +48,10 @@ def make_optimizer(model: EmbeddingModel, recipe: Recipe) -> torch.optim.AdamW:
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        [
+            {"params": matrices, "weight_decay": settings.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.epsilon,
@@ -182,13 +185,17 @@ class _Facts:
 def _gathered_facts(loss: JointLoss, plan: StepPlan) -> _Facts:
     """Sum losses and put together per-query scores over the processes, in one small exchange."""
     zero = loss.total.detach().new_zeros(())
-    losses = torch.stack([loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))])
+    losses = torch.stack(
+        [loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))]
+    )
     num_queries = 0 if plan.retrieval is None else len(plan.retrieval.rows)
     sums = zero.new_zeros(4, num_queries)
     if plan.retrieval is not None:
         assert loss.positive_X is not None and loss.watched_X is not None
         start, stop = processes.my_rows(num_queries)
-        _add_scores(sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X)
+        _add_scores(
+            sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X
+        )
         _add_scores(sums[2:4], _rows_between(plan.retrieval.watched[0], start, stop), loss.watched_X)
     everything = processes.sum_over_processes(torch.cat([losses, sums.flatten()])).cpu().double().numpy()
     total, retrieval, sts = (float(x) for x in everything[:3])

@@ -16,7 +16,9 @@ def slow_infonce(query, candidate, relation, temperature, widths):
         q = torch.nn.functional.normalize(query[:, :width], dim=1)
         c = torch.nn.functional.normalize(candidate[:, :width], dim=1)
         for i in range(len(q)):
-            negatives = [torch.exp(q[i] @ c[j] / temperature) for j in range(len(c)) if relation[i, j] == NEGATIVE]
+            negatives = [
+                torch.exp(q[i] @ c[j] / temperature) for j in range(len(c)) if relation[i, j] == NEGATIVE
+            ]
             terms = []
             for p in range(len(c)):
                 if relation[i, p] == POSITIVE:
@@ -49,7 +51,11 @@ def random_step(seed, num_queries=5, num_candidates=11, width=12):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), block_rows=st.sampled_from([1, 2, 3, 100]), widths=st.sampled_from([(12,), (4, 12), (3, 5, 12), (2, 8)]))
+@given(
+    seed=st.integers(0, 10**6),
+    block_rows=st.sampled_from([1, 2, 3, 100]),
+    widths=st.sampled_from([(12,), (4, 12), (3, 5, 12), (2, 8)]),
+)
 def test_loss_and_gradient_equal_the_formula(seed, block_rows, widths):
     query, candidate, relations = random_step(seed)
     query.requires_grad_(), candidate.requires_grad_()
@@ -77,7 +83,9 @@ def test_rows_shared_out_add_up_to_the_whole():
 def test_scores_are_full_width_cosines():
     query, candidate, relations = random_step(4)
     watched = torch.tensor([0, 0, 3]), torch.tensor([1, 7, 2])
-    result = infonce(query, candidate, relations, temperature=0.02, widths=(4, 12), watched=watched, block_rows=2)
+    result = infonce(
+        query, candidate, relations, temperature=0.02, widths=(4, 12), watched=watched, block_rows=2
+    )
     cosine = torch.nn.functional.cosine_similarity(query[:, None], candidate[None], dim=2)
     torch.testing.assert_close(result.watched_X, cosine[watched])
     torch.testing.assert_close(result.positive_X, cosine[relations.positives()])
@@ -85,7 +93,13 @@ def test_scores_are_full_width_cosines():
 
 def test_large_logits_stay_finite_in_float32():
     query = torch.eye(4)
-    relations = Relations(torch.zeros(4).long(), torch.zeros(4).long(), torch.arange(4), torch.arange(4), torch.ones(4, dtype=torch.int8))
+    relations = Relations(
+        torch.zeros(4).long(),
+        torch.zeros(4).long(),
+        torch.arange(4),
+        torch.arange(4),
+        torch.ones(4, dtype=torch.int8),
+    )
     result = infonce(query.requires_grad_(), -torch.eye(4), relations, temperature=1e-3)
     result.loss.backward()
     assert torch.isfinite(query.grad).all()
@@ -93,7 +107,13 @@ def test_large_logits_stay_finite_in_float32():
 
 
 def test_a_query_without_negatives_has_loss_zero():
-    relations = Relations(torch.tensor([-1]), torch.tensor([0]), torch.tensor([0]), torch.tensor([0]), torch.ones(1, dtype=torch.int8))
+    relations = Relations(
+        torch.tensor([-1]),
+        torch.tensor([0]),
+        torch.tensor([0]),
+        torch.tensor([0]),
+        torch.ones(1, dtype=torch.int8),
+    )
     query = torch.randn(1, 4, requires_grad=True)
     result = infonce(query, torch.randn(1, 4), relations, temperature=0.05)
     result.loss.backward()

@@ -1,0 +1,194 @@
+"""The command line: one function a command, no logic of its own.
+
+Heavy imports stand inside the commands, so that `--help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from conan_embed.console import console
+from conan_embed.errors import UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Train text-embedding models whose negatives stay hard.
+
+    **Begin with** `conan-embed quickstart`: a search engine for the Python documentation on this machine, in minutes.
+
+    **Then your own data**: `conan-embed recipe small > my.yaml`, put your files in, `conan-embed train my.yaml`.
+
+    Any setting of a recipe can be given on the command line: `conan-embed train my.yaml optimizer.learning_rate=2e-5`.
+    """,
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the recipe")
+]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option(help="go on from the newest checkpoint, if the run directory has one")
+    ] = True,
+    allow_changes: Annotated[bool, typer.Option(help="resume although the recipe changed")] = False,
+) -> None:
+    """Train a model as a recipe says, and write model/, metrics and report.html into its output directory.
+
+    With several processes: `torchrun --nproc-per-node 4 -m conan_embed train RECIPE`. The loss is the same.
+    """
+    from conan_embed.recipes.schema import load_recipe
+    from conan_embed.reporting.page import report as write_report
+    from conan_embed.training import processes
+    from conan_embed.training.run import train as run
+
+    folder = run(load_recipe(recipe, overrides), resume=resume, allow_changes=allow_changes)
+    if processes.is_first():
+        page = write_report([folder])
+        console.print(f"model: {folder / 'model'}\nreport: {page}")
+    processes.stop()
+
+
+@app.command()
+def mine(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the rankings")],
+    overrides: Overrides = None,
+) -> None:
+    """Mine rankings of hard negatives with the recipe's base model.
+
+    `train` reads them where a data set says `ranking: OUTPUT`. (It also mines by itself when there is none.)
+    """
+    from conan_embed.recipes.schema import load_recipe
+    from conan_embed.training.run import mine as run
+
+    folder = run(load_recipe(recipe, overrides), output)
+    console.print(f"rankings: {folder}; figures and examples: {folder / 'mining.json'}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a model folder, or a hub name")],
+    folder: Annotated[Path, typer.Argument(help="evaluation sets: retrieval/, sts/, classification/, ...")],
+    task: Annotated[
+        list[str] | None, typer.Option(help='as "retrieval/NAME" or "sts"; can be repeated')
+    ] = None,
+    width: Annotated[
+        list[int] | None, typer.Option(help="a Matryoshka width to score too; can be repeated")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="JSON of an earlier evaluation to compare with")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write the scores as JSON")] = None,
+) -> None:
+    """Evaluate a model on a folder of sets, with mteb's metrics: a table on screen, JSON on request."""
+    from conan_embed.encoder.model import EmbeddingModel
+    from conan_embed.evaluation.local import evaluate as run
+    from conan_embed.evaluation.table import table
+    from conan_embed.files import read_json, write_json
+
+    loaded = EmbeddingModel.load(model)
+    results = run(loaded, folder, tasks=task, widths=width, name=str(model))
+    typer_console().print(table(results, baseline=None if baseline is None else read_json(baseline)))
+    if output is not None:
+        write_json(output, results)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run directories; several are compared side by side")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="else report.html in the first run")
+    ] = None,
+) -> None:
+    """Write one self-contained page about one or several runs."""
+    from conan_embed.reporting.page import report as run
+
+    console.print(f"report: {run(runs, output)}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="a model folder")],
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    format: Annotated[
+        Literal["sentence-transformers", "onnx"], typer.Option(help="what to write")
+    ] = "sentence-transformers",
+    quantize: Annotated[Literal["int8"] | None, typer.Option(help="weights as 8-bit integers (onnx)")] = None,
+    width: Annotated[int | None, typer.Option(help="cut to this Matryoshka width")] = None,
+) -> None:
+    """Write a model for serving; the copy is compared with the original before it counts."""
+    from conan_embed.export import export as run
+
+    console.print(f"exported: {run(model, output, format=format, quantize=quantize, width=width)}")
+
+
+@app.command()
+def search(
+    query: Annotated[str, typer.Argument(help="what to look for")],
+    model: Annotated[Path, typer.Option(help="a model folder")] = Path("runs/quickstart/model"),
+    corpus: Annotated[Path, typer.Option(help="passages: JSON lines, Parquet or CSV")] = Path(
+        "runs/quickstart/data/documents.parquet"
+    ),
+    k: Annotated[int, typer.Option("-k", help="hits")] = 5,
+) -> None:
+    """Search a file of passages with a model; without options, the quickstart's."""
+    from conan_embed.search.index import search as run
+    from conan_embed.search.index import show
+
+    typer_console().print(show(run(query, model, corpus, k=k)[0]))
+
+
+@app.command()
+def recipe(
+    name: Annotated[
+        str | None, typer.Argument(help="a shipped recipe to print; without it, their list")
+    ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="print every key with its default and meaning")
+    ] = False,
+) -> None:
+    """Print a shipped recipe to start from, their list, or all keys that a recipe may have."""
+    from conan_embed.recipes.show import all_keys, listed, text_of
+
+    typer.echo(all_keys() if keys else listed() if name is None else text_of(name))
+
+
+@app.command()
+def quickstart(
+    output: Annotated[Path, typer.Option("--output", "-o", help="run directory")] = Path("runs/quickstart"),
+    overrides: Overrides = None,
+) -> None:
+    """Train a search engine for the Python documentation on this machine, in about ten minutes on two cores."""
+    from conan_embed.quickstart.run import quickstart as run
+
+    run(output, overrides)
+
+
+def typer_console() -> Console:
+    """Results go to standard output; progress and messages (conan_embed.console) to standard error."""
+    return Console()
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        console.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.exit(130)

@@ -1,0 +1,364 @@
+"""The figures of the report: each function takes runs and returns one inline `<svg>` as a string.
+
+matplotlib draws with stand-in colours that are replaced by CSS variables of the page, so that one drawing
+serves light and dark. Numbers stay text, set in the page's own fonts; names (which may be in any script)
+never enter a drawing: titles and legends are HTML around it. Lines of data carry the class `data`. A figure
+of which nothing was recorded is the empty string, and the page leaves it out.
+
+With one run a colour is a quantity (positive, negative); with several it is a run, in the order given. All
+figures of a page run from step 0 to the last step of any run, so that they can be read one below the other.
+"""
+
+import io
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from conan_embed.reporting import sentences
+from conan_embed.reporting.runs import Run, known
+
+# Stand-in colours, as matplotlib writes them into the SVG; #fe00NN stands for var(--series-N).
+MUTED, GRID = "#fe0101", "#fe0102"
+_CSS_OF_STAND_IN = {MUTED: "var(--muted)", GRID: "var(--line)"}
+NUM_SERIES = 8  # colours that page.css defines; further runs start again from the first
+
+WIDE, NARROW, SMALL, TILE = (1000, 300), (380, 260), (330, 180), (190, 104)  # CSS pixels
+_ROUND = [1, 2, 2.5, 5, 10]  # distances of ticks that people count in
+MAX_POINTS = 700  # of a raw line: more than a screen can show, and the page must stay small
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.formatter.useoffset": False,
+    "lines.solid_capstyle": "round",
+    "path.simplify_threshold": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One quantity of one run over steps.
+
+    `steps_N` and `values_N` are float64 arrays without NaN; `series` is the colour slot. A `smooth` curve
+    is drawn as its running mean, over the raw line if `raw`; `breaks` are steps across which the mean must
+    not reach, because the quantity jumps there. `points` marks every value (few and far between, as
+    evaluations are).
+    """
+
+    steps_N: NDArray[np.float64]
+    values_N: NDArray[np.float64]
+    series: int
+    smooth: bool = False
+    raw: bool = False
+    dashed: bool = False
+    points: bool = False
+    breaks: tuple[float, ...] = ()
+
+
+def colour(series: int) -> str:
+    """Return the stand-in colour of a series (0, 1, ...)."""
+    return f"#fe00{series % NUM_SERIES + 1:02x}"
+
+
+def smoothed(curve: Curve) -> NDArray[np.float64]:
+    """Return the centred running mean of a curve, float64 `[N]`; the window is a fortieth of its points, at
+    least 5.
+
+    It is cut off at the ends and at the curve's breaks (a break at step s parts s from s + 1).
+    """
+    span_N = np.searchsorted(np.sort(np.asarray(curve.breaks)), curve.steps_N, side="left")
+    window = max(5, len(curve.steps_N) // 40) | 1  # odd, so that it has a centre
+    frame = pl.DataFrame({"span": span_N, "value": curve.values_N})
+    mean = pl.col("value").rolling_mean(window, min_samples=1, center=True).over("span")
+    return frame.select(mean).to_series().to_numpy()
+
+
+def thinned(
+    steps_N: NDArray[np.float64], values_N: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return at most `MAX_POINTS` points of a line: the lowest and the highest of each stretch, in order."""
+    if len(steps_N) <= MAX_POINTS:
+        return steps_N, values_N
+    bucket_N = np.arange(len(steps_N)) * (MAX_POINTS // 2) // len(steps_N)
+    frame = pl.DataFrame({"bucket": bucket_N, "value": values_N}).with_row_index("at")
+    ends = frame.group_by("bucket").agg(
+        low=pl.col("at").gather(pl.col("value").arg_min()).first(),
+        high=pl.col("at").gather(pl.col("value").arg_max()).first(),
+    )
+    kept = np.unique(np.concatenate([ends["low"].to_numpy(), ends["high"].to_numpy()]))
+    return steps_N[kept], values_N[kept]
+
+
+# --- the figures ---------------------------------------------------------------------------------
+
+
+def loss(runs: Sequence[Run], key: str) -> str:
+    """Draw one loss (`loss`, `loss/retrieval`, ...) over steps: raw thin, running mean thick."""
+    return _lines(_metric(runs, key), runs, key)
+
+
+def scores(runs: Sequence[Run], size: tuple[int, int]) -> str:
+    """Draw figure 2 of the paper: mean score of positives and of hard negatives (dashed where runs are
+    compared) over steps, with a vertical mark where a check replaced negatives, the stronger the more
+    queries."""
+    single = len(runs) == 1
+    curves = []
+    for number, run in enumerate(runs):
+        breaks = tuple(step for step, _ in replacements(run))
+        for which, key in enumerate(("score/positive", "score/negative")):
+            curves += [
+                replace(
+                    curve, series=which if single else number, dashed=not single and which == 1, breaks=breaks
+                )
+                for curve in _metric([run], key, raw=single)
+            ]
+
+    def mark(axes: Axes) -> None:
+        for number, run in enumerate(runs):
+            for step, share in replacements(run):
+                look: dict[str, Any] = {"alpha": 0.25 + 0.75 * share, "zorder": 1}
+                if single:
+                    axes.axvline(step, color=MUTED, linewidth=1, dashes=(3, 2), **look)
+                else:  # short ticks at the foot, in the colour of their run
+                    axes.axvline(step, ymax=0.06, color=colour(number), linewidth=1.5, **look)
+
+    return _lines(curves, runs, "scores", size, decorate=mark)
+
+
+def replacements(run: Run) -> list[tuple[float, float]]:
+    """Return (step, share of the watched queries) of every check that replaced negatives."""
+    steps_N, replaced_N = known(run.checks, "replaced")
+    watched = dict(zip(*known(run.checks, "watched"), strict=True))
+    return [
+        (float(step), float(count / max(watched.get(step, count), count)))
+        for step, count in zip(steps_N, replaced_N, strict=True)
+        if count > 0
+    ]
+
+
+def evaluation(runs: Sequence[Run], key: str) -> str:
+    """Draw the score of one task (per cent, at the full width) at every evaluation."""
+    curves = []
+    for number, run in enumerate(runs):
+        points = [(e.step, e.scores[key].value) for e in run.evaluations if key in e.scores]
+        if len(points) > 1:
+            steps_N, values_N = np.array(points, dtype=np.float64).T
+            curves.append(Curve(steps_N, values_N, number, points=True))
+    return _lines(curves, runs, f"evaluation/{key}", TILE, num_ticks=3)
+
+
+def learning_rate(runs: Sequence[Run]) -> str:
+    """Draw the learning rate over steps."""
+    curves = [replace(curve, smooth=False) for curve in _metric(runs, "learning_rate")]
+    return _lines(curves, runs, "learning_rate", from_zero=True, y_format=_scientific)
+
+
+def gradient_norm(runs: Sequence[Run]) -> str:
+    """Draw the gradient norm over steps."""
+    return _lines(_metric(runs, "gradient_norm"), runs, "gradient_norm", from_zero=True)
+
+
+def throughput(runs: Sequence[Run]) -> str:
+    """Draw real (non-padding) tokens per second over steps."""
+    return _lines(_metric(runs, "tokens_per_second"), runs, "tokens_per_second", from_zero=True)
+
+
+def check(runs: Sequence[Run], keys: Sequence[str]) -> str:
+    """Draw one or two columns of negatives.jsonl over steps; where runs are compared the second is dashed."""
+    single = len(runs) == 1
+    curves = []
+    for number, run in enumerate(runs):
+        for which, key in enumerate(keys):
+            steps_N, values_N = known(run.checks, key)
+            if len(steps_N):
+                series = which if single else number
+                curves.append(Curve(steps_N, values_N, series, points=True, dashed=not single and which == 1))
+    return _lines(curves, runs, "/".join(keys))
+
+
+def replaced(runs: Sequence[Run]) -> str:
+    """Draw how many queries got new negatives at each check, as bars (side by side where runs are
+    compared)."""
+    bars = [(number, *known(run.checks, "replaced")) for number, run in enumerate(runs)]
+    bars = [bar for bar in bars if len(bar[1])]
+    if not bars:
+        return ""
+    gaps = [float(np.diff([0.0, *steps_N]).min()) for _, steps_N, _ in bars]
+    room = 0.6 * min(gaps) / len(bars)
+    with _style("replaced"):
+        figure, axes = _canvas(SMALL, runs)
+        for place, (number, steps_N, values_N) in enumerate(bars):
+            at_N = steps_N + room * (place + 0.5 - len(bars) / 2)
+            for patch in axes.bar(at_N, values_N, room, color=colour(number)):
+                patch.set_gid("data")
+        axes.set_xlim(right=max(axes.get_xlim()[1], float(bars[0][1][-1]) + room * len(bars)))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=_ROUND, integer=True))
+        return _as_inline_svg(figure)
+
+
+# --- drawing -------------------------------------------------------------------------------------
+
+
+def _metric(runs: Sequence[Run], key: str, raw: bool | None = None) -> list[Curve]:
+    """One smooth curve a run of that key of metrics.jsonl; raw lines by default only where there is one
+    run."""
+    raw = len(runs) == 1 if raw is None else raw
+    curves = [
+        Curve(*known(run.metrics, key), number, smooth=True, raw=raw) for number, run in enumerate(runs)
+    ]
+    return [curve for curve in curves if len(curve.steps_N)]
+
+
+def _lines(
+    curves: Sequence[Curve],
+    runs: Sequence[Run],
+    name: str,
+    size: tuple[int, int] = SMALL,
+    *,
+    decorate: Callable[[Axes], None] | None = None,
+    from_zero: bool = False,
+    y_format: Callable[[float, Any], str] | None = None,
+    num_ticks: int = 4,
+) -> str:
+    """Draw curves over the steps of the runs; `name` and size keep the ids of a drawing apart from those of
+    others."""
+    if not curves:
+        return ""
+    with _style(f"{name} {size}"):
+        figure, axes = _canvas(size, runs)
+        if decorate:
+            decorate(axes)
+        in_sight = []
+        for curve in curves:
+            look: dict[str, Any] = {"color": colour(curve.series), "linewidth": 1.8, "gid": "data"}
+            look |= {"dashes": (4, 2)} if curve.dashed else {}
+            look |= {"marker": "o", "markersize": 4, "markeredgewidth": 0} if curve.points else {}
+            values_N = smoothed(curve) if curve.smooth else curve.values_N
+            in_sight.append(values_N)
+            if curve.raw and curve.smooth:
+                axes.plot(
+                    *thinned(curve.steps_N, curve.values_N), color=look["color"], linewidth=0.8, alpha=0.35
+                )
+                # One outlier must not flatten the rest: 99 of 100 raw values have to be in sight.
+                in_sight.append(np.percentile(curve.values_N, (0.5, 99.5)))
+            for piece in _pieces(curve):
+                axes.plot(*thinned(curve.steps_N[piece], values_N[piece]), **look)
+        seen = np.concatenate(in_sight)
+        low, high = 0.0 if from_zero else float(seen.min()), float(seen.max())
+        margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+        axes.set_ylim(low if from_zero else low - margin, high + margin)
+        axes.yaxis.set_major_locator(MaxNLocator(num_ticks, steps=_ROUND))
+        axes.yaxis.set_major_formatter(FuncFormatter(y_format or _thousands))
+        return _as_inline_svg(figure)
+
+
+def _pieces(curve: Curve) -> list[slice]:
+    """The stretches of a curve between its breaks."""
+    cuts = np.searchsorted(curve.steps_N, np.sort(np.asarray(curve.breaks)), side="right")
+    ends = np.unique(np.concatenate([[0], cuts, [len(curve.steps_N)]])).astype(int)
+    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+
+
+def _style(salt: str) -> AbstractContextManager[None]:
+    """The look of all drawings; `salt` enters the ids that matplotlib makes up for what a drawing refers
+    to."""
+    return matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt})
+
+
+def _canvas(size: tuple[int, int], runs: Sequence[Run]) -> tuple[Figure, Axes]:
+    """A transparent figure of that many CSS pixels (at 72 dots an inch points are pixels) over the steps of
+    the runs, with fixed margins, so that axes of figures side by side are in line."""
+    width, height = size
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    FigureCanvasSVG(figure)
+    left, right, top, foot = 36, 10, 8, 24
+    axes = figure.add_axes(
+        (left / width, foot / height, (width - left - right) / width, (height - top - foot) / height)
+    )
+    figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    last = max(
+        [1, *(run.num_steps for run in runs), *(run.evaluations[-1].step for run in runs if run.evaluations)]
+    )
+    axes.set_xlim(-0.01 * last, 1.01 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(min(10, width // 60), steps=_ROUND, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
+    return figure, axes
+
+
+def _as_inline_svg(figure: Figure) -> str:
+    """Return the figure as one `<svg>` element for a page: without a size, fonts and colours those of the
+    page, no ids but those that the drawing itself refers to, coordinates to a tenth of a pixel."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(text.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    referred = set(re.findall(r"#(\w+)", text.getvalue()))
+    for element in root.iter():
+        name = element.get("id")
+        if name is not None and name not in referred:
+            del element.attrib["id"]
+            if name == "data":
+                element.set("class", "data")
+        for key in {"d", "x", "y", "transform"} & element.attrib.keys():
+            element.set(key, " ".join(re.sub(r"\d+\.\d+", _tenths, element.attrib[key]).split()))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+        if style := element.get("style"):
+            style = re.sub(r"font-family: [^;]+;? ?", "", style)
+            element.set("style", re.sub(r"#fe[0-9a-f]{4}", _css_colour, style))
+    for key in ("width", "height", "version"):
+        del root.attrib[key]
+    return re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode"))
+
+
+def _tenths(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.1f}".removesuffix(".0")
+
+
+def _css_colour(stand_in: re.Match[str]) -> str:
+    return _CSS_OF_STAND_IN.get(stand_in[0]) or f"var(--series-{int(stand_in[0][-2:], 16)})"
+
+
+def _scientific(value: float, _: Any = None) -> str:
+    return sentences.scientific(value) if value else "0"
+
+
+def _thousands(value: float, _: Any = None) -> str:
+    """8200 as 8.2k, because a tick has little room."""
+    text = f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
+    return text.replace("-", "\N{MINUS SIGN}")

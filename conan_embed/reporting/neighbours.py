@@ -1,0 +1,145 @@
+"""The sections of the report that show texts: queries with their neighbours, and with their mined
+negatives."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conan_embed.reporting.runs import Run
+from conan_embed.reporting.tables import fact
+
+# The page must stay readable and small.
+NUM_SHOWN, NUM_QUERIES, NUM_NEIGHBOURS, NUM_NEGATIVES, NUM_LETTERS = 2, 12, 5, 10, 240
+
+
+@dataclass(frozen=True)
+class Text:
+    """A passage in a list; `moved` says from which rank it came."""
+
+    rank: str
+    text: str
+    score: float | None
+    relevant: bool = False
+    moved: str = ""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A titled list of passages beside others."""
+
+    title: str
+    texts: Sequence[Text]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query with lists of passages side by side."""
+
+    query: str
+    sides: Sequence[Side]
+    note: str = ""
+
+
+def examples(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return the queries of examples.json with their neighbours before and after training (of each run)."""
+    found = [run for run in runs if _objects(run.examples, "queries")]
+    by_query = [
+        {str(record.get("query")): record for record in _objects(run.examples, "queries")} for run in found
+    ]
+    shared = [
+        query for query in (by_query[0] if found else []) if all(query in queries for queries in by_query)
+    ]
+    if not shared:
+        return None
+    entries = []
+    for query in shared[:NUM_QUERIES]:
+        befores = [_objects(queries[query], "before") for queries in by_query]
+        afters = [_objects(queries[query], "after") for queries in by_query]
+        sides = (
+            [Side("Before", _ranked(befores[0]))]
+            if befores[0] and all(b == befores[0] for b in befores)
+            else []
+        )
+        for run, before, after in zip(found, befores, afters, strict=True):
+            sides.append(Side("After" if len(runs) == 1 else run.name, _ranked(after, before)))
+        note = _where(by_query[0][query], befores[0], afters[0]) if len(runs) == 1 else ""
+        entries.append(Example(cut(query), sides, note))
+    corpus = found[0].examples.get("corpus")
+    of = f" of {corpus}" if corpus else ""
+    note = f"The nearest passages{of} to some queries; relevant ones are marked ✓."
+    return {"note": note, "shown": entries[:NUM_SHOWN], "folded": entries[NUM_SHOWN:]}
+
+
+def mining(run: Run) -> dict[str, Any] | None:
+    """Return the numbers and examples of mining.json, by data set."""
+    columns = dict.fromkeys(
+        key for numbers in run.mining.values() for key, v in numbers.items() if _is_plain(v)
+    )
+    rows = [{"name": name, "cells": [fact(n.get(key)) for key in columns]} for name, n in run.mining.items()]
+    folded = [
+        {"name": name, "entries": [_mined(record) for record in _objects(numbers, "examples")[:NUM_QUERIES]]}
+        for name, numbers in run.mining.items()
+        if _objects(numbers, "examples")
+    ]
+    titles = [key.replace("_", " ") for key in columns]
+    return {"columns": titles, "rows": rows, "folded": folded} if rows else None
+
+
+def cut(text: Any) -> str:
+    """Return the beginning of a text, on one line, with an ellipsis where it goes on."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= NUM_LETTERS else text[:NUM_LETTERS].rstrip() + "…"
+
+
+def _ranked(neighbours: Sequence[dict[str, Any]], before: Sequence[dict[str, Any]] = ()) -> list[Text]:
+    """The first neighbours as a list; given the neighbours `before`, each says from which rank it came."""
+    ranks = {neighbour.get("text"): rank for rank, neighbour in enumerate(before, 1)}
+    texts = []
+    for rank, neighbour in enumerate(neighbours[:NUM_NEIGHBOURS], 1):
+        text, was = neighbour.get("text"), ranks.get(neighbour.get("text"))
+        moved = "" if not before or was == rank else f"was {was}" if was else "new"
+        texts.append(
+            Text(f"{rank}", cut(text), neighbour.get("score"), bool(neighbour.get("relevant")), moved)
+        )
+    return texts
+
+
+def _where(
+    record: Mapping[str, Any], before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
+) -> str:
+    """Say at which rank the first relevant passage stood and stands, and what it is if it is not in sight."""
+
+    def place(neighbours: Sequence[dict[str, Any]]) -> tuple[int | None, str]:
+        rank = next((rank for rank, each in enumerate(neighbours, 1) if each.get("relevant")), None)
+        return rank, f"at rank {rank}" if rank else f"not among the first {len(neighbours)}"
+
+    rank, now = place(after)
+    said = f"First relevant passage: {f'{place(before)[1]} before, {now} after' if before else now}."
+    relevant = record.get("relevant")
+    if (rank is None or rank > NUM_NEIGHBOURS) and isinstance(relevant, list) and relevant:
+        said += f" Sought: {cut(relevant[0])}"
+    return said
+
+
+def _mined(record: Mapping[str, Any]) -> Example:
+    """A query of mining.json with its positives and its negatives."""
+    positives = [Text("", cut(text), None, relevant=True) for text in record.get("positives") or []]
+    negatives = [
+        Text(f"{negative.get('rank', '')}", cut(negative.get("text")), negative.get("score"))
+        for negative in _objects(record, "negatives")[:NUM_NEGATIVES]
+    ]
+    return Example(
+        cut(record.get("query")), [Side("Positives", positives), Side("Negatives, with rank", negatives)]
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value of mining.json is a number, or numbers by name."""
+    parts = value.values() if isinstance(value, dict) and value else [value]
+    return all(isinstance(part, int | float) for part in parts)
+
+
+def _objects(owner: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The objects in a list of a JSON file; empty where there is no such list."""
+    found = owner.get(key)
+    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []

@@ -1,0 +1,108 @@
+"""The sections of the report that are drawings: figures with their titles, legends and a sentence about
+them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conan_embed.reporting import figures, sentences
+from conan_embed.reporting.runs import Run
+from conan_embed.reporting.tables import union
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a legend: a colour slot (None: grey) and a CSS class for its line."""
+
+    label: str
+    series: int | None = None
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its title; `narrow` is the same for phones where the first is too wide for them."""
+
+    title: str
+    svg: str
+    narrow: str = ""
+    legend: Sequence[Entry] = ()
+    latest: str = ""
+
+
+def run_legend(runs: Sequence[Run]) -> list[Entry]:
+    """Return the legend of the runs, each with its colour."""
+    return [Entry(run.name, number % figures.NUM_SERIES) for number, run in enumerate(runs)]
+
+
+def evaluation(runs: Sequence[Run]) -> list[Drawing]:
+    """Return a small figure of each task that was evaluated more than once."""
+    drawings = []
+    tasks = sentences.by_kind(union(each for run in runs for each in run.evaluations))
+    for task in (score for group in tasks.values() for score in group):
+        values = [e.scores[task.key].value for e in runs[0].evaluations if task.key in e.scores]
+        if svg := figures.evaluation(runs, task.key):
+            change = (
+                "" if len(runs) > 1 else f"{sentences.number(values[0])} → {sentences.number(values[-1])}"
+            )
+            drawings.append(Drawing(task.task, svg, latest=change))
+    return drawings
+
+
+def scores(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return figure 2 of the paper."""
+    if not (svg := figures.scores(runs, figures.WIDE)):
+        return None
+    marks = any(figures.replacements(run) for run in runs)
+    note = "Mean cosine of queries with their positives and with their hard negatives: figure 2 of the paper."
+    if len(runs) == 1:
+        legend = [Entry("positives", 0), Entry("hard negatives", 1)]
+        legend += (
+            [Entry("a check replaced negatives (the darker, the more)", None, "upright")] if marks else []
+        )
+    else:
+        legend = [*run_legend(runs), Entry("positives"), Entry("hard negatives", None, "dashed")]
+        note += " The ticks at the foot are checks that replaced negatives." if marks else ""
+    return {"note": note, "drawing": Drawing("", svg, figures.scores(runs, figures.NARROW), legend)}
+
+
+def negatives(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return what the checks of the hard negatives recorded."""
+    single = len(runs) == 1
+    means = [
+        Entry("S₀, when put in place", 0 if single else None),
+        Entry("S, now", 1 if single else None, "" if single else "dashed"),
+    ]
+    drawings = _drawn(
+        Drawing("Queries with new negatives", figures.replaced(runs)),
+        Drawing("Mean score", figures.check(runs, ["mean_initial", "mean_current"]), legend=means),
+        Drawing("Mean rank in use", figures.check(runs, ["mean_rank"])),
+        Drawing("Rankings used up", figures.check(runs, ["used_up"])),
+        Drawing("Age of the bank, steps", figures.check(runs, ["bank_age"])),
+        Drawing("Seconds a check", figures.check(runs, ["seconds"])),
+    )
+    said = [("" if single else run.name, sentences.negatives(run)) for run in runs]
+    return {"said": [(name, text) for name, text in said if text], "drawings": drawings} if drawings else None
+
+
+def losses(runs: Sequence[Run]) -> list[Drawing]:
+    """Return the total loss and that of each task."""
+    parts = sorted({key for run in runs for key in run.metrics.columns if key.startswith("loss/")})
+    names = {"loss": "Total"} | {key: sentences.kind_name(key.removeprefix("loss/")) for key in parts}
+    return _drawn(*(Drawing(name, figures.loss(runs, key)) for key, name in names.items()))
+
+
+def speed(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return throughput, learning rate and gradient norm."""
+    drawings = _drawn(
+        Drawing("Real tokens a second", figures.throughput(runs)),
+        Drawing("Learning rate", figures.learning_rate(runs)),
+        Drawing("Gradient norm", figures.gradient_norm(runs)),
+    )
+    said = sentences.speed(runs[0]) if len(runs) == 1 else ""
+    return {"said": said, "drawings": drawings} if drawings else None
+
+
+def _drawn(*drawings: Drawing) -> list[Drawing]:
+    """The drawings for which something was recorded."""
+    return [drawing for drawing in drawings if drawing.svg]
