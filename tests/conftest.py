@@ -1,13 +1,14 @@
 """Tiny models of every encoder family, with random weights and a tokenizer made here.
 
-`tiny_model("bert", pooling="cls")` is an `EmbeddingModel` small enough that a test may make dozens of them. Weights are
-drawn wide (standard deviation 0.2, biases and norms too), so that a wrong mask or a wrong position changes the outcome
-by far more than rounding does.
+`tiny_model("bert", pooling="cls")` is an `EmbeddingModel` small enough that a test may make dozens of them.
+Weights are drawn wide (standard deviation 0.2, biases and norms too), so that a wrong mask or a wrong position
+changes the outcome by far more than rounding does.
 """
 
 import functools
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def make_tiny_model(
     seed: int = 0,
 ) -> EmbeddingModel:
     """Return a model of `family` (one of FAMILIES) in evaluation mode, without dropout."""
-    # Weights are drawn from a stream of their own: a test's random numbers do not depend on the models it makes.
+    # Drawn from a stream of their own: a test's random numbers do not depend on the models it makes.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = tiny_encoder(family, layers=layers, hidden=hidden)
@@ -76,7 +77,7 @@ def make_tiny_model(
 
 def tiny_encoder(family: str, *, layers: int = 2, hidden: int = 32) -> PreTrainedModel:
     """Return the plain Hugging Face encoder, weights from torch's global generator."""
-    common = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS}
+    common: dict[str, Any] = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS}
     usual = common | {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -163,7 +164,7 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
                 vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
             ),
         )
-        merges = [tuple(pair) for pair in _model_of(trained)["merges"]]
+        merges: Any = [tuple(pair) for pair in _model_of(trained)["merges"]]
         return transformers.RobertaTokenizer(vocab=trained.get_vocab(), merges=merges)
     assert family == "xlm-roberta", family
     trained = Tokenizer(models.Unigram())
@@ -178,5 +179,5 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
     return transformers.XLMRobertaTokenizer(vocab=vocabulary)
 
 
-def _model_of(tokenizer: Tokenizer) -> dict:
+def _model_of(tokenizer: Tokenizer) -> dict[str, Any]:
     return json.loads(tokenizer.to_str())["model"]
