@@ -53,31 +53,52 @@ class Ranking:
 def mine(data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining) -> Ranking:
     """Rank the passages of one data set for each of its queries."""
     queries, query_of_row = np.unique(data.query_Q, return_inverse=True)
+    # One row of each distinct query is enough: equal queries share their positives.
+    rows = np.zeros(len(queries), np.int64)
+    rows[query_of_row] = np.arange(len(data))
     query_ND = embed(queries, f"{data.name}: queries")
     passage_MD = embed(data.passages, f"{data.name}: passages")
-    rows = np.zeros(len(queries), np.int64)
-    rows[query_of_row] = np.arange(
-        len(data)
-    )  # one example of each distinct query; equal queries share positives
+    found = rank(data, store, rows, query_ND, passage_MD, settings, progress=f"{data.name}: search")
+    return Ranking(
+        found.ids_QK[query_of_row], found.scores_QK[query_of_row], found.positive_Q[query_of_row], found.bounded_out
+    )
+
+
+def rank(
+    data: RetrievalSet,
+    store: TextStore,
+    rows: np.ndarray,
+    query_ND: torch.Tensor,
+    passage_MD: torch.Tensor,
+    settings: Mining,
+    *,
+    progress: str = "",
+) -> Ranking:
+    """Rank the passages of one data set for some of its queries.
+
+    Args:
+        rows: int64 [N], the queries' places in the data set.
+        query_ND: float [N, D], their embeddings, rows of length 1.
+        passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
+    """
     exclude = _excluded(data, rows, store)
-    depth = min(settings.depth + settings.offset, len(data.passages))
     scores, places = top_k(
         query_ND,
         passage_MD,
-        depth,
+        min(settings.depth + settings.offset, len(data.passages)),
         precision=settings.precision,
-        exclude=tuple(torch.from_numpy(part) for part in exclude),  # type: ignore[arg-type]
-        progress=f"{data.name}: search",
+        exclude=(torch.from_numpy(exclude[0]), torch.from_numpy(exclude[1])),
+        progress=progress,
     )
-    positive = _best_positive(data, rows, query_ND, embed)
+    positive = _best_positive(data, rows, query_ND, passage_MD)
     found, score = places.cpu().numpy(), scores.cpu().numpy()
     ids = np.where(found >= 0, data.passages[found], NONE).astype(np.int32)
     bounded_out = 0
     if settings.below_positive is not None:
         too_near = (score >= settings.below_positive * positive[:, None]) & (ids != NONE)
-        bounded_out = int(too_near[query_of_row].sum())
+        bounded_out = int(too_near.sum())
         ids, score = _squeezed(ids, score, ~too_near)
-    return Ranking(ids[query_of_row], score[query_of_row], positive[query_of_row], bounded_out)
+    return Ranking(ids, score, positive, bounded_out)
 
 
 def usable(ranking: Ranking, offset: int) -> np.ndarray:
@@ -103,20 +124,22 @@ def _excluded(data: RetrievalSet, rows: np.ndarray, store: TextStore) -> tuple[n
     return offsets.astype(np.int64), column[sort].astype(np.int64)
 
 
-def _best_positive(data: RetrievalSet, rows: np.ndarray, query_ND: torch.Tensor, embed: Embed) -> np.ndarray:
+def _best_positive(
+    data: RetrievalSet, rows: np.ndarray, query_ND: torch.Tensor, passage_MD: torch.Tensor
+) -> np.ndarray:
+    """Return float32 [N], the best cosine of each query with one of its positives (all of them are passages)."""
     place, positives = data.positives.rows(data.list_Q[rows])
-    if len(positives) > 20 * len(data):
-        # Classes as positives: every text of the class. The bound is then taken from the first few.
+    if len(positives) > 20 * len(rows):
+        # Classes as positives: every text of the class. The first few of each are enough for a bound.
         keep = np.arange(len(positives)) - np.searchsorted(place, place) < 20
         place, positives = place[keep], positives[keep]
-    unique, where = np.unique(positives, return_inverse=True)
-    positive_ND = embed(unique, f"{data.name}: positives")
+    passage = np.searchsorted(data.passages, positives)
     best = torch.full((len(rows),), -1.0, device=query_ND.device)
     for start in range(0, len(place), 65_536):
         part = slice(start, start + 65_536)
-        index = torch.from_numpy(place[part]).to(query_ND.device)
-        other = torch.from_numpy(where[part]).to(query_ND.device)
-        best.scatter_reduce_(0, index, (query_ND[index] * positive_ND[other]).sum(dim=1), "amax")
+        query_rows = torch.from_numpy(place[part]).to(query_ND.device)
+        positive_XD = passage_MD[torch.from_numpy(passage[part]).to(passage_MD.device)].to(query_ND)
+        best.scatter_reduce_(0, query_rows, (query_ND[query_rows] * positive_XD).sum(dim=1), "amax")
     return best.cpu().numpy()
 
 

@@ -3,7 +3,7 @@
     checkpoints/step-00000500/
         model.safetensors       parameters
         optimizer.safetensors   AdamW's two moments of every parameter
-        negatives.safetensors   the table of hard negatives, where there is one
+        negatives.safetensors   the table of hard negatives (and the bank), where there is one
         state.json              step, best evaluation so far, recipe, and a hash of each file
 
 No pickles anywhere: reading a checkpoint runs no code. Hashes are checked on load, so a damaged file is found before
@@ -26,7 +26,7 @@ from conan_embed.encoder.formats import read_tensors
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, written_aside
-from conan_embed.negatives.table import NegativeTable
+from conan_embed.negatives.dynamic import DynamicNegatives
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -50,7 +50,7 @@ def save_checkpoint(
     folder: Path,
     model: EmbeddingModel,
     optimizer: torch.optim.Optimizer,
-    table: NegativeTable | None,
+    negatives: DynamicNegatives | None,
     progress: Progress,
     recipe: dict[str, Any],
     *,
@@ -77,8 +77,8 @@ def save_checkpoint(
                 for moment in _MOMENTS
             }
             save_file(moments, aside / "optimizer.safetensors")
-            if table is not None:
-                save_arrays(table.state(), aside / "negatives.safetensors")
+            if negatives is not None:
+                save_arrays(negatives.state(), aside / "negatives.safetensors")
         except Exception as error:  # safetensors wraps a full disk in errors of its own
             raise OSError(str(error)) from error
         files = {file.name: _hash(file) for file in sorted(aside.glob("*.safetensors"))}
@@ -94,7 +94,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    path: Path, model: EmbeddingModel, optimizer: torch.optim.Optimizer, table: NegativeTable | None
+    path: Path, model: EmbeddingModel, optimizer: torch.optim.Optimizer, negatives: DynamicNegatives | None
 ) -> Progress:
     """Read a checkpoint into the model, the optimizer and the table.
 
@@ -127,8 +127,8 @@ def load_checkpoint(
                 "step": torch.tensor(float(state["step"]), device=parameter.device),
                 **{moment: moments[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS},
             }
-    if table is not None:
-        table.load_state(load_arrays(path / "negatives.safetensors"))
+    if negatives is not None:
+        negatives.load_state(load_arrays(path / "negatives.safetensors"))
     return Progress(state["step"], state["best"], state["best_step"])
 
 

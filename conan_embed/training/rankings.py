@@ -16,30 +16,40 @@ from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalSet, Tasks
 from conan_embed.training import processes
+from conan_embed.training.placement import shares
 
 
 def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_tokens: int) -> Embed:
-    """Return a function that embeds texts of the store, without gradient, rows of length 1."""
+    """Return a function that embeds texts of the store, without gradient, rows of length 1.
 
-    @torch.inference_mode()
+    The texts are shared out over the processes, and every process gets all rows.
+    """
+
+    @torch.no_grad()
     def embed(text_ids: np.ndarray, description: str) -> torch.Tensor:
+        was_training = model.training
         model.eval()
+        parts = shares(store.lengths(text_ids), np.zeros(len(text_ids), bool), processes.world_size(), "balanced")
+        mine = text_ids[parts[processes.rank()]]
         with autocast(model.device, precision), progress_bar(transient=True) as progress:
-            task = progress.add_task(description, total=len(text_ids), note="")
+            task = progress.add_task(description, total=len(mine), note="", visible=bool(description))
             rows = model.embed_tokens(
                 store.tokens,
                 store.offsets,
-                text_ids,
+                mine,
                 token_budget=chunk_tokens,
                 on_chunk=lambda count: progress.advance(task, count),
             )
-        return torch.nn.functional.normalize(rows.float(), dim=1)
+        model.train(was_training)
+        rows = torch.nn.functional.normalize(rows.float(), dim=1)
+        gathered = processes.gather_rows(rows, [len(part) for part in parts])
+        return gathered[torch.from_numpy(np.argsort(np.concatenate(parts))).to(gathered.device)]
 
     return embed
 
 
 def make_rankings(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> None:
-    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it (first process only)."""
+    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it."""
     embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
     facts: dict[str, Any] = {}
     for data in tasks.retrieval:
@@ -51,20 +61,21 @@ def make_rankings(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: P
             ranking = mining.load_ranking(folder, data, tasks.store)
         else:
             ranking = mining.mine(data, tasks.store, embed, recipe.mining)
-        mining.save_ranking(folder, data, tasks.store, ranking)
-        facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
-        mining.say(data.name, facts[data.name])
+        processes.wait_for_all()  # before the first process writes what the others still look for
+        if processes.is_first():
+            mining.save_ranking(folder, data, tasks.store, ranking)
+            facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
+            mining.say(data.name, facts[data.name])
     if facts:
         write_json(folder / "mining.json", {"settings": recipe.mining.model_dump(), "datasets": facts})
+    processes.wait_for_all()
 
 
 def make_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
     """Return the table of hard negatives for all data sets of the run, or None where a step holds none."""
     if not recipe.step.negatives or not tasks.retrieval:
         return None
-    if processes.is_first():
-        make_rankings(recipe, tasks, model, folder)
-    processes.wait_for_all()
+    make_rankings(recipe, tasks, model, folder)
     parts = [_usable_ranking(recipe, data, tasks.store, folder) for data in tasks.retrieval]
     width = max(part.shape[1] for part in parts)
     table = np.full((sum(len(part) for part in parts), width), NONE, np.int32)

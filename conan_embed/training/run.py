@@ -32,7 +32,7 @@ from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.neighbours import Remembering, before_and_after, neighbours
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, write_json, write_text
-from conan_embed.negatives.table import NegativeTable
+from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
 from conan_embed.training import processes
@@ -45,7 +45,7 @@ from conan_embed.training.checkpoint import (
 )
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.plan import Planner, check_enough_negatives
-from conan_embed.training.rankings import make_rankings, make_table
+from conan_embed.training.rankings import embed_with, make_rankings, make_table
 from conan_embed.training.step import NotFinite, StepResult, learning_rate, make_optimizer, train_step
 
 # Settings that do not change what is trained: a resumed run may have others.
@@ -122,10 +122,22 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     planner = Planner(tasks, recipe.step, recipe.training.seed)
     num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
     optimizer = make_optimizer(model, recipe)
-    progress = load_checkpoint(found[-1], model, optimizer, table) if found else Progress(0)
+    negatives = None
+    if table is not None:
+        negatives = DynamicNegatives.start(
+            recipe.negatives,
+            recipe.mining,
+            table,
+            tasks.retrieval,
+            tasks.store,
+            embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens),
+            width=model.width,
+            fill=not found,
+        )
+    progress = load_checkpoint(found[-1], model, optimizer, negatives) if found else Progress(0)
     if found and processes.is_first():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
-    loop = _Loop(recipe, run, model, optimizer, table, tasks, planner, num_steps, progress)
+    loop = _Loop(recipe, run, model, optimizer, negatives, tasks, planner, num_steps, progress)
     if processes.is_first():
         _write_facts(run, recipe, model, tasks, num_steps, started, finished=None)
     loop.go()
@@ -144,20 +156,15 @@ class _Loop:
         run: Path,
         model: EmbeddingModel,
         optimizer: torch.optim.Optimizer,
-        table: NegativeTable | None,
+        negatives: DynamicNegatives | None,
         tasks: Tasks,
         planner: Planner,
         num_steps: int,
         progress: Progress,
     ) -> None:
         self.recipe, self.run, self.model, self.optimizer = recipe, run, model, optimizer
-        self.table, self.tasks, self.planner, self.num_steps, self.progress = (
-            table,
-            tasks,
-            planner,
-            num_steps,
-            progress,
-        )
+        self.negatives, self.table = negatives, None if negatives is None else negatives.table
+        self.tasks, self.planner, self.num_steps, self.progress = tasks, planner, num_steps, progress
         self.log: MetricsLog | None = None
         self.saved_step: int | None = None
 
@@ -207,6 +214,10 @@ class _Loop:
         self.progress = replace(self.progress, step=step + 1)
         if self.log is not None:
             self.log.write("metrics", _line(result, plan.epoch, step + 1, rate))
+        if self.negatives is not None:
+            check = self.negatives.after_step(step + 1, plan.text_ids, result.embedding_UD)
+            if check is not None and self.log is not None:
+                self.log.write("negatives", check)
         evaluation = self.recipe.evaluation
         if evaluation.every and (step + 1) % evaluation.every == 0 and step + 1 < self.num_steps:
             self._evaluate()
@@ -271,7 +282,7 @@ class _Loop:
                 self.run / "checkpoints",
                 self.model,
                 self.optimizer,
-                self.table,
+                self.negatives,
                 self.progress,
                 self.recipe.as_dict(),
                 keep=self.recipe.training.keep,

@@ -36,6 +36,7 @@ class StepResult:
     texts: int
     tokens: int
     seconds: float
+    embedding_UD: torch.Tensor  # of the step's unique texts, without gradient
 
 
 class NotFinite(UserError):
@@ -170,6 +171,7 @@ def train_step(
         texts=len(plan.text_ids),
         tokens=int(store.lengths(plan.text_ids).sum()),
         seconds=time.perf_counter() - started,
+        embedding_UD=embedding_UD.detach(),
     )
 
 
