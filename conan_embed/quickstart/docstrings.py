@@ -35,11 +35,12 @@ def read_docstring(docstring: str) -> Documentation:
     if len(docstring) > READ_CHARACTERS:
         lines.pop()  # cut in the middle
     text = _without_code("\n".join(lines))
-    signature, text = _leading_signature(text)
+    signature, text = _leading_signature(_LEADING_NOTE.sub("", text))
     first, rest = _first_paragraph(_apply(_LAYOUT, text))
     if first.rstrip().endswith(":") and len(first.split()) <= 3:
-        first, rest = _first_paragraph(rest)  # "Usage Documentation:", "Note:"
+        first, rest = _first_paragraph(rest)  # "Note:"
     first = re.sub(r"\s+", " ", _apply(_INLINE, first)).strip()
+    first = re.sub(r"^[\w./]+\.py\s*(?:--?|:)\s*", "", first)  # "lib/queue.py -- a queue"
     summary, remainder = _first_sentence(first)
     rest = _tidy(_apply(_INLINE, rest))
     return Documentation(signature, summary, "\n".join(part for part in (remainder, rest) if part))
@@ -54,6 +55,9 @@ _CODE_BLOCK = re.compile(
     r"(?:\n(?:\1[ \t]+\S.*|[ \t]*(?=\n)))*",
     re.MULTILINE,
 )
+
+# A note of MkDocs before the first sentence only leads to other pages.
+_LEADING_NOTE = re.compile(r"\A\s*!!![^\n]*\n(?:[ \t]+[^\n]*\n|[ \t]*\n)*")
 
 
 def _without_code(text: str) -> str:
@@ -82,7 +86,7 @@ def _leading_signature(text: str) -> tuple[str, str]:
 # Markup ----------------------------------------------------------------------------------------------------------
 
 _Rule = tuple[str, str, str | Callable[[re.Match[str]], str]]
-# Each rule: what every text that it applies to contains (most texts lack it, and looking is fast), pattern, replacement.
+# What every text contains that the rule applies to (most lack it, and looking is fast), pattern, replacement.
 _LAYOUT: list[_Rule] = [
     # Headings of numpydoc and reST, rules of tables.
     ("", r"^[ \t]*[-=~^*#+_.:|\"'` ]{3,}$", ""),
@@ -132,6 +136,8 @@ _LAYOUT: list[_Rule] = [
 ]
 
 _INLINE: list[_Rule] = [
+    # A backslash parts a role from letters that follow it: :class:`Path`\\s.
+    ("`\\", r"(?<=[\w)\]}.])`\\ ?", "`"),
     # Roles of Sphinx, with and without a title: :func:`~torch.nn.Linear`, :ref:`a title <label>`.
     (":`", r":[A-Za-z][\w:+.-]*:`[~!]?([^`<]+?)\s*<[^`>]*>`", r"\1"),
     (":`~", r":[A-Za-z][\w:+.-]*:`~[\w.]*?(\w+(?:\(\))?)`", r"\1"),
@@ -142,7 +148,8 @@ _INLINE: list[_Rule] = [
     ("](", r"!\[[^\]\n]*\]\([^)\n]*\)", ""),
     ("](", r"\[`?~?([^\]\[\n`]+)`?\]\([^)\s]*\)", r"\1"),
     ("`]", r"\[`~?!?([^\]\[\n`]+)`\](?:\[[^\]\n]*\])?", r"\1"),
-    ("`", r"(?<![\w`])`~?([^`\n]+)`_{0,2}(?!\w)", r"\1"),
+    ("][", r"(?<![\w\])])\[([^\]\[\n]+)\]\[[^\]\[\n]*\]", r"\1"),
+    ("`", r"(?<![\w`])`[~!]?(?:\.(?=[A-Z]))?([^`\n]+)`_{0,2}", r"\1"),
     ("{", r"[LC]\{([^{}\n]*)\}", r"\1"),
     ("|", r"(?<!\S)\|\.?([\w.]+)\|", r"\1"),
     ("]_", r"[ \t]?(?<!\w)\[(?:\d+|[A-Z]\w+\d)\]_", ""),
@@ -155,8 +162,9 @@ _INLINE: list[_Rule] = [
         "",
     ),
     ("\\", r"\\([*_`|<>])", r"\1"),
-    # An address says nothing in an embedding and takes tens of tokens.
+    # Addresses say nothing about what an object does and take tens of tokens.
     ("://", r"<?\b(?:https?|ftp)://[^\s<>)\]]+>?", ""),
+    ("@", r"[ \t]?<[\w.+-]+@[\w.-]+>", ""),
 ]
 
 

@@ -54,13 +54,13 @@ _VAGUE = frozenset(
     under up use used uses using value values via was we when where whether which while will with you your
     return returns returned returning get gets getter set sets setter object objects data name names item items
     all current specified
-    """.split()
+    """.split()  # noqa: SIM905
 )
 _BOILERPLATE = re.compile(
     r"(?:see|alias|same|the same as|refer to|equivalent (?:to|of)|synonym|shortcut (?:for|to)|deprecated|obsolete|todo"
     r"|fixme|internal|helper|inherit\w*|overrid\w*|initiali[sz]e (?:self|the (?:instance|object|class))|not implemented"
     r"|abstract method|wrapper (?:for|around)|wraps|like|docstring|copyright|licen[sc]ed?|version \d+|warning|note"
-    r"|usage|example|parameters?$|this (?:class|function|method|module|file|property) (?:is|was|has been)"
+    r"|usage|example|experimental|parameters?$|this (?:class|function|method|module|file|property) (?:is|was|has been)"
     r" (?:deprecated|a wrapper|for internal))\b|.*\b(?:is deprecated|for internal use|backwards? compat)",
     re.IGNORECASE,
 )
@@ -141,7 +141,9 @@ def choose(readings: Sequence[Reading], max_objects: int) -> list[PythonObject]:
     for name, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
         limits[name] = min(count, room // waiting)
         room, waiting = room - limits[name], waiting - 1
-    chosen = {thing.name: thing for reading in readings for thing in reading.objects[: limits[reading.package]]}
+    chosen = {
+        thing.name: thing for reading in readings for thing in reading.objects[: limits[reading.package]]
+    }
     return [chosen[name] for name in sorted(chosen)]
 
 
@@ -200,7 +202,9 @@ def retrieval_pairs(things: Sequence[PythonObject]) -> list[RetrievalPair]:
     ]
 
 
-def graded_pairs(things: Sequence[PythonObject], per_grade: int, generator: np.random.Generator) -> pl.DataFrame:
+def graded_pairs(
+    things: Sequence[PythonObject], per_grade: int, generator: np.random.Generator
+) -> pl.DataFrame:
     """Draw `per_grade` pairs of summaries for each grade of `GRADES`, fewer where there are not as many.
 
     What counts is where objects are defined, not where they are re-exported to: `numpy` shows all that it has on one
@@ -385,8 +389,12 @@ def _write_corpus(path: Path, things: Sequence[PythonObject]) -> None:
 def _write_evaluation(folder: Path, things: Sequence[PythonObject], asked: Sequence[RetrievalPair]) -> None:
     _write_corpus(folder / "corpus.parquet", things)
     ids = [pair.objects[0].name for pair in asked]
-    _write(folder / "queries.parquet", pl.DataFrame({"query_id": ids, "text": [pair.query for pair in asked]}))
-    rows = [(query_id, thing.name, 1) for query_id, pair in zip(ids, asked, strict=True) for thing in pair.objects]
+    _write(
+        folder / "queries.parquet", pl.DataFrame({"query_id": ids, "text": [pair.query for pair in asked]})
+    )
+    rows = [
+        (query_id, thing.name, 1) for query_id, pair in zip(ids, asked, strict=True) for thing in pair.objects
+    ]
     schema = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Int32}
     _write(folder / "qrels.parquet", pl.DataFrame(rows, schema=schema, orient="row"))
 
