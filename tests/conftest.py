@@ -120,7 +120,7 @@ def tiny_encoder(family: str, *, layers: int = 2, hidden: int = 32) -> PreTraine
                 num_attention_heads=4,
                 intermediate_size=2 * hidden,
                 local_attention=8,  # shorter than most texts: the window must matter
-                global_attn_every_n_layers=2,  # layer 0 sees everything, layer 1 its window
+                layer_types=[("full_attention", "sliding_attention")[layer % 2] for layer in range(layers)],
                 pad_token_id=0,
                 cls_token_id=2,
                 bos_token_id=2,

@@ -67,8 +67,10 @@ def read_layout(folder: Path) -> Layout:
             layout = replace(layout, transformer=path, max_length=_max_length(path))
         elif kind == "Pooling":
             layout = replace(layout, pooling=_pooling(path / "config.json"))
-        elif kind == "Dense":
+        elif kind == "Dense" and layout.dense is None:
             layout = replace(layout, dense=_dense(path))
+        elif kind == "Dense":
+            raise UserError(f"{folder / 'modules.json'}: found two Dense modules, expected at most one.")
         elif kind != "Normalize":
             raise UserError(
                 f"{folder / 'modules.json'}: module {kind!r} is not supported; "
@@ -79,19 +81,34 @@ def read_layout(folder: Path) -> Layout:
 
 def _max_length(transformer: Path) -> int | None:
     path = transformer / "sentence_bert_config.json"
-    return read_json(path).get("max_seq_length") if path.exists() else None
+    length = read_json(path).get("max_seq_length") if path.exists() else None
+    path = transformer / "tokenizer_config.json"
+    if (
+        length is None and path.exists()
+    ):  # where sentence-transformers 6 keeps it; a huge number stands for none
+        length = read_json(path).get("model_max_length")
+    return int(length) if length is not None and length < 1e9 else None
 
 
 def _pooling(path: Path) -> str:
     config = read_json(path)
-    modes = [name for name, key in _POOLING_KEYS.items() if config.get(key)]
-    if "pooling_mode" in config:  # sentence-transformers 6
-        modes = ["last" if config["pooling_mode"] == "lasttoken" else config["pooling_mode"]]
-    if len(modes) != 1 or modes[0] not in POOLINGS:
+    modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
+    if "pooling_mode" in config:  # sentence-transformers 6: one name, or several
+        found = config["pooling_mode"]
+        modes = [found] if isinstance(found, str) else found
+    names = {key: name for name, key in _POOLING_KEYS.items()} | {
+        "cls": "cls",
+        "mean": "mean",
+        "lasttoken": "last",
+    }
+    if len(modes) != 1 or modes[0] not in names:
+        found = " and ".join(modes) or "none"
+        raise UserError(f"{path}: pooling {found} is not supported; expected one of {', '.join(POOLINGS)}.")
+    if not config.get("include_prompt", True):
         raise UserError(
-            f"{path}: pooling {modes or 'unknown'} is not supported; expected one of {', '.join(POOLINGS)}."
+            f"{path}: include_prompt: false is not supported; expected prompts that are pooled too."
         )
-    return modes[0]
+    return names[modes[0]]
 
 
 def _dense(folder: Path) -> dict[str, torch.Tensor]:
@@ -100,6 +117,10 @@ def _dense(folder: Path) -> dict[str, torch.Tensor]:
     if not activation.endswith("Identity"):
         raise UserError(
             f"{folder / 'config.json'}: activation {activation!r} is not supported; expected Identity."
+        )
+    if config.get("use_residual"):
+        raise UserError(
+            f"{folder / 'config.json'}: use_residual is not supported; expected a plain linear layer."
         )
     tensors = read_tensors(folder / "model.safetensors")
     return {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}

@@ -133,8 +133,9 @@ class EmbeddingModel(nn.Module):
         """
         if len(text_ids) == 0:
             # An empty share still takes part in the gathering of embeddings and gradients.
-            zero = sum(parameter.sum() * 0.0 for parameter in self.parameters())
-            return torch.zeros(0, self.width, device=self.device) + zero
+            zero = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0.0
+            dtype = torch.float64 if zero.dtype == torch.float64 else torch.float32
+            return zero.to(dtype).expand(0, self.width)
         flat, lengths = gather_tokens(tokens, offsets, text_ids)
         starts = np.cumsum(lengths) - lengths
         pieces, places = [], []
@@ -247,12 +248,13 @@ class EmbeddingModel(nn.Module):
                 config = AutoConfig.from_pretrained(layout.transformer, trust_remote_code=trust_remote_code)
                 if dropout is not None:
                     _set_dropout(config, dropout)
-                encoder = AutoModel.from_pretrained(
+                encoder, found = AutoModel.from_pretrained(
                     layout.transformer,
                     config=config,
                     dtype=torch.float32,
                     use_safetensors=True,
                     trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
                 )
                 tokenizer = AutoTokenizer.from_pretrained(
                     layout.transformer, trust_remote_code=trust_remote_code
@@ -262,6 +264,13 @@ class EmbeddingModel(nn.Module):
             ) as error:  # the libraries raise many kinds; each means that this is no usable model
                 reason = str(error).strip().split("\n")[0]
                 raise UserError(f"{base}: the model cannot be loaded: {reason}") from error
+        missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
+        if missing:  # transformers would draw them at random
+            raise UserError(
+                f"{base}: the weights of {len(missing)} tensors are missing, for instance {missing[0]}."
+            )
+        if max_length is None and layout.max_length is not None:
+            max_length = min(layout.max_length, _usable_positions(config))
         model = cls(
             encoder,
             tokenizer,
@@ -269,10 +278,11 @@ class EmbeddingModel(nn.Module):
             dense_width=dense_width or _rows(layout),
             widths=widths if widths is not None else layout.widths,
             prompts={**layout.prompts, **(prompts or {})},
-            max_length=max_length or layout.max_length,
+            max_length=max_length,
         )
         if layout.dense is not None and model.dense is not None:
             if model.dense.weight.shape == layout.dense["weight"].shape:
+                nn.init.zeros_(model.dense.bias)  # a layer without a bias is one with zeros
                 model.dense.load_state_dict(layout.dense, strict=False)
             else:
                 raise UserError(
