@@ -306,8 +306,8 @@ def _documenting_calls(module: str, node: ast.stmt) -> Iterator[tuple[str, str, 
         if isinstance(node.targets[0], ast.Name) and (text := _string(second)):
             yield module, node.targets[0].id, text
     elif isinstance(first, ast.Attribute) and (text := _string(second)):
-        owner, _, name = ast.unparse(first).rpartition(".")
-        yield owner, name, text
+        owner, _, last = ast.unparse(first).rpartition(".")
+        yield owner, last, text
     elif others and (where := _string(first)) and (name := _string(second)):
         documented = others[0].elts if isinstance(others[0], ast.List) else [others[0]]
         for item in documented:
