@@ -292,7 +292,7 @@ class EmbeddingModel(nn.Module):
         return model
 
     def save(self, folder: str | Path, *, details: dict[str, Any] | None = None) -> None:
-        """Write the model as a folder that sentence-transformers (5 and 6) and TEI load. Written aside, then renamed."""
+        """Write a folder that sentence-transformers (5 and 6) and TEI load; written aside, then renamed."""
         with written_aside(folder) as aside:
             aside.mkdir()
             with _quiet_transformers():
@@ -374,7 +374,7 @@ def _use_packed_attention(encoder: PreTrainedModel) -> None:
     if not getattr(encoder, "_supports_attention_backend", False):
         raise UserError(
             f"model.base: {type(encoder).__name__} has an attention of its own and cannot be packed; "
-            "expected an encoder that transformers' AttentionInterface serves (BERT, RoBERTa, DistilBERT, ModernBERT, ...)."
+            "expected one that transformers' AttentionInterface serves (BERT, RoBERTa, DistilBERT, ModernBERT, ...)."
         )
     encoder.set_attn_implementation(PACKED_ATTENTION)
 
