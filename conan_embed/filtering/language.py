@@ -31,9 +31,9 @@ def language_of(texts: pl.DataFrame, setting: Language) -> pl.Series:
         texts: columns `text`, and `han`, `kana`, `hangul`, `letters` of `measures.measure`.
     """
     kana, hangul = pl.col("kana"), pl.col("hangul")
-    # A Han character says about as much as three Latin letters, so a Chinese text full of product names is
+    # A Han character says about as much as four Latin letters, so a Chinese text full of product names is
     # Chinese.
-    ideographs = 3 * pl.col("han") + kana + hangul
+    ideographs = 4 * pl.col("han") + kana + hangul
     by_script = (
         pl.when((pl.col("han") + kana + hangul + pl.col("letters")) == 0)
         .then(pl.lit("und"))

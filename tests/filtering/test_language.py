@@ -1,0 +1,45 @@
+import pytest
+
+from conan_embed.filtering.language import check_language
+from conan_embed.filtering.recipe import Language
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("北京是中国的首都。", "zh"),
+        ("春雲落紙不歸天", "zh"),
+        ("如何在 Ubuntu 上安装 Docker Compose", "zh"),
+        ("The quick brown fox jumps over the lazy dog near the river.", "en"),
+        ("Der schnelle braune Fuchs springt über den faulen Hund und freut sich.", "de"),
+        ("La vida es muy corta y hay que disfrutar de cada momento con la familia.", "es"),
+        ("お誕生日おめでとうございます", "ja"),
+        ("생일 축하합니다 여러분", "ko"),
+        ("Привет, как у тебя сегодня дела и что нового?", "ru"),
+        ("Kubernetes", "und"),
+        ("123 + 456", "und"),
+        ("青蛙旅行の护身符和三叶草怎么收集", "zh"),
+    ],
+)
+def test_language_of_a_text(make_pairs, text, language):
+    assert make_pairs([(text, "x")])["query_language"].to_list() == [language]
+
+
+GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und freut sich."
+ENGLISH = "The quick brown fox jumps over the lazy dog near the river."
+CHINESE = "敏捷的棕色狐狸跳过了懒狗。"
+
+
+def test_sides_in_other_languages_go(make_pairs):
+    pairs = make_pairs([(CHINESE, ENGLISH), (GERMAN, CHINESE), (CHINESE, GERMAN), ("Docker", CHINESE)])
+    outcome = check_language(pairs, Language())
+    assert outcome.kept["id"].to_list() == [0, 3]
+    assert outcome.dropped["dropped_by"].to_list() == ["query_language", "positive_language"]
+    assert check_language(pairs, Language(keep=("zh", "en", "de"))).kept.height == 4
+
+
+def test_one_language_where_asked_for(make_pairs):
+    pairs = make_pairs([(CHINESE, ENGLISH), (ENGLISH, ENGLISH), ("Docker", CHINESE)])
+    outcome = check_language(pairs, Language(same=True))
+    assert outcome.kept["id"].to_list() == [1, 2]
+    assert outcome.dropped["dropped_by"].to_list() == ["same_language"]
