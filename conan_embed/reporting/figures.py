@@ -191,7 +191,9 @@ def throughput(runs: Sequence[Run]) -> str:
     return _lines(_metric(runs, "tokens_per_second"), runs, "tokens_per_second", from_zero=True)
 
 
-def check(runs: Sequence[Run], keys: Sequence[str]) -> str:
+def check(
+    runs: Sequence[Run], keys: Sequence[str], *, from_zero: bool = False, per_cent: bool = False
+) -> str:
     """Draw one or two columns of negatives.jsonl over steps; where runs are compared the second is dashed."""
     single = len(runs) == 1
     curves = []
@@ -201,7 +203,8 @@ def check(runs: Sequence[Run], keys: Sequence[str]) -> str:
             if len(steps_N):
                 series = which if single else number
                 curves.append(Curve(steps_N, values_N, series, points=True, dashed=not single and which == 1))
-    return _lines(curves, runs, "/".join(keys))
+    y_format = _per_cent if per_cent else None
+    return _lines(curves, runs, "/".join(keys), from_zero=from_zero, y_format=y_format)
 
 
 def replaced(runs: Sequence[Run]) -> str:
@@ -220,6 +223,7 @@ def replaced(runs: Sequence[Run]) -> str:
             for patch in axes.bar(at_N, values_N, room, color=colour(number)):
                 patch.set_gid("data")
         axes.set_xlim(right=max(axes.get_xlim()[1], float(bars[0][1][-1]) + room * len(bars)))
+        axes.set_ylim(0, 1.08 * max(1.0, *(float(values_N.max()) for _, _, values_N in bars)))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=_ROUND, integer=True))
         return _as_inline_svg(figure)
 
@@ -356,6 +360,10 @@ def _css_colour(stand_in: re.Match[str]) -> str:
 
 def _scientific(value: float, _: Any = None) -> str:
     return sentences.scientific(value) if value else "0"
+
+
+def _per_cent(value: float, _: Any = None) -> str:
+    return f"{100 * value:g}%"
 
 
 def _thousands(value: float, _: Any = None) -> str:

@@ -69,17 +69,18 @@ def scores(runs: Sequence[Run]) -> dict[str, Any] | None:
 def negatives(runs: Sequence[Run]) -> dict[str, Any] | None:
     """Return what the checks of the hard negatives recorded."""
     single = len(runs) == 1
-    means = [
-        Entry("S₀, when put in place", 0 if single else None),
-        Entry("S, now", 1 if single else None, "" if single else "dashed"),
-    ]
+    means = _pair("S₀, when put in place", "S, now", single)
+    ages = _pair("mean", "oldest", single)
+    rank, seconds = figures.check(runs, ["mean_rank"]), figures.check(runs, ["seconds"], from_zero=True)
+    used_up = figures.check(runs, ["used_up_share"], from_zero=True, per_cent=True)
+    age = figures.check(runs, ["bank_age", "bank_age_max"], from_zero=True)
     drawings = _drawn(
         Drawing("Queries with new negatives", figures.replaced(runs)),
         Drawing("Mean score", figures.check(runs, ["mean_initial", "mean_current"]), legend=means),
-        Drawing("Mean rank in use", figures.check(runs, ["mean_rank"])),
-        Drawing("Rankings used up", figures.check(runs, ["used_up"])),
-        Drawing("Age of the bank, steps", figures.check(runs, ["bank_age"])),
-        Drawing("Seconds a check", figures.check(runs, ["seconds"])),
+        Drawing("Mean rank in use", rank),
+        Drawing("Share of rankings used up", used_up),
+        Drawing("Age of the bank, steps", age, legend=ages),
+        Drawing("Seconds a check", seconds),
     )
     said = [("" if single else run.name, sentences.negatives(run)) for run in runs]
     return {"said": [(name, text) for name, text in said if text], "drawings": drawings} if drawings else None
@@ -101,6 +102,13 @@ def speed(runs: Sequence[Run]) -> dict[str, Any] | None:
     )
     said = sentences.speed(runs[0]) if len(runs) == 1 else ""
     return {"said": said, "drawings": drawings} if drawings else None
+
+
+def _pair(first: str, second: str, single: bool) -> list[Entry]:
+    """The legend of a figure of two quantities."""
+    if single:
+        return [Entry(first, 0), Entry(second, 1)]
+    return [Entry(first), Entry(second, None, "dashed")]
 
 
 def _drawn(*drawings: Drawing) -> list[Drawing]:

@@ -46,10 +46,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of all tasks, by key, after `step` steps (0: before training)."""
+    """The scores of all tasks, by key, after `step` steps (0: before training); `average` is that over
+    kinds of task, in per cent."""
 
     step: int
     scores: dict[str, Score]
+    average: float
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,18 @@ class Run:
 
     @property
     def after(self) -> Evaluation | None:
-        """The evaluation of the model that was kept: of step `kept_step` of run.json, else the last."""
+        """The evaluation to show as the outcome: the best by average where training keeps the best, else
+        the last."""
         trained = [evaluation for evaluation in self.evaluations if evaluation.step > 0]
-        kept = [evaluation for evaluation in trained if evaluation.step == self.facts.get("kept_step")]
-        return (kept or trained)[-1] if trained else None
+        if trained and self.recipe is not None and self.recipe.evaluation.keep_best:
+            # The first of equals, as training does; an average may be nan.
+            return max(trained, key=lambda each: (math.isfinite(each.average), each.average))
+        return trained[-1] if trained else None
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each data set, by name."""
+        return {data["name"]: data["rows"] for data in self.facts.get("datasets", [])}
 
 
 def known(frame: pl.DataFrame, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -128,16 +138,19 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _read_run(path: Path, name: str) -> Run:
+    facts = _json(path / "run.json")
     mining = _json(path / "mining" / "mining.json").get("datasets")
     return Run(
         path=path,
         name=name,
         recipe=_recipe(path / "recipe.yaml"),
         recipe_text=_text(path / "recipe.yaml"),
-        facts=_json(path / "run.json"),
+        facts=facts,
         metrics=_table(path / "metrics.jsonl"),
         checks=_table(path / "negatives.jsonl"),
-        evaluations=tuple(_evaluation(line) for line in _lines(path / "evaluation.jsonl")),
+        evaluations=tuple(
+            _evaluation(line, facts.get("width")) for line in _lines(path / "evaluation.jsonl")
+        ),
         mining=mining if isinstance(mining, dict) else {},
         examples=_json(path / "examples.json"),
     )
@@ -180,9 +193,8 @@ def _table(path: Path) -> pl.DataFrame:
     return pl.from_dicts(lines, infer_schema_length=None, strict=False) if lines else pl.DataFrame()
 
 
-def _evaluation(line: dict[str, Any]) -> Evaluation:
-    """Read results as `conan_embed.evaluation` gives them: {"sts/STSB": {"main_score", "metric", "widths"},
-    ...}."""
+def _evaluation(line: dict[str, Any], width: int | None) -> Evaluation:
+    """Read what `conan_embed.evaluation` returned about a model of that width."""
     scores = {}
     for key, result in (line.get("results") or {}).items():
         if not math.isfinite(result["main_score"]):  # a rank correlation with constant scores has no value
@@ -190,8 +202,10 @@ def _evaluation(line: dict[str, Any]) -> Evaluation:
         kind, _, task = key.partition("/")
         widths = {int(width): 100 * value for width, value in result.get("widths", {}).items()}
         full = 100 * result["main_score"]
-        if not widths or widths[max(widths)] != full:
+        if width is not None:
+            widths[width] = full
+        elif not widths or widths[max(widths)] != full:
             widths[FULL_WIDTH] = full
         by_width = dict(sorted(widths.items(), reverse=True))
         scores[key] = Score(key, task, kind, result["metric"], by_width)
-    return Evaluation(int(line["step"]), scores)
+    return Evaluation(int(line["step"]), scores, 100 * line["summary"]["average"])

@@ -209,8 +209,7 @@ def _replacement(run: Run) -> str:
 
 
 def _sized(name: str, run: Run) -> str:
-    rows = run.facts.get("rows", {}).get(name)
-    return f"{name} {rows:,}" if rows else name
+    return f"{name} {run.rows[name]:,}" if name in run.rows else name
 
 
 def negatives(run: Run) -> str:
@@ -218,20 +217,20 @@ def negatives(run: Run) -> str:
     replaced_N = known(run.checks, "replaced")[1]
     if not len(replaced_N):
         return ""
-    checks = counted(len(replaced_N), "check")
-    text = f"{checks} replaced the negatives of {counted(replaced_N.sum(), 'query')} in all"
-    if watched := run.last_check("watched"):
+    queries = counted(replaced_N.sum(), "query") if replaced_N.any() else "no query"
+    text = f"{counted(len(replaced_N), 'check')} replaced the negatives of {queries} in all"
+    if replaced_N.any() and (watched := run.last_check("watched")):
         text += f", {replaced_N[-1] / watched:.0%} of the {watched:,.0f} watched at the last"
     text += "."
-    seconds, training = float(known(run.checks, "seconds")[1].sum()), run.total("seconds")
-    if seconds and training > 0:
-        text += f" Checking took {duration(seconds)}, {100 * seconds / training:.2g}% of the training time."
     if (rank := run.last_check("mean_rank")) is not None:
-        text += f" The negatives in use stand at rank {rank:.0f} of the usable ranking on average."
-    if used_up := run.last_check("used_up"):
-        queries = run.last_check("queries")
-        of = f" of {queries:,.0f} rankings" if queries else f" {'ranking' if used_up == 1 else 'rankings'}"
-        text += f" {used_up:,.0f}{of} {'is' if used_up == 1 else 'are'} used up."
+        text += f" The negatives in use now stand at rank {rank:.0f} on average"
+        used_up = run.last_check("used_up_share")
+        text += "." if used_up is None else f", and {used_up:.1%} of the rankings are used up."
+    spent = sum(float(known(run.checks, key)[1].sum()) for key in ("seconds", "seconds_between"))
+    if spent and (training := run.total("seconds")) > 0:
+        text += (
+            f" Checks and bank took {duration(spent)}, {100 * spent / training:.2g}% of the training time."
+        )
     return text
 
 

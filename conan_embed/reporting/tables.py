@@ -56,10 +56,10 @@ def tiles(run: Run) -> list[Tile]:
     shown = []
     if run.num_steps:
         seconds = run.total("seconds")
-        note = "" if math.isnan(seconds) else f"in {sentences.duration(seconds)}"
-        if run.facts and not run.facts.get("finished"):
-            note = f"{note}, not finished".removeprefix(", ")
-        shown.append(Tile("Steps", f"{run.num_steps:,}", note))
+        notes = [] if math.isnan(seconds) else [f"in {sentences.duration(seconds)}"]
+        if run.num_steps < run.facts.get("steps", 0):
+            notes.append(f"of {run.facts['steps']:,}, not finished")
+        shown.append(Tile("Steps", f"{run.num_steps:,}", ", ".join(notes)))
     if (rate := run.median("tokens_per_second")) > 0:
         floor = run.facts.get("matmul_floor_tokens_per_second")
         note = f"{rate / floor:.0%} of the measured floor" if floor else "real, without padding"
@@ -239,8 +239,13 @@ def _results_note(runs: Sequence[Run], pair: bool) -> str:
     if after is None:
         return "Scores in per cent, before training."
     last = after.step >= run.num_steps
-    when = "after training" if last else f"after {after.step:,} of {run.num_steps:,} steps"
-    return f"Scores in per cent: ○ before training, ● {when}." if pair else f"Scores in per cent, {when}."
+    when = (
+        "after training" if last else f"after {after.step:,} of {run.num_steps:,} steps, the best by average"
+    )
+    note = f"Scores in per cent: ○ before training, ● {when}." if pair else f"Scores in per cent, {when}."
+    if run.recipe and run.recipe.evaluation.keep_best and run.before and run.before.average >= after.average:
+        note += " No evaluated step beat the start, so model/ is the model from before training."
+    return note
 
 
 # --- facts --------------------------------------------------------------------------------------
@@ -249,11 +254,11 @@ def _results_note(runs: Sequence[Run], pair: bool) -> str:
 def facts(runs: Sequence[Run]) -> dict[str, Any] | None:
     """Return what run.json and recipe.yaml say; of several runs also the keys in which their recipes
     differ."""
-    keys = dict.fromkeys(key for run in runs for key in run.facts)
+    keys = dict.fromkeys(key for run in runs for key, value in run.facts.items() if value is not None)
     rows = [
         {
             "name": key.replace("_", " ").capitalize(),
-            "cells": [fact(run.facts.get(key)) for run in runs],
+            "cells": [fact(run.rows if key == "datasets" else run.facts.get(key)) for run in runs],
             "code": key == "command",
         }
         for key in keys
