@@ -197,6 +197,19 @@ def write_layout(
     write_json(folder / "conan_embed.json", {"widths": list(widths), **(details or {})})
 
 
+def make_tokenizer_portable(folder: Path) -> None:
+    """Change `tokenizer_config.json`, as transformers 5 wrote it, so that transformers 4 loads it too.
+
+    Version 4 does not know version 5's name for a tokenizer without a class of its own, and gives token types to
+    encoders that take none (DistilBERT) unless told otherwise. An embedding has a single token type anyway.
+    """
+    path = folder / "tokenizer_config.json"
+    config = read_json(path)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(path, {**config, "model_input_names": ["input_ids", "attention_mask"]})
+
+
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read a safetensors file.
 

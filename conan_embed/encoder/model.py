@@ -24,7 +24,14 @@ from transformers.utils import logging as transformers_logging
 
 from conan_embed.console import progress_bar
 from conan_embed.encoder.attention import PACKED_ATTENTION, packed_stream
-from conan_embed.encoder.formats import POOLINGS, Layout, check_prompts, read_layout, write_layout
+from conan_embed.encoder.formats import (
+    POOLINGS,
+    Layout,
+    check_prompts,
+    make_tokenizer_portable,
+    read_layout,
+    write_layout,
+)
 from conan_embed.encoder.packing import Packed, chunks_by_tokens, gather_tokens, pack_flat
 from conan_embed.errors import UserError
 from conan_embed.files import written_aside
@@ -299,6 +306,7 @@ class EmbeddingModel(nn.Module):
                 # transformers notes the attention function in the config only in memory; nothing of ours is saved.
                 self.encoder.save_pretrained(aside, safe_serialization=True)
                 self.tokenizer.save_pretrained(aside)
+            make_tokenizer_portable(aside)
             write_layout(
                 aside,
                 hidden=self.hidden,

@@ -117,6 +117,15 @@ def test_sentence_transformers_reads_what_we_write_and_we_read_what_it_writes(
     np.testing.assert_allclose(embeddings(back), embeddings(model), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokenizer_says_nothing_that_transformers_4_does_not_know(family, tmp_path):
+    """Checked by hand with transformers 4.57 and sentence-transformers 5.1; here, what it hung on."""
+    make_tiny_model(family).save(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] != "TokenizersBackend"
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+
+
 def in_version_6_layout(folder):
     """Rewrite one of our folders as sentence-transformers 6 writes it."""
     modules = json.loads((folder / "modules.json").read_text())
