@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, POSITIONS, SENTENCES, make_tiny_model
 from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES, POSITIONS, SENTENCES, make_tiny_model
 
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel

@@ -9,9 +9,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, POSITIONS, SENTENCES, VOCABULARY, make_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import FAMILIES, POSITIONS, SENTENCES, VOCABULARY, make_tiny_model
 
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel
