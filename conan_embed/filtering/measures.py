@@ -18,7 +18,8 @@ import polars as pl
 HAN, KANA, HANGUL, LETTER, DIGIT, PUNCTUATION, SYMBOL, EMOJI, SPACE, OTHER = range(10)
 KINDS = ("han", "kana", "hangul", "letters", "digits", "punctuation", "symbols", "emoji", "spaces", "others")
 REPEAT_GRAM = 8  # characters; shorter repeats are ordinary language in Chinese
-_CHUNK_CHARACTERS = 1 << 21  # keeps the working arrays in tens of megabytes
+_LONG = 512  # grams; of a longer text a quarter is looked at, chosen by their hashes, so repeats stay together
+_CHUNK_CHARACTERS = 1 << 18  # keeps the working arrays in the cache
 
 
 @cache
@@ -65,10 +66,12 @@ def _chunks(texts: pl.Series) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sum a boolean array over each text; empty texts give 0."""
-    total = np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
-    return total[offsets[1:]] - total[offsets[:-1]]
+def _counts(kind_C: np.ndarray, offsets: np.ndarray, num_kinds: int) -> np.ndarray:
+    """Count each kind in each text: int64 [N, num_kinds]."""
+    texts = len(offsets) - 1
+    place_C = np.repeat(np.arange(0, texts * num_kinds, num_kinds), np.diff(offsets))
+    place_C += kind_C
+    return np.bincount(place_C, minlength=texts * num_kinds).reshape(texts, num_kinds)
 
 
 def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +142,18 @@ def jaccard(left: pl.Series, right: pl.Series, n: int) -> np.ndarray:
     return common / np.maximum(left_count + right_count - common, 1)
 
 
+def _repeated(texts: pl.Series) -> np.ndarray:
+    """Return the share of each text's grams that it said before: float64 [N]."""
+    hashes, offsets = grams(texts, REPEAT_GRAM)
+    counts = np.diff(offsets)
+    if counts.max(initial=0) > _LONG:
+        looked_at = (hashes & np.uint64(3)) == 0
+        looked_at |= np.repeat(counts <= _LONG, counts)
+        offsets = np.concatenate(([0], np.cumsum(looked_at)))[offsets]
+        hashes = hashes[looked_at]
+    return 1 - distinct(hashes, offsets)[1] / np.maximum(np.diff(offsets), 1)
+
+
 def measure(texts: pl.Series) -> pl.DataFrame:
     """Count what the rules look at.
 
@@ -155,17 +170,18 @@ def measure(texts: pl.Series) -> pl.DataFrame:
         points_C, offsets = code_points(part)
         kind_C = _kinds()[points_C]
         count["characters"][start:stop] = np.diff(offsets)
-        for kind, name in enumerate(KINDS):
-            count[name][start:stop] = _sums(kind_C == kind, offsets)
+        # The first character of a run of letters or digits also counts as a kind of its own.
         word_C = (kind_C >= HANGUL) & (kind_C <= DIGIT)
         begins_C = word_C.copy()
         begins_C[1:] &= ~word_C[:-1]
         firsts = offsets[:-1][np.diff(offsets) > 0]
         begins_C[firsts] = word_C[firsts]
-        count["tokens"][start:stop] = _sums(begins_C | (kind_C <= KANA), offsets)
-        hashes, gram_offsets = grams(part, REPEAT_GRAM)
-        unique = distinct(hashes, gram_offsets)[1]
-        repeated[start:stop] = 1 - unique / np.maximum(np.diff(gram_offsets), 1)
+        number = _counts(kind_C + begins_C * np.uint8(len(KINDS)), offsets, 2 * len(KINDS))
+        kinds, begins = number[:, : len(KINDS)], number[:, len(KINDS) :]
+        for kind, name in enumerate(KINDS):
+            count[name][start:stop] = kinds[:, kind] + begins[:, kind]
+        count["tokens"][start:stop] = kinds[:, HAN] + kinds[:, KANA] + begins.sum(1)
+        repeated[start:stop] = _repeated(part)
     return pl.DataFrame({**count, "repeated": repeated})
 
 

@@ -46,6 +46,10 @@ _ENTITIES = {
 _MOJIBAKE = "[ÃÂâåæçèéäï][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 
 
+# No text without one of these has any mark-up.
+_MARKUP = r"[<&*#\[`>~]|__|---|:[a-z_]+:"
+
+
 def _without_markup(text: pl.Expr) -> pl.Expr:
     # A tag in the code marks of Markdown is what the text is about: it hides while tags go.
     text = text.str.replace_all(r"`<(/?[\w-]+[^`<>\n]{0,80})>`", "`\ue010$1\ue011`")
@@ -85,9 +89,11 @@ def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
     name = texts.name
     if setting.mojibake:
         texts = _fixed(texts)
-    text = pl.col("text")
     if setting.markup:
-        text = _without_markup(text)
+        marked = texts.str.contains(_MARKUP)
+        plain = texts.filter(marked).to_frame("text").select(_without_markup(pl.col("text")))["text"]
+        texts = texts.scatter(marked.arg_true(), plain)
+    text = pl.col("text")
     text = text.str.replace_all(r"[\p{Co}\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]", "")
     keep = setting.form == "NFKC" and setting.keep_chinese_punctuation
     if keep:

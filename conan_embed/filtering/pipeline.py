@@ -193,7 +193,7 @@ def _join(run: Run) -> dict[str, Any]:
     if not run.recipe.duplicates.enabled:
         return {}
     if not place.is_dir():
-        start = time.perf_counter()
+        start = time.process_time()
         folders = [run.place("read", shard.number) for shard in run.shards]
         with written_aside(place) as aside:
             found = find_duplicates(
@@ -203,6 +203,6 @@ def _join(run: Run) -> dict[str, Any]:
                 memory=run.recipe.engine.memory,
                 work=run.work / "spill",
             )
-            write_json(aside / "found.json", {**found.__dict__, "seconds": time.perf_counter() - start})
+            write_json(aside / "found.json", {**found.__dict__, "seconds": time.process_time() - start})
         shutil.rmtree(run.work / "spill")
     return read_json(place / "found.json")

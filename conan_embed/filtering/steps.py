@@ -72,7 +72,7 @@ class _Account:
     def __init__(self) -> None:
         self.left: dict[str, dict[str, int]] = {}
         self.applied: dict[str, int] = {}
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # of processor time, which other users of the machine do not change
         self.dropped: list[pl.DataFrame] = []
 
     def count(self, stage: str, pairs: pl.DataFrame) -> None:
@@ -80,9 +80,9 @@ class _Account:
         self.left[stage] = dict(counts.iter_rows())
 
     def through(self, stage: str, run: Callable[[], Outcome]) -> pl.DataFrame:
-        start = time.perf_counter()
+        start = time.process_time()
         outcome = run()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.process_time() - start
         self.dropped.append(outcome.dropped)
         for name, number in outcome.applied.items():
             self.applied[name] = self.applied.get(name, 0) + number
@@ -115,20 +115,20 @@ def _languages(pairs: pl.DataFrame) -> dict[str, dict[str, int]]:
 def read_step(run: Run, number: int) -> dict[str, Any]:
     """Read a shard and do everything to it that needs no other shard and no list."""
     recipe, shard, account = run.recipe, run.shards[number], _Account()
-    start = time.perf_counter()
+    start = time.process_time()
     pairs = read_shard(shard, recipe.sources[shard.source])
     account.count("read", pairs)
     sources = dict(pairs["source"].value_counts().sort("source").iter_rows())
-    account.seconds["read"] = time.perf_counter() - start
+    account.seconds["read"] = time.process_time() - start
     if recipe.safety.enabled and recipe.safety.domains:
         pairs = with_hosts(pairs)
     pairs = account.through("normalise", lambda: _normalised(pairs, recipe))
-    start = time.perf_counter()
+    start = time.process_time()
     pairs = with_measures(pairs)
-    account.seconds["measures"] = time.perf_counter() - start
-    start = time.perf_counter()
+    account.seconds["measures"] = time.process_time() - start
+    start = time.process_time()
     pairs = with_languages(pairs, recipe.language)
-    account.seconds["language"] = time.perf_counter() - start
+    account.seconds["language"] = time.process_time() - start
     languages = _languages(pairs)
     if recipe.language.enabled:
         pairs = account.through("language", lambda: check_language(pairs, recipe.language))
@@ -136,10 +136,10 @@ def read_step(run: Run, number: int) -> dict[str, Any]:
     pairs = account.through("rules", lambda: apply_rules(pairs, rules, "rules"))
     rules = active_rules(PROMPT_RESPONSE_RULES, recipe.prompt_response, "prompt_response")
     pairs = account.through("prompt_response", lambda: check_prompt_response(pairs, rules))
-    start = time.perf_counter()
+    start = time.process_time()
     near = (recipe.duplicates.enabled and recipe.duplicates.near) or _looks_for_near_evaluation(recipe)
     keys, texts = fingerprints(pairs, recipe.duplicates, near=near)
-    account.seconds["duplicates"] = time.perf_counter() - start
+    account.seconds["duplicates"] = time.process_time() - start
     more = ["hosts"] if "hosts" in pairs.columns else []
     with written_aside(run.place("read", number)) as folder:
         folder.mkdir()
@@ -173,12 +173,12 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
         lists = read_block_lists(recipe.safety)
         pairs = account.through("safety", lambda: check_safety(pairs, lists, recipe.safety))
     if recipe.decontaminate.enabled and recipe.decontaminate.paths:
-        start = time.perf_counter()
+        start = time.process_time()
         index = pl.read_parquet(run.work / "evaluation.parquet")
         texts = pl.read_parquet(read / "texts.parquet")
         similar = resemblance(pl.read_parquet(read / "pairs.parquet"), texts, index, recipe.decontaminate)
         keys = pl.read_parquet(read / "keys.parquet")
-        account.seconds["decontamination"] = time.perf_counter() - start
+        account.seconds["decontamination"] = time.process_time() - start
         keyed = pairs.join(keys, on="id", how="left", maintain_order="left")
         pairs = account.through("decontamination", lambda: check_evaluation(keyed, similar))
     with written_aside(run.place("check", number)) as folder:
@@ -192,12 +192,12 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
 def score_step(run: Run, number: int, encoder: Encoder) -> dict[str, Any]:
     """Score a shard with the teacher."""
     pairs = pl.read_parquet(run.place("check", number) / "pairs.parquet")
-    start = time.perf_counter()
+    start = time.process_time()
     scores = score_pairs(pairs, encoder, run.recipe.teacher)
     with written_aside(run.place("score", number)) as folder:
         folder.mkdir()
         scores.write_parquet(folder / "scores.parquet")
-        write_json(folder / "counts.json", {"seconds": {"teacher": time.perf_counter() - start}})
+        write_json(folder / "counts.json", {"seconds": {"teacher": time.process_time() - start}})
     return {"rows": pairs.height, "kept": pairs.height}
 
 

@@ -4,7 +4,7 @@ The shape (what `conan_embed.reporting` draws):
 
     rows        {"read", "kept", "dropped"}
     speed       {"seconds", "rows_per_second", "workers", "stages": {stage: {"seconds", "rows_per_second"}}};
-                the seconds of a stage are summed over the workers, so its rate is per worker
+                the seconds of a stage are of processor time, so its rate is per core
     funnel      {"stages": ["read", ...], "total": {stage: pairs left},
                  "categories": {category: {stage: pairs left}}}
     sources     {source: {"read", "kept", "languages": {"query": {code: share}, "positive": {code: share}}}}
