@@ -1,0 +1,154 @@
+"""Search a file of passages with a model: encode the passages once, answer from the matrix ever after.
+
+    cache/search/KEY.safetensors     "passages" float32 [C, D], rows of length 1, in the order of the file
+
+KEY is a hash of all that went in: the model's weights, config, tokenizer and settings, and the passages' texts. So a
+model trained further, or an edited file, is encoded anew, and the same file elsewhere (or in another format) is not.
+A later search maps the matrix into memory and takes the exact best by dot product (`exact.top_k`); files of the cache
+can be deleted at any time.
+
+Shapes: Q queries, C passages, D width, K hits.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+import xxhash
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+from safetensors.torch import save_file
+
+from conan_embed.console import progress_bar
+from conan_embed.encoder.formats import read_tensors
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.errors import UserError
+from conan_embed.files import written_aside
+from conan_embed.search.exact import top_k
+from conan_embed.texts.readers import read_corpus
+
+SHOWN_LINES = 3
+"""Lines of a passage that `show` prints."""
+
+_SLAB = 256  # passages encoded at once: a move of the progress bar; larger ones are not faster
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One passage found: its doc_id and text as in the file, and the cosine of its embedding with the query's."""
+
+    doc_id: str
+    text: str
+    score: float
+
+
+def search(
+    query: str | list[str],
+    model_folder: str | Path,
+    corpus: str | Path,
+    *,
+    k: int = 5,
+    cache: str | Path = Path("cache"),
+) -> list[list[Hit]]:
+    """Return the `k` passages of `corpus` nearest to each query, best first (between equals, the earlier in the file).
+
+    Queries and passages are encoded with the model's own prompts.
+
+    Args:
+        query: one query, or several, each with some text.
+        model_folder: a model folder, or a hub name.
+        corpus: passages, whatever `read_corpus` reads.
+        k: hits per query; fewer where the corpus is smaller.
+        cache: folder of the encoded corpora.
+
+    Raises:
+        UserError: an empty query, a `k` below 1, a model or corpus that cannot be read, a damaged file in the cache.
+    """
+    queries = [query] if isinstance(query, str) else query
+    for text in queries:
+        if not text.strip():
+            raise UserError(f"query: found {text!r}, expected some text.")
+    if k < 1:
+        raise UserError(f"k: found {k}, expected 1 or more.")
+    passages = read_corpus(corpus)
+    model = EmbeddingModel.load(model_folder)
+    passages_CD = _encoded(model, passages["text"], Path(cache))
+    queries_QD = torch.from_numpy(model.encode(queries, prompt=model.prompts["query"]))
+    scores_QK, rows_QK = top_k(queries_QD, passages_CD, min(k, len(passages)))
+    return [
+        [
+            Hit(doc_id, text, score)
+            for (doc_id, text), score in zip(passages[rows].rows(), scores, strict=True)
+        ]
+        for rows, scores in zip(rows_QK.numpy(), scores_QK.tolist(), strict=True)
+    ]
+
+
+def _encoded(model: EmbeddingModel, texts: pl.Series, cache: Path) -> torch.Tensor:
+    """Return the embeddings of `texts`, float32 [C, D], mapped from the cache; encode them first where it has none."""
+    path = cache / "search" / f"{_key(model, texts)}.safetensors"
+    if not path.exists():
+        passages_CD = torch.empty(len(texts), model.width)
+        with progress_bar() as progress:
+            task = progress.add_task("encoding passages", total=len(texts), note="")
+            for start in range(0, len(texts), _SLAB):
+                slab = texts[start : start + _SLAB].to_list()
+                embeddings = model.encode(slab, prompt=model.prompts["passage"])
+                passages_CD[start : start + _SLAB] = torch.from_numpy(embeddings)
+                progress.advance(task, len(slab))
+        with written_aside(path) as aside:
+            save_file({"passages": passages_CD}, aside)
+    return read_tensors(path)["passages"]
+
+
+def _key(model: EmbeddingModel, texts: pl.Series) -> str:
+    """Hash all that the embeddings of `texts` hang on."""
+    config = {
+        name: value for name, value in model.encoder.config.to_dict().items() if not name.startswith("_")
+    }
+    weights = model.state_dict()
+    shapes = {name: f"{tuple(weight.shape)} {weight.dtype}" for name, weight in weights.items()}
+    settings = [model.pooling, model.max_length, model.prompts["passage"]]
+    key = xxhash.xxh3_128(json.dumps([config, shapes, settings], sort_keys=True, default=str).encode())
+    for weight in weights.values():
+        key.update(weight.flatten().view(torch.uint8).numpy().data)
+    key.update(model.tokenizer.backend_tokenizer.to_str().encode())
+    key.update(texts.str.len_bytes().to_numpy().data)
+    key.update("".join(texts).encode())
+    return key.hexdigest()
+
+
+def show(hits: list[Hit]) -> RenderableType:
+    """Return the hits of one query as a table for a rich console: rank, score, doc_id and the text's first lines."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
+    table.add_column(justify="right", style="bold")
+    table.add_column(justify="right", style="green")
+    table.add_column(ratio=1)
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(str(rank), f"{hit.score:.3f}", Group(Text(hit.doc_id, style="dim"), _Opening(hit.text)))
+    return table
+
+
+class _Opening:
+    """The first lines of a text, whatever the width of the terminal; never read as markup."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text.strip()
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(20, options.max_width), options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        enough = self.text[: (SHOWN_LINES + 1) * (width + 1)]  # a line holds at most `width` characters
+        lines = list(Text(enough).wrap(console, width))
+        if len(lines) > SHOWN_LINES:
+            last = lines[SHOWN_LINES - 1]
+            last.rstrip()
+            last.truncate(width - 1)
+            last.append("…")
+        yield Text("\n").join(lines[:SHOWN_LINES])

@@ -1,0 +1,223 @@
+"""An exported model embeds as the original does, or is not written at all."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.errors import UserError
+from conan_embed.export import export, graph, parity
+from conan_embed.files import read_json
+
+TEXTS = ["好", "How do I read a very large file in Python?", "北京是中华人民共和国的首都。" * 12]
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path):
+    """Save a tiny model and return its folder."""
+
+    def save(family="bert", **settings):
+        tiny_model(family, **settings).save(tmp_path / "model", details={"step": 7})
+        return tmp_path / "model"
+
+    return save
+
+
+def prefix(folder, width, texts=TEXTS):
+    """The definition: the first numbers of the original's embedding, normalised anew."""
+    full = torch.from_numpy(EmbeddingModel.load(folder).encode(texts, precision="float32"))
+    return nn.functional.normalize(full[:, :width], dim=1).numpy()
+
+
+def onnx_embeddings(folder, texts=TEXTS):
+    """What a server computes that knows only onnxruntime and the tokenizer's own file."""
+    onnxruntime, tokenizers = pytest.importorskip("onnxruntime"), pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(read_json(folder / "export.json")["max_length"])
+    tokenizer.enable_padding(pad_id=read_json(folder / "config.json")["pad_token_id"])
+    batch = tokenizer.encode_batch(texts)
+    inputs = {
+        "input_ids": np.array([text.ids for text in batch]),
+        "attention_mask": np.array([text.attention_mask for text in batch]),
+    }
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["sentence_embedding"]
+    return session.run(None, inputs)[0]
+
+
+def torch_runner(padded, model):
+    """`graph.runner` without ONNX: the module that is traced, run by torch."""
+
+    @torch.no_grad()
+    def run(texts):
+        batch = model.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=model.max_length, return_tensors="pt"
+        )
+        model.encoder.set_attn_implementation("sdpa")
+        return padded(batch["input_ids"], batch["attention_mask"]).numpy()
+
+    return run
+
+
+# ------------------------------------------------------------------------------------------ the same embeddings
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "distilbert", "modernbert"])
+def test_the_padded_forward_equals_the_packed_one(tiny_model, family, pooling):
+    model = tiny_model(family, pooling=pooling, dense_width=48, prompts={"passage": "passage: "})
+    expected = parity.embed(model, 48)
+    found = parity.embed_with(torch_runner(graph.PaddedModel(model), model), model.prompts)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "dense_width", "width"),
+    [("xlm-roberta", "last", 48, 24), ("modernbert", "mean", None, None)],
+)
+def test_onnx_equals_the_original(saved, tmp_path, family, pooling, dense_width, width):
+    pytest.importorskip("onnxscript")
+    folder = saved(family, pooling=pooling, dense_width=dense_width)
+    output = export(folder, tmp_path / "onnx", format="onnx", width=width)
+    expected = prefix(folder, width or dense_width or 32)
+    np.testing.assert_allclose(onnx_embeddings(output), expected, atol=1e-5)
+    np.testing.assert_allclose(onnx_embeddings(output, TEXTS[:1]), expected[:1], atol=1e-5)  # batch of one
+    facts = read_json(output / "export.json")
+    assert facts["width"] == expected.shape[1]
+    assert 0.9999 <= facts["parity"]["cosine_min"] <= facts["parity"]["cosine_mean"] < 1.0001
+
+
+def test_int8_is_smaller_and_near(saved, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(graph, "ONE_FILE_BYTES", 0)  # as if the weights were too many for one protobuf file
+    folder = saved("bert", hidden=128, layers=1, pooling="cls")
+    output = export(folder, tmp_path / "onnx", format="onnx", quantize="int8")
+    weights = sum(file.stat().st_size for file in output.glob("model.onnx*"))
+    assert weights < 0.6 * (folder / "model.safetensors").stat().st_size
+    cosine = (onnx_embeddings(output) * prefix(folder, 128)).sum(axis=1)
+    assert (cosine >= 0.98).all()
+    assert (cosine < 0.99999).any()
+    assert not any(path.is_dir() for path in output.iterdir())
+
+
+@pytest.mark.parametrize("dense_width", [None, 48])
+@pytest.mark.parametrize("width", [None, 8])
+def test_the_folder_loads_in_sentence_transformers(saved, tmp_path, dense_width, width):
+    library = pytest.importorskip("sentence_transformers")
+    folder = saved("bert", dense_width=dense_width, prompts={"query": "q: "}, widths=[16, 4])
+    output = export(folder, tmp_path / "export", width=width)
+    expected = prefix(folder, width or dense_width or 32)
+    theirs = library.SentenceTransformer(str(output), device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS), expected, atol=1e-5)
+    assert theirs.prompts["query"] == "q: "
+    np.testing.assert_allclose(
+        EmbeddingModel.load(output).encode(TEXTS, precision="float32"), expected, atol=1e-5
+    )
+
+
+def test_a_cut_folder_keeps_the_narrower_widths_and_the_notes(saved, tmp_path):
+    folder = saved(widths=[16, 8, 4])
+    output = export(folder, tmp_path / "export", width=8)
+    model = EmbeddingModel.load(output)
+    assert (model.width, model.widths) == (8, (8, 4))
+    assert read_json(output / "conan_embed.json")["step"] == 7
+
+
+def test_an_earlier_export_is_replaced(saved, tmp_path):
+    folder = saved()
+    export(folder, tmp_path / "export")
+    export(folder, tmp_path / "export", width=8)
+    assert EmbeddingModel.load(tmp_path / "export").width == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export", "model"]
+
+
+# ------------------------------------------------------------------------------------------------------ the gate
+
+
+class WithoutMask(graph.PaddedModel):
+    """The classical mistake: padding is averaged too."""
+
+    def _pool(self, hidden_NLH, mask_NL):
+        return hidden_NLH.mean(dim=1)
+
+
+class FirstInsteadOfLast(graph.PaddedModel):
+    def _pool(self, hidden_NLH, mask_NL):
+        return hidden_NLH[:, 0]
+
+
+@pytest.mark.parametrize(("pooling", "wrong"), [("mean", WithoutMask), ("last", FirstInsteadOfLast)])
+def test_the_gate_sees_a_wrong_pooling(tiny_model, pooling, wrong):
+    model = tiny_model("bert", pooling=pooling)
+    expected = parity.embed(model, model.width)
+    found = parity.embed_with(torch_runner(wrong(model), model), model.prompts)
+    with pytest.raises(UserError, match=r"does not embed as the model does: cosine .* expected 0.9999"):
+        parity.judged(found, expected, None)
+
+
+def test_the_gate_sees_a_lost_window(tiny_model):
+    model = tiny_model("modernbert")
+    expected = parity.embed(model, model.width)
+    for layer in model.encoder.layers:
+        layer.attn.sliding_window = None
+    model.encoder.config.local_attention = 2 * model.max_length
+    found = parity.embed_with(torch_runner(graph.PaddedModel(model), model), model.prompts)
+    with pytest.raises(UserError, match="does not embed"):
+        parity.judged(found, expected, None)
+
+
+def test_the_gate_does_not_take_nan_for_an_answer():
+    unit = np.eye(len(parity.TEXTS), dtype=np.float32)
+    assert parity.judged(unit, unit, "int8")["cosine_min"] == 1
+    with pytest.raises(UserError, match="nan"):
+        parity.judged(np.full_like(unit, np.nan), unit, "int8")
+
+
+def test_a_copy_that_fails_is_not_left_behind(saved, tmp_path, monkeypatch):
+    folder = saved()
+    monkeypatch.setitem(parity.FLOORS, None, 1.1)
+    with pytest.raises(UserError, match="nothing was written"):
+        export(folder, tmp_path / "export")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+# ------------------------------------------------------------------------------------------------ a user's mistakes
+
+
+@pytest.mark.parametrize("width", [0, 33])
+def test_a_width_that_the_model_does_not_have(saved, tmp_path, width):
+    with pytest.raises(UserError, match=f"width {width}: the model has 32, expected a width from 1 to 32"):
+        export(saved(), tmp_path / "export", width=width)
+
+
+def test_int8_needs_onnx(saved, tmp_path):
+    with pytest.raises(
+        UserError, match="int8 cannot be written as sentence-transformers; expected the format onnx"
+    ):
+        export(saved(), tmp_path / "export", quantize="int8")
+
+
+def test_an_unknown_format(saved, tmp_path):
+    with pytest.raises(UserError, match="'gguf' is unknown; expected one of sentence-transformers, onnx"):
+        export(saved(), tmp_path / "export", format="gguf")
+
+
+def test_an_unknown_quantisation(saved, tmp_path):
+    with pytest.raises(UserError, match="'int4' is unknown; expected int8"):
+        export(saved(), tmp_path / "export", format="onnx", quantize="int4")
+
+
+def test_a_folder_that_is_no_export_is_not_replaced(saved):
+    folder = saved()
+    with pytest.raises(UserError, match="is there already and is no earlier export"):
+        export(folder, folder)
+    assert EmbeddingModel.load(folder).width == 32
+
+
+def test_missing_packages(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(
+        UserError, match=r'onnxscript not installed; expected pip install "conan-embed\[onnx\]"'
+    ):
+        export(saved(), tmp_path / "export", format="onnx")
