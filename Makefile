@@ -1,0 +1,29 @@
+# Two commands do all the set-up: `make quickstart` and `make test`. Both work in a virtual environment of their own.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: quickstart test lint benchmarks clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/conan-embed quickstart
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# constraints.txt holds the versions that the project is tested with; torch's is a CPU build where one is offered.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,filter,peers,onnx,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs cache

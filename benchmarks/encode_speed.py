@@ -1,0 +1,69 @@
+"""Encoding speed in passages per second, against sentence-transformers' `encode` on the same texts.
+
+    python benchmarks/encode_speed.py [--model FOLDER] [--passages 20000] [--write]
+
+Texts are passages of the Python documentation of this machine, tokenising included. Ours, theirs in bfloat16 and theirs
+as it comes (float32) take turns on slices of the texts, so that a busy machine hurts all three.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machine import write_result
+from texts import passages
+
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.quickstart.run import bundled_model
+
+MAX_LENGTH = 256
+SLICES = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=str(bundled_model()))
+    parser.add_argument("--passages", type=int, default=20_000)
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    arguments = parser.parse_args()
+    texts = passages(arguments.passages)
+    ours = EmbeddingModel.load(arguments.model, max_length=MAX_LENGTH)
+    default, half = (SentenceTransformer(arguments.model, device="cpu") for _ in range(2))
+    half.to(torch.bfloat16)
+    for model in (default, half):
+        model.max_seq_length = MAX_LENGTH
+    encoders = {
+        "ours": ours.encode,
+        "sentence-transformers, bfloat16": lambda part: half.encode(part, batch_size=32),
+        "sentence-transformers, default": lambda part: default.encode(part, batch_size=32),
+    }
+    for encode in encoders.values():
+        encode(texts[:64])
+    seconds = dict.fromkeys(encoders, 0.0)
+    worst = 0.0
+    for part in np.array_split(np.array(texts, dtype=object), SLICES):
+        results = {}
+        for name, encode in encoders.items():
+            started = time.perf_counter()
+            results[name] = encode(part.tolist())
+            seconds[name] += time.perf_counter() - started
+        exact = results["sentence-transformers, default"]
+        worst = max(worst, float(1 - (results["ours"] * exact).sum(axis=1).min()))
+    lines = ["| encoder | passages/s | ours is |", "|---|---|---|"]
+    for name, value in seconds.items():
+        lines.append(f"| {name} | {len(texts) / value:,.0f} | {value / seconds['ours']:.2f}x |")
+    lines += ["", f"Largest 1 - cosine between ours (bfloat16 products) and their float32: {worst:.1e}."]
+    what = f"{len(texts):,} passages of the Python documentation, at most {MAX_LENGTH} tokens, model {Path(arguments.model).name}."
+    write_result("encode_speed", what, lines, arguments.write)
+
+
+if __name__ == "__main__":
+    main()
