@@ -1,11 +1,16 @@
-"""Fixtures for all tests."""
+"""Fixtures and settings of all tests."""
 
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 from tiny_models import make_tiny_model
 
 from conan_embed.encoder.model import EmbeddingModel
+
+# Machines differ in speed, and so does one machine from moment to moment.
+settings.register_profile("conan-embed", deadline=None)
+settings.load_profile("conan-embed")
 
 TinyModel = Callable[..., EmbeddingModel]
 

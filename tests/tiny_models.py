@@ -1,8 +1,8 @@
 """Tiny models of every encoder family, with random weights and a tokenizer made here.
 
-`make_tiny_model("bert", pooling="cls")` (the fixture `tiny_model` is the same) is an `EmbeddingModel` small enough that a test may make dozens of them.
-Weights are drawn wide (standard deviation 0.2, biases and norms too), so that a wrong mask or a wrong position
-changes the outcome by far more than rounding does.
+`make_tiny_model("bert", pooling="cls")`, or the fixture `tiny_model`, is an `EmbeddingModel` small enough that a test
+may make dozens of them. Weights are drawn wide (standard deviation 0.2, biases and norms too), so that a wrong mask or
+a wrong position changes the outcome by far more than rounding does.
 """
 
 import functools

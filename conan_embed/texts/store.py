@@ -91,11 +91,8 @@ class TextStoreBuilder:
         hashes = np.fromiter(
             map(xxhash.xxh3_64_intdigest, unique["text"].cast(pl.Binary)), np.uint64, len(unique)
         )
-        key = xxhash.xxh3_128(
-            json.dumps([fingerprint, *unique["prompt"].unique(maintain_order=True)]).encode()
-        )
+        key = xxhash.xxh3_128(json.dumps([fingerprint, unique["prompt"].rle().to_list()]).encode())
         key.update(hashes.tobytes())
-        key.update(unique["prompt"].rle_id().to_numpy().tobytes())
         folder = cache / "texts" / key.hexdigest()
         if not (folder / "texts.json").exists():
             _write_store(folder, unique, hashes, tokenize)

@@ -110,11 +110,22 @@ def _collect_retrieval(
     frame = frame.head(data.limit) if data.limit else frame
     lists = (
         frame.explode("positive")
+        .filter(pl.col("positive") != pl.col("query"))  # a text teaches nothing as an answer to itself
         .group_by("query", maintain_order=True)
         .agg(pl.col("positive").unique(maintain_order=True))
+        .with_row_index("list")
     )
-    lists = lists.with_row_index("list")
-    list_of_query = frame.join(lists, on="query", how="left", maintain_order="left")["list"].to_numpy()
+    rows = len(frame)
+    frame = frame.join(lists.select("query", "list"), on="query", maintain_order="left")
+    if len(frame) < rows:
+        console.print(
+            f"{data.path}: left out {rows - len(frame)} queries whose only positive is their own text."
+        )
+    if frame.is_empty():
+        raise UserError(
+            f"{data.path}: each query is its own only positive, expected positives that are other texts."
+        )
+    list_of_query = frame["list"].to_numpy()
     queries = builder.add(frame["query"], prompts["query"])
     positives = builder.add(lists["positive"].explode(), prompts["passage"])
     given = builder.add(frame["negative"].explode().drop_nulls(), prompts["passage"])
@@ -165,7 +176,7 @@ def _collect_classification(
 ) -> Callable[[list[np.ndarray]], RetrievalSet]:
     frame = read_classification(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
     frame = frame.head(data.limit) if data.limit else frame
-    frame = frame.unique("text", maintain_order=True)
+    frame = frame.unique("text", keep="first", maintain_order=True)
     sizes = frame["label"].value_counts()
     lonely = sizes.filter(pl.col("count") < 2)["label"].to_list()
     if lonely:

@@ -1,0 +1,41 @@
+"""Ragged arrays against lists of lists."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conan_embed.texts.ragged import Ragged
+
+lists = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=10)
+
+
+def ragged(rows):
+    return Ragged.of_lengths(
+        np.array(sum(rows, []), np.int64), np.array([len(row) for row in rows], np.int64)
+    )
+
+
+@given(lists)
+def test_it_is_the_lists(rows):
+    found = ragged(rows)
+    assert len(found) == len(rows)
+    assert [found[i].tolist() for i in range(len(rows))] == rows
+    assert found.lengths.tolist() == [len(row) for row in rows]
+
+
+@given(lists, st.data())
+def test_rows_taken_end_to_end(rows, data):
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=8)) if rows else []
+    place, values = ragged(rows).rows(np.array(chosen, np.int64))
+    assert values.tolist() == [value for i in chosen for value in rows[i]]
+    assert place.tolist() == [number for number, i in enumerate(chosen) for _ in rows[i]]
+
+
+@given(st.lists(lists, max_size=4))
+def test_joined(parts):
+    found = Ragged.joined([ragged(part) for part in parts])
+    assert [found[i].tolist() for i in range(len(found))] == sum(parts, [])
+
+
+def test_empty():
+    assert [row.tolist() for row in (Ragged.empty(2)[0], Ragged.empty(2)[1])] == [[], []]

@@ -1,0 +1,194 @@
+"""Files become tasks: sets of positives, negatives that are none, classes as positives, titles of passages."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conan_embed.errors import UserError
+from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.texts.tasks import known_positives, load_tasks, sizes
+
+PROMPTS = {"query": "q: ", "passage": "p: ", "sts": "s: "}
+
+
+def tokenize(texts):
+    lengths = [len(text) for text in texts]
+    return np.array([ord(c) for text in texts for c in text], np.int32), np.concatenate(
+        [[0], np.cumsum(lengths)]
+    )
+
+
+class Folder:
+    """A folder of JSON lines files and the tasks read from it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def write(self, name, rows):
+        path = self.path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    def load(self, **data):
+        return load_tasks(Data(**data), PROMPTS, tokenize, fingerprint="", cache=self.path / "cache")
+
+    def retrieval(self, rows, corpus=None, **settings):
+        if corpus is not None:
+            settings["corpus"] = self.write("corpus", corpus)
+        settings = {"name": "r", "path": self.write("r", rows), **settings}
+        tasks = self.load(retrieval=[RetrievalData(**settings)])
+        return tasks.store, tasks.retrieval[0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path)
+
+
+def texts(store, ids):
+    return [store.text(int(i)) for i in ids]
+
+
+def prompted(store, text_id):
+    start, stop = store.offsets[text_id : text_id + 2]
+    return "".join(map(chr, store.tokens[start:stop]))
+
+
+def test_several_positives_and_duplicate_queries_are_one_set(folder):
+    store, found = folder.retrieval(
+        [
+            {"query": "a", "positive": ["1", "2"], "negative": ["9", "8"]},
+            {"query": "b", "positive": ["3"], "negative": []},
+            {"query": "a", "positive": ["2", "4"], "negative": ["1", "9", "a"]},
+        ]
+    )
+    assert len(found) == 3
+    assert texts(store, found.query_Q) == ["a", "b", "a"]
+    positives = [texts(store, found.positives[i]) for i in found.list_Q]
+    assert positives == [["1", "2", "4"], ["3"], ["1", "2", "4"]]
+    # "1" is a known positive of "a" by its first row, and "a" is the query itself.
+    assert [texts(store, found.given[i]) for i in range(3)] == [["9", "8"], [], ["9"]]
+    assert sorted(texts(store, found.passages)) == ["1", "2", "3", "4", "8", "9", "a"]
+    assert prompted(store, found.query_Q[0]) == "q: a"
+    assert {
+        prompted(store, i)[:3] for i in (*found.positives.values, *found.given.values, *found.passages)
+    } == {"p: "}
+
+
+def test_the_query_is_no_positive_of_itself(folder, capsys):
+    store, found = folder.retrieval(
+        [
+            {"query": "a", "positive": ["a", "1"]},
+            {"query": "b", "positive": ["b"]},
+            {"query": "c", "positive": ["2"]},
+        ]
+    )
+    assert texts(store, found.query_Q) == ["a", "c"]
+    assert [texts(store, found.positives[i]) for i in found.list_Q] == [["1"], ["2"]]
+    assert "left out 1 queries" in " ".join(capsys.readouterr().err.split())
+
+
+def test_nothing_but_queries_as_positives_is_refused(folder):
+    with pytest.raises(UserError, match="expected positives that are other texts"):
+        folder.retrieval([{"query": "a", "positive": ["a"]}])
+
+
+@pytest.mark.parametrize("negatives", ["mined", "random"])
+def test_a_corpus_is_what_is_mined_from(folder, negatives):
+    store, found = folder.retrieval(
+        [{"query": "a", "positive": ["1"], "negative": ["9"]}],
+        corpus=[{"doc_id": "x", "text": "5"}, {"doc_id": "y", "text": "1"}],
+        negatives=negatives,
+    )
+    assert sorted(texts(store, found.passages)) == ["1", "5"]
+
+
+@pytest.mark.parametrize("negatives", ["given", "none"])
+def test_a_corpus_that_nothing_is_mined_from_is_not_read(folder, negatives):
+    _, found = folder.retrieval([{"query": "a", "positive": ["1"]}], corpus=[], negatives=negatives)
+    assert len(found.passages) == 1
+
+
+def test_titles_stand_before_passages_as_they_do_in_the_positives(folder):
+    corpus = [{"title": "T", "text": "one"}, {"title": "U", "text": "two"}]
+    store, found = folder.retrieval([{"query": "a", "positive": ["T\none"]}], corpus=corpus)
+    assert sorted(texts(store, found.passages)) == ["T\none", "U\ntwo"]
+    store, found = folder.retrieval([{"query": "a", "positive": ["one"]}], corpus=corpus)
+    assert sorted(texts(store, found.passages)) == ["one", "two"]
+    store, found = folder.retrieval([{"query": "a", "positive": ["x"]}], corpus=corpus)
+    assert sorted(texts(store, found.passages)) == ["T\none", "U\ntwo", "x"]
+    store, found = folder.retrieval(
+        [{"query": "a", "positive": ["one"]}], corpus=corpus, corpus_columns={"title": "title"}
+    )
+    assert sorted(texts(store, found.passages)) == ["T\none", "U\ntwo", "one"]
+
+
+def test_classes_become_sets_of_positives(folder, capsys):
+    rows = [
+        ("x", "one"),
+        ("y", "two"),
+        ("x", "three"),
+        ("lonely", "four"),
+        ("y", "five"),
+        ("y", "one"),
+        ("x", "six"),
+    ]
+    path = folder.write("c", [{"label": label, "text": text} for label, text in rows])
+    tasks = folder.load(classification=[ClassificationData(name="c", path=path)])
+    (found,) = tasks.retrieval
+    queries = texts(tasks.store, found.query_Q)
+    assert queries == ["one", "two", "three", "five", "six"]  # "one" keeps its first label
+    assert [sorted(texts(tasks.store, found.positives[i])) for i in found.list_Q] == [
+        ["one", "six", "three"],
+        ["five", "two"],
+        ["one", "six", "three"],
+        ["five", "two"],
+        ["one", "six", "three"],
+    ]
+    assert sorted(texts(tasks.store, found.passages)) == sorted(queries)
+    assert prompted(tasks.store, found.query_Q[0]) == "s: one"
+    assert "left out 1 classes" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_single_class_is_refused(folder):
+    path = folder.write(
+        "c", [{"label": "x", "text": "1"}, {"label": "x", "text": "2"}, {"label": "y", "text": "3"}]
+    )
+    with pytest.raises(UserError, match="found 1 class of two texts or more, expected at least 2"):
+        folder.load(classification=[ClassificationData(name="c", path=path)])
+
+
+def test_sts_pairs_and_the_table_of_sizes(folder):
+    path = folder.write(
+        "s", [{"text_a": "1", "text_b": "2", "score": 3.5}, {"text_a": "2", "text_b": "2", "score": 5}]
+    )
+    rows = folder.write("r", [{"query": "1", "positive": ["2"]}] * 3)
+    tasks = folder.load(
+        sts=[StsData(name="s", path=path, weight=2.0)],
+        retrieval=[RetrievalData(name="r", path=rows, limit=2)],
+    )
+    (found,) = tasks.sts
+    assert texts(tasks.store, found.left_P) == ["1", "2"]
+    assert texts(tasks.store, found.right_P) == ["2", "2"]
+    assert found.left_P[1] == found.right_P[1] == found.right_P[0]
+    assert found.score_P.tolist() == [3.5, 5.0]
+    assert found.weight == 2.0
+    assert sizes(tasks) == [("retrieval", "r", 2), ("sts", "s", 2)]
+    # Three prompts, one content.
+    assert len(set(tasks.store.content)) == 2
+    assert len(tasks.store) == 4
+
+
+def test_known_positives_are_found_by_content(folder):
+    store, found = folder.retrieval(
+        [
+            {"query": "a", "positive": ["1", "2"]},
+            {"query": "b", "positive": ["3"]},
+            {"query": "1", "positive": ["b"]},
+        ]
+    )
+    lists = np.repeat(np.arange(3), len(store))
+    content = np.tile(store.content, 3)
+    expected = [store.text(i) in {0: "12", 1: "3", 2: "b"}[n] for n in range(3) for i in range(len(store))]
+    assert known_positives(found.positives, lists, content, store).tolist() == expected
