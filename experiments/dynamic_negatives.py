@@ -1,0 +1,155 @@
+"""Do negatives that stay hard help? In-batch only, static, `ranking`, `bank` and `remine`: same steps, same seeds.
+
+    python experiments/dynamic_negatives.py --base MODEL --data DATA [--steps 400] [--seeds 0 1 2] [--write]
+
+DATA is laid out as finetune/, pretrain/ and eval/ (docs/data.md). Arms are run one by one and kept in
+runs/dynamic-negatives/, so that an interrupted table goes on where it stopped. Rankings are mined once. Beside the
+table, `conan-embed report RUN RUN ...` draws figure 2 of the paper for any of the arms.
+"""
+
+import argparse
+import datetime
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from conan_embed.console import console
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.local import evaluate
+from conan_embed.files import read_json, read_json_lines, write_json
+from conan_embed.recipes.schema import Recipe
+from conan_embed.training.run import train
+
+SETS = {
+    "drcd": ("finetune/retrieval/drcd_dev.parquet", "finetune/corpus/drcd_dev.parquet"),
+    "cmrc": ("finetune/retrieval/cmrc_trial.parquet", "finetune/corpus/cmrc_trial.parquet"),
+    "medical": ("pretrain/qa_medical_toyhom.parquet", None),
+    "tidb": ("pretrain/web_tidb_docs.parquet", None),
+}
+TASKS = ["retrieval/MedicalQA", "retrieval/TiDBDocs", "retrieval/DuReaderRobust", "retrieval/SciFact"]
+# E5's cosines lie above the paper's ceiling of 0.8, which would never let a query pass (docs/log.md).
+CEILING = 1.0
+ARMS: dict[str, dict[str, Any]] = {
+    "in-batch only": {"step": {"negatives": 0}},
+    "static": {"negatives": {"source": "static"}},
+    "ranking": {"negatives": {"source": "ranking"}},
+    "bank": {"negatives": {"source": "bank", "refresh": 16}},
+    "remine": {"negatives": {"source": "remine"}},
+}
+
+
+def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
+    change = ARMS[arm]
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(arguments.base), "max_length": arguments.max_length},
+            "data": {
+                "retrieval": [
+                    {
+                        "name": name,
+                        "path": str(arguments.data / path),
+                        "limit": arguments.rows,
+                        "negatives": "none" if arm == "in-batch only" else "mined",
+                        **({"corpus": str(arguments.data / corpus)} if corpus else {}),
+                    }
+                    for name, (path, corpus) in SETS.items()
+                ]
+            },
+            "step": {
+                "queries": arguments.queries,
+                "negatives": 3,
+                "sts_pairs": 0,
+                "in_batch": "dataset",
+                **change.get("step", {}),
+            },
+            "loss": {"temperature": 0.05},
+            "mining": {"depth": 100, "offset": 10},
+            "negatives": {
+                "interval": arguments.interval,
+                "decay": arguments.decay,
+                "ceiling": CEILING,
+                **change.get("negatives", {}),
+            },
+            "optimizer": {"learning_rate": arguments.learning_rate},
+            "training": {"steps": arguments.steps, "seed": seed, "checkpoint_every": 100, "keep": 1},
+            "tracking": {"tensorboard": False},
+            "output": str(arguments.output / f"{arm.replace(' ', '-')}-{seed}"),
+            "cache": str(arguments.output / "cache"),
+        }
+    )
+
+
+def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
+    """Train and score one arm, or read its result."""
+    path = arguments.output / f"{arm.replace(' ', '-')}-{seed}.json"
+    if not path.exists():
+        console.rule(f"{arm}, seed {seed}")
+        settings = recipe(arguments, arm, seed)
+        shared, own = arguments.output / "mining", Path(settings.output) / "mining"
+        own.mkdir(parents=True, exist_ok=True)
+        for file in shared.glob("*.safetensors"):
+            if not (own / file.name).exists():
+                (own / file.name).symlink_to(file.resolve())
+        train(settings)
+        if not shared.exists() and settings.step.negatives:
+            own.rename(shared)
+        model = EmbeddingModel.load(Path(settings.output) / "model", max_length=arguments.max_length)
+        results = evaluate(model, arguments.data / "eval", tasks=TASKS)
+        checks = read_json_lines(Path(settings.output) / "negatives.jsonl")
+        write_json(
+            path,
+            {
+                **{key: result["main_score"] for key, result in results["tasks"].items()},
+                "replaced": sum(check["replaced"] for check in checks),
+            },
+        )
+    found: dict[str, float] = read_json(path)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--queries", type=int, default=16)
+    parser.add_argument(
+        "--rows", type=int, default=1000, help="of each data set: few, so that negatives are seen often"
+    )
+    parser.add_argument("--interval", type=int, default=50)
+    parser.add_argument("--decay", type=float, default=1.15)
+    parser.add_argument("--learning-rate", type=float, default=3e-5)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--arms", nargs="*", default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/dynamic-negatives"))
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    arguments = parser.parse_args()
+    results = {arm: [run_arm(arguments, arm, seed) for seed in arguments.seeds] for arm in arguments.arms}
+    lines = ["| arm | " + " | ".join(TASKS) + " | mean | replaced |", "|---|" + "---|" * (len(TASKS) + 2)]
+    for arm, scores in results.items():
+        cells = [[100 * score[task] for score in scores] for task in TASKS]
+        cells.append([mean(100 * score[task] for task in TASKS) for score in scores])
+        shown = [f"{mean(cell):.2f}" + (f" ± {stdev(cell):.2f}" if len(cell) > 1 else "") for cell in cells]
+        lines.append(f"| {arm} | {' | '.join(shown)} | {mean(score['replaced'] for score in scores):.0f} |")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    what = (
+        f"{arguments.base.name}; {arguments.steps} steps of {arguments.queries} queries x (1 positive + 3 negatives), "
+        f"{arguments.rows} rows of each of {len(SETS)} sets; check every {arguments.interval} steps, decay {arguments.decay}, "
+        f"ceiling {CEILING}; {len(arguments.seeds)} seeds; nDCG@10 x 100, mean ± standard deviation."
+    )
+    text = "\n".join([f"# Dynamic hard negatives, {today}", "", what, "", *lines, ""])
+    print(text)
+    if arguments.write:
+        folder = Path(__file__).parent / "results"
+        (folder / f"dynamic_negatives_{today}.md").write_text(text, encoding="utf-8")
+        (folder / f"dynamic_negatives_{today}.json").write_text(
+            json.dumps(results, indent=1), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()
