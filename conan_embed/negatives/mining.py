@@ -32,6 +32,8 @@ from conan_embed.texts.tasks import RetrievalSet, known_positives
 Embed = Callable[[np.ndarray, str], torch.Tensor]
 """Text ids int64 [N] and a word for the progress bar to float32 [N, D], rows of length 1."""
 
+_RANDOM_ROWS = 16_384  # queries whose random passages are drawn at once
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -60,7 +62,10 @@ def mine(data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining) -
     passage_MD = embed(data.passages, f"{data.name}: passages")
     found = rank(data, store, rows, query_ND, passage_MD, settings, progress=f"{data.name}: search")
     return Ranking(
-        found.ids_QK[query_of_row], found.scores_QK[query_of_row], found.positive_Q[query_of_row], found.bounded_out
+        found.ids_QK[query_of_row],
+        found.scores_QK[query_of_row],
+        found.positive_Q[query_of_row],
+        found.bounded_out,
     )
 
 
@@ -90,7 +95,7 @@ def rank(
         exclude=(torch.from_numpy(exclude[0]), torch.from_numpy(exclude[1])),
         progress=progress,
     )
-    positive = _best_positive(data, rows, query_ND, passage_MD)
+    positive = _best_positive(data, store, rows, query_ND, passage_MD)
     found, score = places.cpu().numpy(), scores.cpu().numpy()
     ids = np.where(found >= 0, data.passages[found], NONE).astype(np.int32)
     bounded_out = 0
@@ -125,10 +130,13 @@ def _excluded(data: RetrievalSet, rows: np.ndarray, store: TextStore) -> tuple[n
 
 
 def _best_positive(
-    data: RetrievalSet, rows: np.ndarray, query_ND: torch.Tensor, passage_MD: torch.Tensor
+    data: RetrievalSet, store: TextStore, rows: np.ndarray, query_ND: torch.Tensor, passage_MD: torch.Tensor
 ) -> np.ndarray:
     """Return float32 [N], the best cosine of each query with one of its positives (all of them are passages)."""
     place, positives = data.positives.rows(data.list_Q[rows])
+    # A text of a class is in its own list of positives, and nearest to itself.
+    other = store.content[positives] != store.content[data.query_Q[rows]][place]
+    place, positives = place[other], positives[other]
     if len(positives) > 20 * len(rows):
         # Classes as positives: every text of the class. The first few of each are enough for a bound.
         keep = np.arange(len(positives)) - np.searchsorted(place, place) < 20
@@ -154,18 +162,26 @@ def _squeezed(ids: np.ndarray, score: np.ndarray, keep: np.ndarray) -> tuple[np.
 def random_ranking(data: RetrievalSet, store: TextStore, *, depth: int, seed: int) -> np.ndarray:
     """Return int32 [Q, depth] random passages of the data set that are no known positives of their query."""
     generator = np.random.default_rng([seed, len(data), len(data.passages)])
-    drawn = data.passages[generator.integers(len(data.passages), size=(len(data), 2 * depth))]
-    content = store.content[drawn]
-    keep = content != store.content[data.query_Q][:, None]
-    lists = np.repeat(data.list_Q, drawn.shape[1])
-    keep &= ~known_positives(data.positives, lists, content.ravel(), store).reshape(keep.shape)
-    # A passage drawn twice for one query is kept once.
-    order = np.argsort(drawn, axis=1, kind="stable")
-    ordered = np.take_along_axis(drawn, order, axis=1)
-    again = np.zeros_like(keep)
-    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    ids, _ = _squeezed(drawn, np.zeros(drawn.shape, np.float32), keep & ~again)
-    return ids[:, :depth].astype(np.int32)
+    ids_QK = np.full((len(data), depth), NONE, np.int32)
+    for start in range(0, len(data), _RANDOM_ROWS):
+        rows = slice(start, start + _RANDOM_ROWS)
+        queries = data.query_Q[rows]
+        if len(data.passages) <= 4 * depth:  # a small set gives every query all that it has
+            drawn = generator.permuted(np.tile(data.passages, (len(queries), 1)), axis=1)
+        else:
+            drawn = data.passages[generator.integers(len(data.passages), size=(len(queries), 2 * depth))]
+        content = store.content[drawn]
+        keep = content != store.content[queries][:, None]
+        lists = np.repeat(data.list_Q[rows], drawn.shape[1])
+        keep &= ~known_positives(data.positives, lists, content.ravel(), store).reshape(keep.shape)
+        # A passage drawn twice for one query is kept once.
+        order = np.argsort(drawn, axis=1, kind="stable")
+        ordered = np.take_along_axis(drawn, order, axis=1)
+        again = np.zeros_like(keep)
+        np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+        ids, _ = _squeezed(drawn, np.zeros(drawn.shape, np.float32), keep & ~again)
+        ids_QK[rows, : ids.shape[1]] = ids[:, :depth]
+    return ids_QK
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -206,13 +222,14 @@ def load_ranking(folder: Path, data: RetrievalSet, store: TextStore) -> Ranking:
     except SafetensorError as error:
         raise UserError(f"{path}: not a whole safetensors file: {error}.") from None
     order = np.argsort(store.hashes[data.passages])
-    hashes = store.hashes[data.passages][order]
-    place = np.searchsorted(hashes, tensors["passages"]).clip(max=len(hashes) - 1)
-    same_queries = np.array_equal(tensors["queries"], store.hashes[data.query_Q])
-    if not same_queries or (hashes[place] != tensors["passages"]).any():
+    theirs = np.argsort(tensors["passages"])
+    same_passages = np.array_equal(store.hashes[data.passages][order], tensors["passages"][theirs])
+    if not same_passages or not np.array_equal(tensors["queries"], store.hashes[data.query_Q]):
         raise UserError(f"{path}: made for other texts than data set {data.name!r} holds now; mine it again.")
+    passage_of_place = np.empty_like(data.passages)
+    passage_of_place[theirs] = data.passages[order]
     places = tensors["places"]
-    ids = np.where(places == NONE, NONE, data.passages[order[place]][places]).astype(np.int32)
+    ids = np.where(places == NONE, NONE, passage_of_place[places]).astype(np.int32)
     return Ranking(ids, tensors["scores"], tensors["positive"], 0)
 
 
@@ -222,6 +239,7 @@ def describe(
     """Return figures and examples of what was mined, for mining.json and the report."""
     used = ranking.ids_QK[:, settings.offset :] != NONE
     window = ranking.scores_QK[:, settings.offset : settings.offset + 10]
+    above = (ranking.scores_QK > ranking.positive_Q[:, None])[:, settings.offset :]
     chosen = np.linspace(0, len(data) - 1, num=min(examples, len(data)), dtype=int)
     return {
         "queries": len(data),
@@ -231,9 +249,7 @@ def describe(
         "mean_negative_score": float(window[np.isfinite(window)].mean())
         if np.isfinite(window).any()
         else None,
-        "negatives_above_positive": float(
-            (ranking.scores_QK > ranking.positive_Q[:, None])[:, settings.offset :].mean()
-        ),
+        "negatives_above_positive": float(above.mean()) if above.size else 0.0,
         "usable_per_query": float(used.sum(axis=1).mean()),
         "bounded_out": ranking.bounded_out,
         "examples": [_example(data, store, ranking, settings.offset, int(row)) for row in chosen],

@@ -53,7 +53,8 @@ class NegativeTable:
     """
 
     def __init__(self, ranking_QK: np.ndarray, negatives: int) -> None:
-        self.ranking_QK = ranking_QK
+        missing = max(0, negatives - ranking_QK.shape[1])  # the first window is always whole, if with NONE
+        self.ranking_QK = np.pad(ranking_QK, ((0, 0), (0, missing)), constant_values=NONE)
         self.negatives = negatives
         self.available_Q = (ranking_QK != NONE).sum(axis=1).astype(np.int32)
         num_queries = len(ranking_QK)
@@ -68,9 +69,7 @@ class NegativeTable:
     def in_use(self, rows: np.ndarray) -> np.ndarray:
         """Return int64 [len(rows), n], text ids of the hard negatives in use, NONE where a ranking is too short."""
         rank = self.window_Q[rows, None] * self.negatives + np.arange(self.negatives)
-        inside = rank < self.ranking_QK.shape[1]
-        found = self.ranking_QK[rows[:, None], np.where(inside, rank, 0)].astype(np.int64)
-        return np.where(inside, found, NONE)
+        return self.ranking_QK[rows[:, None], rank].astype(np.int64)
 
     def observe(self, rows: np.ndarray, score: np.ndarray) -> None:
         """Note the mean cosine of the negatives in use of the queries `rows` (float [len(rows)], nan where none)."""
@@ -95,11 +94,13 @@ class NegativeTable:
         """
         flagged = self.no_longer_hard(decay, ceiling)
         has_next = self._has_next(flagged)
-        replaced = flagged if when_used_up == "wrap" else flagged[has_next]
+        window = np.where(
+            has_next, self.window_Q[flagged] + 1, 0 if when_used_up == "wrap" else self.window_Q[flagged]
+        )
+        moves = window != self.window_Q[flagged]  # a ranking of a single window has nothing to wrap to
+        replaced = flagged[moves]
         result = self._report(flagged, replaced)
-        self.window_Q[flagged[has_next]] += 1
-        if when_used_up == "wrap":
-            self.window_Q[flagged[~has_next]] = 0
+        self.window_Q[replaced] = window[moves]
         self._placed(replaced)
         return result
 

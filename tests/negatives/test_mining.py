@@ -1,0 +1,262 @@
+"""Rankings against a loop over queries and passages; files of rankings; random passages."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conan_embed.errors import UserError
+from conan_embed.negatives.mining import (
+    describe,
+    load_ranking,
+    mine,
+    random_ranking,
+    rank,
+    save_ranking,
+    usable,
+)
+from conan_embed.negatives.table import NONE
+from conan_embed.recipes.schema import Mining
+from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.store import TextStoreBuilder
+from conan_embed.texts.tasks import RetrievalSet
+
+
+def tokenize(texts):
+    return np.zeros(len(texts), np.int32), np.arange(len(texts) + 1)
+
+
+def make_set(cache, queries, positives, passages, *, others=(), name="set"):
+    """A data set: `positives[i]` are the texts that answer query i; `others` are texts of other data sets."""
+    builder = TextStoreBuilder()
+    columns = [others, queries, [text for row in positives for text in row], passages]
+    for texts, prompt in zip(columns, ("", "q", "p", "p"), strict=True):
+        builder.add(pl.Series(list(texts), dtype=pl.String), prompt)
+    store, (_, query_Q, positive, passage) = builder.build(cache, tokenize, fingerprint="")
+    data = RetrievalSet(
+        name,
+        query_Q,
+        np.arange(len(queries)),
+        Ragged.of_lengths(positive, np.array([len(row) for row in positives])),
+        Ragged.empty(len(queries)),
+        np.unique(np.concatenate([positive, passage])),
+        "mined",
+        None,
+        None,
+    )
+    return data, store
+
+
+def embeddings(store, seed=0, width=8):
+    """One fixed random unit vector for each text id."""
+    vectors = torch.randn(len(store), width, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
+def embed_from(vectors):
+    return lambda text_ids, description: vectors[torch.from_numpy(text_ids)]
+
+
+@st.composite
+def data_sets(draw):
+    """Few words, so that queries are passages, positives are shared and queries are repeated."""
+    words = st.sampled_from([f"w{i}" for i in range(25)])
+    queries = draw(st.lists(words, min_size=1, max_size=6))
+    # Equal queries share their positives, as in tasks.py; a query is not the only positive of itself.
+    of_query = {
+        query: [*draw(st.lists(words, max_size=4, unique=True)), f"answer {query}"] for query in set(queries)
+    }
+    return queries, [of_query[query] for query in queries], draw(st.lists(words, max_size=25))
+
+
+@settings(max_examples=60)
+@given(
+    data_sets(), st.integers(1, 12), st.integers(0, 3), st.sampled_from([None, 0.5, 0.95]), st.integers(0, 99)
+)
+def test_rankings(tmp_path_factory, texts, depth, offset, below_positive, seed):
+    data, store = make_set(tmp_path_factory.getbasetemp() / "cache", *texts)
+    vectors = embeddings(store, seed)
+    chosen = Mining(depth=depth, offset=offset, below_positive=below_positive, precision="float32")
+    found = mine(data, store, embed_from(vectors), chosen)
+    width = min(depth + offset, len(data.passages))
+    assert found.ids_QK.shape == found.scores_QK.shape == (len(data), width)
+    assert found.ids_QK.dtype == np.int32
+    removed = {}
+    for row, query in enumerate(data.query_Q):
+        positives = {store.text(i) for i in data.positives[row]}
+        score = {int(i): float(vectors[query].double() @ vectors[i].double()) for i in data.passages}
+        best = max(score[i] for i in data.positives[row] if store.text(i) != store.text(query))
+        allowed = [i for i in score if store.text(i) not in positives | {store.text(query)}]
+        expected = sorted(allowed, key=lambda i: -score[i])[:width]
+        if below_positive is not None:
+            removed[query] = sum(score[i] >= below_positive * best for i in expected)
+            expected = [i for i in expected if score[i] < below_positive * best]
+        assert found.ids_QK[row].tolist() == expected + [NONE] * (width - len(expected))
+        np.testing.assert_allclose(
+            found.scores_QK[row, : len(expected)], [score[i] for i in expected], atol=1e-6
+        )
+        assert np.isneginf(found.scores_QK[row, len(expected) :]).all()
+        assert found.positive_Q[row] == pytest.approx(best, abs=1e-6)
+    assert found.bounded_out == sum(removed.values())
+    np.testing.assert_array_equal(usable(found, offset), found.ids_QK[:, offset:])
+
+
+def test_some_queries_are_ranked_as_all_are(tmp_path):
+    queries = [f"q{i}" for i in range(9)]
+    data, store = make_set(tmp_path, queries, [[f"p{i}"] for i in range(9)], [f"w{i}" for i in range(40)])
+    vectors = embeddings(store)
+    chosen = Mining(depth=5, offset=2, below_positive=0.9, precision="float32")
+    whole = mine(data, store, embed_from(vectors), chosen)
+    rows = np.array([7, 2, 3])
+    part = rank(data, store, rows, vectors[data.query_Q[rows]], vectors[data.passages], chosen)
+    np.testing.assert_array_equal(part.ids_QK, whole.ids_QK[rows])
+    np.testing.assert_allclose(part.positive_Q, whole.positive_Q[rows], atol=1e-6)
+
+
+def test_a_text_of_a_class_is_not_its_own_best_positive(tmp_path):
+    """Classes as positives: the bound is taken from the other texts of the class."""
+    data, store = make_set(tmp_path, ["a", "b"], [["a", "b"], ["a", "b"]], ["c"])
+    vectors = embeddings(store)
+    found = mine(data, store, embed_from(vectors), Mining(depth=3, offset=0, precision="float32"))
+    passage = {store.text(i): vectors[i] for i in data.passages}
+    expected = [
+        float(vectors[data.query_Q[0]] @ passage["b"]),
+        float(vectors[data.query_Q[1]] @ passage["a"]),
+    ]
+    np.testing.assert_allclose(found.positive_Q, expected, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+@pytest.fixture
+def mined(tmp_path):
+    queries = [f"q{i}" for i in range(5)]
+    positives, passages = [[f"p{i}"] for i in range(5)], [f"w{i}" for i in range(12)]
+    data, store = make_set(tmp_path / "cache", queries, positives, passages)
+    ranking = mine(
+        data,
+        store,
+        embed_from(embeddings(store)),
+        Mining(depth=9, offset=0, below_positive=0.9, precision="float32"),
+    )
+    assert (ranking.ids_QK == NONE).any()
+    save_ranking(tmp_path, data, store, ranking)
+    return tmp_path, data, store, ranking
+
+
+def test_a_saved_ranking_comes_back(mined):
+    folder, data, store, ranking = mined
+    found = load_ranking(folder, data, store)
+    for name in ("ids_QK", "scores_QK", "positive_Q"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(ranking, name))
+        assert getattr(found, name).dtype == getattr(ranking, name).dtype
+
+
+def test_it_holds_when_other_data_sets_change_every_text_id(mined):
+    folder, data, store, ranking = mined
+    queries = [store.text(i) for i in data.query_Q]
+    positives = [[f"p{i}"] for i in range(5)]
+    passages = [f"w{i}" for i in range(12)][::-1]
+    other, new_store = make_set(folder / "cache", queries, positives, passages, others=["x", "w3", "y"])
+    found = load_ranking(folder, other, new_store)
+    assert (found.ids_QK != ranking.ids_QK).any()
+    texts = lambda ids, store: [[None if i == NONE else store.text(i) for i in row] for row in ids]  # noqa: E731
+    assert texts(found.ids_QK, new_store) == texts(ranking.ids_QK, store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda queries, positives, passages: (queries[::-1], positives, passages),
+        lambda queries, positives, passages: (["new", *queries[1:]], positives, passages),
+        lambda queries, positives, passages: (queries, positives, passages[1:]),
+        lambda queries, positives, passages: (queries, positives, [*passages, "new"]),
+    ],
+)
+def test_a_ranking_of_other_texts_is_refused(mined, change):
+    folder, data, store, _ = mined
+    texts = (
+        [store.text(i) for i in data.query_Q],
+        [[f"p{i}"] for i in range(5)],
+        [f"w{i}" for i in range(12)],
+    )
+    other, new_store = make_set(folder / "cache", *change(*texts))
+    with pytest.raises(UserError, match="made for other texts than data set 'set' holds now"):
+        load_ranking(folder, other, new_store)
+
+
+def test_a_missing_and_a_broken_ranking_are_refused(mined):
+    folder, data, store, _ = mined
+    path = folder / "set.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_ranking(folder, data, store)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file; expected a ranking of data set 'set'"):
+        load_ranking(folder, data, store)
+
+
+def test_figures_and_examples(mined):
+    _, data, store, ranking = mined
+    facts = describe(data, store, ranking, Mining(depth=9, offset=2), examples=2)
+    scores = ranking.scores_QK[:, 2:]
+    assert (facts["queries"], facts["passages"], facts["ranks"]) == (5, 17, 9)
+    assert facts["mean_positive_score"] == pytest.approx(ranking.positive_Q.mean())
+    assert facts["mean_negative_score"] == pytest.approx(scores[np.isfinite(scores)].mean(), rel=1e-5)
+    assert facts["usable_per_query"] == pytest.approx(np.isfinite(scores).sum() / 5)
+    assert [example["query"] for example in facts["examples"]] == ["q0", "q4"]
+    assert [n["rank"] for n in facts["examples"][0]["negatives"]] == [2, 3, 4][
+        : int(np.isfinite(scores[0]).sum())
+    ]
+
+
+def test_figures_of_a_collection_smaller_than_the_offset(tmp_path):
+    data, store = make_set(tmp_path, ["q"], [["p"]], ["w"])
+    chosen = Mining(depth=5, offset=10, precision="float32")
+    facts = describe(data, store, mine(data, store, embed_from(embeddings(store)), chosen), chosen)
+    assert (facts["usable_per_query"], facts["mean_negative_score"], facts["negatives_above_positive"]) == (
+        0.0,
+        None,
+        0.0,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ random
+
+
+@settings(max_examples=40)
+@given(data_sets(), st.integers(1, 40), st.integers(0, 5))
+def test_random_passages_are_no_answers_and_no_repetitions(tmp_path_factory, texts, depth, seed):
+    data, store = make_set(tmp_path_factory.getbasetemp() / "cache", *texts)
+    found = random_ranking(data, store, depth=depth, seed=seed)
+    assert found.shape == (len(data), depth)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, random_ranking(data, store, depth=depth, seed=seed))
+    for row, query in enumerate(data.query_Q):
+        answers = {store.text(i) for i in data.positives[row]} | {store.text(query)}
+        drawn = [int(i) for i in found[row] if i != NONE]
+        assert found[row, : len(drawn)].tolist() == drawn  # NONE stands at the end only
+        assert len(set(drawn)) == len(drawn)
+        assert not {store.text(i) for i in drawn} & answers
+        assert set(drawn) <= set(data.passages.tolist())
+        others = sum(store.text(i) not in answers for i in data.passages)
+        if len(data.passages) <= 4 * depth:
+            assert len(drawn) == min(depth, others)
+
+
+def test_random_passages_of_a_large_collection_are_many_even_and_drawn_in_blocks(tmp_path, monkeypatch):
+    queries = [f"q{i}" for i in range(300)]
+    data, store = make_set(tmp_path, queries, [["p"]] * 300, [f"w{i}" for i in range(200)])
+    monkeypatch.setattr("conan_embed.negatives.mining._RANDOM_ROWS", 64)
+    found = random_ranking(data, store, depth=20, seed=0)
+    assert (found != NONE).mean() > 0.99
+    counts = np.bincount(found[found != NONE], minlength=len(store))[data.passages]
+    answer = [store.text(i) == "p" for i in data.passages]
+    assert counts[answer] == 0
+    # Each of the other 200 is expected 30 times; five sigma.
+    assert np.abs(counts[~np.array(answer)] - 30).max() < 5 * np.sqrt(30)
+    assert len({tuple(row) for row in found}) == 300
+    assert (random_ranking(data, store, depth=20, seed=1) != found).mean() > 0.9
