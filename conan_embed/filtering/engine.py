@@ -7,6 +7,7 @@ so its memory does not grow with the data and a shard that is done stays done.
 
 import json
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ class _Worker:
                 answers.append(json.dumps({"shard": shard, **self.step(shard)}))
             except UserError as error:
                 answers.append(json.dumps({"user_error": str(error)}))
+            except Exception:
+                answers.append(json.dumps({"failure": traceback.format_exc()}))
         return answers
 
 
@@ -94,4 +97,6 @@ def run_step(
         answer = json.loads(row["answer"])
         if "user_error" in answer:
             raise UserError(answer["user_error"])
+        if "failure" in answer:
+            raise RuntimeError(f"a step failed in a worker:\n{answer['failure']}")
         yield answer

@@ -73,7 +73,9 @@ def _settle(found: pl.Series, answers: pl.Series) -> pl.Series:
 def with_languages(pairs: pl.DataFrame, setting: Language) -> pl.DataFrame:
     """Add `query_language` and `positive_language`; the pairs must carry their measures."""
     for side in ("query", "positive"):
-        numbers = [pl.col(f"{side}_{name}").alias(name) for name in ("han", "kana", "hangul", "letters", "tokens")]
+        numbers = [
+            pl.col(f"{side}_{name}").alias(name) for name in ("han", "kana", "hangul", "letters", "tokens")
+        ]
         texts = pairs.select(pl.col(side).alias("text"), *numbers).unique("text", maintain_order=True)
         texts = texts.select(
             pl.col("text").alias(side), language_of(texts, setting).alias(f"{side}_language")

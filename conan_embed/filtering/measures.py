@@ -18,7 +18,9 @@ import polars as pl
 HAN, KANA, HANGUL, LETTER, DIGIT, PUNCTUATION, SYMBOL, EMOJI, SPACE, OTHER = range(10)
 KINDS = ("han", "kana", "hangul", "letters", "digits", "punctuation", "symbols", "emoji", "spaces", "others")
 REPEAT_GRAM = 8  # characters; shorter repeats are ordinary language in Chinese
-_LONG = 512  # grams; of a longer text a quarter is looked at, chosen by their hashes, so repeats stay together
+_LONG = (
+    512  # grams; of a longer text a quarter is looked at, chosen by their hashes, so repeats stay together
+)
 _CHUNK_CHARACTERS = 1 << 18  # keeps the working arrays in the cache
 
 

@@ -46,6 +46,10 @@ _ENTITIES = {
 _MOJIBAKE = "[ÃÂâåæçèéäï][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 
 
+# Lines of tables and drawn-out punctuation; three of each stay.
+_DRAWN_OUT = (
+    r"(?P<a>---)-+|(?P<b>===)=+|(?P<c>___)_+|(?P<d>───)─+|(?P<e>\.\.\.)\.+|(?P<f>。。。)。+|(?P<g>！！！)！+"
+)
 # No text without one of these has any mark-up.
 _MARKUP = r"[<&*#\[`>~]|__|---|:[a-z_]+:"
 
@@ -83,8 +87,8 @@ def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
 
     In this order: mojibake repaired; HTML tags and entities and Markdown marks taken out (words of links
     stay, images go); the Unicode form, with Chinese full-width punctuation kept where wanted; control,
-    zero-width and private use characters taken out; runs of blanks made one, lines stripped, at most one
-    empty line in a row.
+    zero-width and private use characters taken out; drawn-out dashes and full stops cut to three, runs of
+    blanks to one; lines stripped, at most one empty line in a row.
     """
     name = texts.name
     if setting.mojibake:
@@ -103,6 +107,7 @@ def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
         text = text.str.replace_many(_HIDDEN, list(_CHINESE_PUNCTUATION))
     text = text.str.replace_all(r"\r\n?|[\u2028\u2029]", "\n")
     text = text.str.replace_all(r"[^\P{Cc}\n\t]", "")
+    text = text.str.replace_all(_DRAWN_OUT, "$a$b$c$d$e$f$g")
     text = text.str.replace_all(r"[\p{Zs}\t]+", " ")
     text = text.str.replace_all(r" ?\n ?", "\n").str.replace_all(r"\n{3,}", "\n\n").str.strip_chars()
     return pl.DataFrame({"text": texts}).select(text)["text"].rename(name)

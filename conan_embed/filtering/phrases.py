@@ -83,13 +83,14 @@ MENTION = r"@[\p{L}\p{N}_/-]{1,40}[:：]?"
 EMOTICON = r"\[(?:\p{Han}{1,3}|[a-z]{2,6}|马上有对象|爱心传递|好激动啊)\]"
 BROKEN = r"�|锟斤拷|烫烫烫|屯屯屯|[ÃÂ][\u0080-\u00bf]|â€|ï¿½"
 
-# How a text ends that breaks off. A semicolon ends a line of code, and a colon the protocol of a cut address.
+# How a text ends that breaks off. (An ASCII semicolon ends a line of code.)
 BREAKS_OFF = (
-    r"[,，、：；(（《“‘\[【]$",
-    r"(?:^|[^p])s?:$",
+    r"[,，、；(（《“‘\[【]$",
     r"\b(?:and|or|the|of|to|with|a|an|in|for|is|are)$",
     r"(?:以及|或者|并且|如下|但是|因为|所以|[：:]\s?\$)$",
 )
+# How one ends that announces more; the colon of the protocol of a cut address does not.
+ANNOUNCES = (r"：$", r"(?:^|[^ps]):$", r"[^ph]s:$")
 
 # --- prompt-response data ---
 
@@ -99,11 +100,15 @@ AI_MODEL = (
     r"as an? (?:large |artificial intelligence |ai )?(?:language model|ai\b|artificial intelligence)",
     r"i(?:'m| am) (?:just |only )?an? (?:ai\b|artificial|language model)",
 )
+# An apology for somebody else's trouble is no refusal.
+SYMPATHY = (r"抱歉(?:听到|得知|看到|让)", r"\bsorry (?:to hear|for your|that you)\b")
 APOLOGY = (
     r"^\W{0,3}(?:非常|很|十分|实在|真的)?(?:抱歉|对不起|遗憾|不好意思)",
     r"^\W{0,3}(?:i(?:'m| am) (?:really |very |so )?(?:sorry|afraid)|sorry|unfortunately)",
     r"^\W{0,3}(?:i apologi[sz]e|my apologies)",
 )
+# An apology for somebody else's trouble is no refusal.
+SYMPATHY = (r"抱歉(?:听到|得知|看到|让)", r"\bsorry (?:to hear|for your|that you)\b")
 UNABLE = (
     r"无法|不能|没有办法|没办法|没有能力|不具备|不可以|不支持|不提供|没有(?:足够|提供|具体)|缺少|缺乏|未提供|请提供",
     r"\b(?:can(?:'|’)?t|cannot|can not|unable|not able|won(?:'|’)?t|don(?:'|’)?t have)\b",
@@ -128,19 +133,20 @@ GENERIC = (
     "nothing",
     "done|true|false|correct|incorrect|right|wrong|certainly|no problem|see above|i hope this helps",
 )
-# Something stands for an input, a picture or an output that is not there.
+# A response that is none.
+NO_OUTPUT = (r"<\s*no\s*(?:in|out)put\s*>", r"^\W*no(?:in|out)put\W*$", "<(?:无输入|无输出|无)>")
+# Something stands for a picture or a file that is not there.
 PLACEHOLDER = (
-    r"<\s*no\s*(?:in|out)put\s*>",
-    r"^\W*no(?:in|out)put\W*$",
-    r"<(?:无输入|无输出|无|image|img|file|url)>",
+    r"<(?:image|img|file|url)>",
     r"\[(?:图片|图像|image|picture|附件|attachment|链接|link)\]",
     r"\{\{?(?:input|text|content|image)\}?\}",
 )
 # A prompt that ends by naming a text which should follow.
 INPUT_WANTED = (
-    r"(?:以下|下面|下列|下述|上述|给定的|给出的|所给(?:的)?|提供的)(?:这)?(?:些|个|段|篇|句|首|张)?[^，。：:“\"\n]{0,8}"
-    r"(?:文章|文本|段落|句子|短文|对话|代码|列表|故事|数据|诗|图片|图像|单词|词语|文字|表格|邮件|陈述)"
-    r"[^，,：:“\"\n]{0,8}[。.：:？?]?$",
+    r"(?:^|[^字岁元度个\d] ?)(?:以下|下面|下列|下述|上述|给定的|给出的)(?:这)?(?:些|个|段|篇|句|首|张)?"
+    r"[^，。：:“\"\n]{0,4}"
+    r"(?:文章|文本|段落|句子|短文|对话|故事|诗|图片|图像|单词|词语|文字|表格|邮件|陈述)"
+    r"[^，,：:“\"\n]{0,6}[。.：:？?]?$",
     r"\b(?:following|given|provided|below|above)\b[^.:\n\"“]{0,20}\b(?:text|article|passage|paragraph|sentences?|code"
     r"|list|story|data|poem|image|table|email|statement|dialogue|conversation)\b[^\n:\"“,]{0,16}[.:?]?$",
 )
@@ -175,6 +181,11 @@ LETTER_TASK = (
     r"\b(?:add|insert|remove|fix|correct)\b[^.\n]{0,24}\b(?:punctuation|spaces|vowels|spelling|capitali[sz]ation|typos?)\b",
     r"\bacronyms?\b|\brhym(?:e|es|ing) with\b",
 )
+# Of these tasks, a program or a method is a fine answer.
+ASKS_FOR_METHOD = (
+    "算法|代码|程序|函数|脚本|方法|步骤",
+    r"\b(?:algorithm|code|program|function|script|method|steps)\b",
+)
 # A line of code, from its first character to its last.
 CODE_LINE = (
     r"(?m)^[ \t]*(?:(?:def|class|import|from|return|elif|else|public|private|static|void|int|var|let|const"
@@ -183,9 +194,9 @@ CODE_LINE = (
     r"|[}\])]+[;,]?|//.*|/\*.*|\$ .*|@\w+|\w+\s*=[^=。，]*|\w+(?:\.\w+)*\([^。，]*\)[;:]?|[^\p{Han}\n]*[;{]"
     r"|[^，。\n]{0,40}\{)$"
 )
-# What sums are made of. Numbers of list items are not among them.
-LIST_NUMBER = r"(?m)^\s*\d{1,3}[.、)）]\s*"
-SUM_CHARACTER = r"[0-9+\-*/×÷=<>^%(){}\\$√∑π|]"
+# What sums are made of. Numbers of list items and rules of tables are not among them.
+LIST_NUMBER = r"(?m)^\s*\d{1,3}[.、)）]\s*|^[\s|:-]+$"
+SUM_CHARACTER = r"[0-9+\-*/×÷=<>^%(){}\\$√∑π]"
 
 # --- safety ---
 

@@ -14,6 +14,7 @@ from conan_embed.filtering.phrases import (
     AI_MODEL,
     APOLOGY,
     ASKS_FOR_APOLOGY,
+    ASKS_FOR_METHOD,
     BREAKS_OFF,
     CANNOT,
     CODE_LINE,
@@ -21,8 +22,10 @@ from conan_embed.filtering.phrases import (
     INPUT_WANTED,
     LETTER_TASK,
     LIST_NUMBER,
+    NO_OUTPUT,
     PLACEHOLDER,
     SUM_CHARACTER,
+    SYMPATHY,
     UNABLE,
     any_of,
 )
@@ -134,7 +137,8 @@ PROMPT_RESPONSE_RULES: tuple[Rule, ...] = (
         "the response opens with an apology and says that it cannot, or says so outright, unasked for",
         "positive",
         ((_starts(APOLOGY, 40) & _starts(UNABLE, 120)) | _starts(CANNOT, 40))
-        & ~pl.col("query").str.contains(any_of(ASKS_FOR_APOLOGY)),
+        & ~pl.col("query").str.contains(any_of(ASKS_FOR_APOLOGY))
+        & ~_starts(SYMPATHY, 40),
     ),
     _flag_rule(
         "language_model",
@@ -144,10 +148,10 @@ PROMPT_RESPONSE_RULES: tuple[Rule, ...] = (
     ),
     _flag_rule(
         "placeholder",
-        "a side has a placeholder in place of an input, a picture or an output",
+        "a side has a placeholder in place of a picture or a file, or the response one in place of an output",
         "positive",
         pl.col("query").str.contains(any_of(PLACEHOLDER))
-        | pl.col("positive").str.contains(any_of(PLACEHOLDER)),
+        | pl.col("positive").str.contains(any_of((*PLACEHOLDER, *NO_OUTPUT))),
     ),
     _flag_rule(
         "missing_input",
@@ -158,9 +162,11 @@ PROMPT_RESPONSE_RULES: tuple[Rule, ...] = (
     ),
     _flag_rule(
         "letter_task",
-        "the prompt is a task on letters, order or format (sort, count, convert, continue the list)",
+        "the prompt is a task on letters, order or format (sort, count, convert, continue the list), "
+        "and not the question how to do it",
         "query",
-        pl.col("query").str.contains(any_of(LETTER_TASK)),
+        pl.col("query").str.contains(any_of(LETTER_TASK))
+        & ~pl.col("query").str.contains(any_of(ASKS_FOR_METHOD)),
     ),
     Rule(
         "echo",
@@ -175,8 +181,8 @@ PROMPT_RESPONSE_RULES: tuple[Rule, ...] = (
         "Jaccard similarity of the runs of three characters of prompt and response",
         "positive",
         pl.col("_rewrite"),
-        zh=at_most(0.7),
-        en=at_most(0.7),
+        zh=at_most(0.8),
+        en=at_most(0.8),
     ),
     _flag_rule(
         "generic_answer",

@@ -16,6 +16,7 @@ import polars as pl
 from conan_embed.errors import UserError, suggestion
 from conan_embed.filtering.phrases import (
     ADDRESS,
+    ANNOUNCES,
     BOILERPLATE,
     BREAKS_OFF,
     BROKEN,
@@ -123,7 +124,7 @@ def _copied() -> pl.Expr:
 
 
 def _breaks_off() -> pl.Expr:
-    return pl.col("positive").str.slice(-8).str.contains(any_of(BREAKS_OFF))
+    return pl.col("positive").str.slice(-8).str.contains(any_of((*BREAKS_OFF, *ANNOUNCES)))
 
 
 def _flag(flag: pl.Expr) -> pl.Expr:
@@ -189,8 +190,8 @@ RULES: tuple[Rule, ...] = (
         "digits",
         "share of digits among the visible characters",
         {side: _share(side, "digits") for side in _SIDES},
-        zh=at_most(0.5),
-        en=at_most(0.4),
+        zh=at_most(0.6),
+        en=at_most(0.6),
     ),
     *_both_sides(
         "punctuation",
@@ -233,8 +234,8 @@ RULES: tuple[Rule, ...] = (
         "share of the positive's runs of eight characters that it said before",
         "positive",
         pl.col("positive_repeated").cast(pl.Float64),
-        zh=at_most(0.6),
-        en=at_most(0.6),
+        zh=at_most(0.7),
+        en=at_most(0.7),
     ),
     Rule(
         "copy",
@@ -262,7 +263,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "truncated",
-        "1 where a positive of less than 120 characters breaks off (a comma, an open bracket, a conjunction)",
+        "1 where a positive of less than 120 characters breaks off (a comma, a colon, a conjunction)",
         "positive",
         _flag(_breaks_off() & (pl.col("positive_characters") < 120)),
         zh=at_most(0),

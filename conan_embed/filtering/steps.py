@@ -72,7 +72,9 @@ class _Account:
     def __init__(self) -> None:
         self.left: dict[str, dict[str, int]] = {}
         self.applied: dict[str, int] = {}
-        self.seconds: dict[str, float] = {}  # of processor time, which other users of the machine do not change
+        self.seconds: dict[
+            str, float
+        ] = {}  # of processor time, which other users of the machine do not change
         self.dropped: list[pl.DataFrame] = []
 
     def count(self, stage: str, pairs: pl.DataFrame) -> None:

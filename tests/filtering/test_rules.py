@@ -182,7 +182,10 @@ CASES: dict[str, list[tuple[tuple[str, str], tuple[str, str]]]] = {
         ),
         (
             ("Name the salt on the table", "Sodium chloride, from the sea or a mine"),
-            ("She walked along the river in the morning", "She walked along the river in the evening"),
+            (
+                "She walked slowly along the quiet river in the morning",
+                "She walked slowly along the quiet river in the evening",
+            ),
         ),
     ],
     "generic_answer": [
