@@ -78,6 +78,21 @@ def mine(
     console.print(f"rankings: {folder}; figures and examples: {folder / 'mining.json'}")
 
 
+@app.command(name="filter")
+def filter_(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file (docs/filtering.md)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for kept/, dropped/ and summary.json")],
+    runner: Annotated[Literal["native", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "native",
+    resume: Annotated[bool, typer.Option(help="go on where an earlier run of the same recipe stopped")] = True,
+) -> None:
+    """Turn raw text pairs into clean ones; every dropped pair says why."""
+    from conan_embed.filtering.pipeline import filter_pairs
+    from conan_embed.filtering.recipe import read_filter_recipe
+
+    filter_pairs(read_filter_recipe(recipe), output, runner=runner, resume=resume)
+    console.print(f"kept pairs: {output / 'kept'}; summary: {output / 'summary.json'}")
+
+
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a model folder, or a hub name")],
