@@ -37,7 +37,8 @@ NUM_SERIES = 8  # colours that page.css defines; further runs start again from t
 
 WIDE, NARROW, SMALL, TILE = (1000, 300), (380, 260), (330, 180), (190, 104)  # CSS pixels
 _ROUND = [1, 2, 2.5, 5, 10]  # distances of ticks that people count in
-MAX_POINTS = 700  # of a raw line: more than a screen can show, and the page must stay small
+
+MAX_MARKERS = 40  # on a line; more would run into each other
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -69,8 +70,7 @@ class Curve:
 
     `steps_N` and `values_N` are float64 arrays without NaN; `series` is the colour slot. A `smooth` curve
     is drawn as its running mean, over the raw line if `raw`; `breaks` are steps across which the mean must
-    not reach, because the quantity jumps there. `points` marks every value (few and far between, as
-    evaluations are).
+    not reach, because the quantity jumps there. `points` marks every value, if they are few.
     """
 
     steps_N: NDArray[np.float64]
@@ -89,25 +89,26 @@ def colour(series: int) -> str:
 
 
 def smoothed(curve: Curve) -> NDArray[np.float64]:
-    """Return the centred running mean of a curve, float64 `[N]`; the window is a fortieth of its points, at
-    least 5.
+    """Return the centred running mean of a curve, float64 `[N]`.
 
-    It is cut off at the ends and at the curve's breaks (a break at step s parts s from s + 1).
+    The window is a fortieth of the points, but an eighth of those between two breaks at the most, and 5 at
+    least. It is cut off at the ends and at the breaks (a break at step s parts s from s + 1).
     """
-    span_N = np.searchsorted(np.sort(np.asarray(curve.breaks)), curve.steps_N, side="left")
-    window = max(5, len(curve.steps_N) // 40) | 1  # odd, so that it has a centre
-    frame = pl.DataFrame({"span": span_N, "value": curve.values_N})
-    mean = pl.col("value").rolling_mean(window, min_samples=1, center=True).over("span")
+    num, num_pieces = len(curve.steps_N), len(curve.breaks) + 1
+    window = max(5, min(num // 40, num // (8 * num_pieces))) | 1  # odd, so that it has a centre
+    piece_N = np.searchsorted(np.sort(np.asarray(curve.breaks)), curve.steps_N, side="left")
+    frame = pl.DataFrame({"piece": piece_N, "value": curve.values_N})
+    mean = pl.col("value").rolling_mean(window, min_samples=1, center=True).over("piece")
     return frame.select(mean).to_series().to_numpy()
 
 
 def thinned(
-    steps_N: NDArray[np.float64], values_N: NDArray[np.float64]
+    steps_N: NDArray[np.float64], values_N: NDArray[np.float64], limit: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return at most `MAX_POINTS` points of a line: the lowest and the highest of each stretch, in order."""
-    if len(steps_N) <= MAX_POINTS:
+    """Return at most `limit` points of a line: the lowest and the highest of each stretch, in order."""
+    if len(steps_N) <= limit:
         return steps_N, values_N
-    bucket_N = np.arange(len(steps_N)) * (MAX_POINTS // 2) // len(steps_N)
+    bucket_N = np.arange(len(steps_N)) * (limit // 2) // len(steps_N)
     frame = pl.DataFrame({"bucket": bucket_N, "value": values_N}).with_row_index("at")
     ends = frame.group_by("bucket").agg(
         low=pl.col("at").gather(pl.col("value").arg_min()).first(),
@@ -261,20 +262,24 @@ def _lines(
         if decorate:
             decorate(axes)
         in_sight = []
-        for curve in curves:
+        for curve in curves:  # a point a pixel at the most: a screen shows no more, and the page stays small
             look: dict[str, Any] = {"color": colour(curve.series), "linewidth": 1.8, "gid": "data"}
             look |= {"dashes": (4, 2)} if curve.dashed else {}
-            look |= {"marker": "o", "markersize": 4, "markeredgewidth": 0} if curve.points else {}
-            values_N = smoothed(curve) if curve.smooth else curve.values_N
-            in_sight.append(values_N)
-            if curve.raw and curve.smooth:
-                axes.plot(
-                    *thinned(curve.steps_N, curve.values_N), color=look["color"], linewidth=0.8, alpha=0.35
-                )
-                # One outlier must not flatten the rest: 99 of 100 raw values have to be in sight.
-                in_sight.append(np.percentile(curve.values_N, (0.5, 99.5)))
-            for piece in _pieces(curve):
-                axes.plot(*thinned(curve.steps_N[piece], values_N[piece]), **look)
+            if curve.points and len(curve.steps_N) <= MAX_MARKERS:
+                look |= {"marker": "o", "markersize": 4, "markeredgewidth": 0}
+            values_N = curve.values_N
+            if curve.smooth:
+                values_N = smoothed(curve)
+                # One outlier must not flatten the rest: 99 of 100 values have to be in sight.
+                usual = np.percentile(curve.values_N, (0.5, 99.5))
+                in_sight.append(values_N.clip(*usual))
+                if curve.raw:
+                    raw = thinned(curve.steps_N, curve.values_N, size[0])
+                    axes.plot(*raw, color=look["color"], linewidth=0.8, alpha=0.35)
+                    in_sight.append(usual)
+            else:
+                in_sight.append(values_N)
+            axes.plot(*_in_pieces(curve, values_N, size[0]), **look)
         seen = np.concatenate(in_sight)
         low, high = 0.0 if from_zero else float(seen.min()), float(seen.max())
         margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
@@ -284,11 +289,20 @@ def _lines(
         return _as_inline_svg(figure)
 
 
-def _pieces(curve: Curve) -> list[slice]:
-    """The stretches of a curve between its breaks."""
+def _in_pieces(
+    curve: Curve, values_N: NDArray[np.float64], limit: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A thinned line over the steps of a curve, with a gap (nan) at each of its breaks."""
     cuts = np.searchsorted(curve.steps_N, np.sort(np.asarray(curve.breaks)), side="right")
-    ends = np.unique(np.concatenate([[0], cuts, [len(curve.steps_N)]])).astype(int)
-    return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+    ends = np.unique(np.concatenate([[0], cuts, [len(values_N)]])).astype(int)
+    gap = np.array([np.nan])
+    steps, values = [], []
+    for start, stop in itertools.pairwise(ends):
+        share = max(4, limit * (stop - start) // len(values_N))
+        piece = thinned(curve.steps_N[start:stop], values_N[start:stop], share)
+        steps += [piece[0], gap]
+        values += [piece[1], gap]
+    return np.concatenate(steps), np.concatenate(values)
 
 
 def _style(salt: str) -> AbstractContextManager[None]:
@@ -309,9 +323,7 @@ def _canvas(size: tuple[int, int], runs: Sequence[Run]) -> tuple[Figure, Axes]:
     )
     figure.patch.set_visible(False)
     axes.patch.set_visible(False)
-    last = max(
-        [1, *(run.num_steps for run in runs), *(run.evaluations[-1].step for run in runs if run.evaluations)]
-    )
+    last = max([1, *(run.last_step for run in runs)])
     axes.set_xlim(-0.01 * last, 1.01 * last)
     axes.xaxis.set_major_locator(MaxNLocator(min(10, width // 60), steps=_ROUND, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_thousands))

@@ -54,7 +54,7 @@ def scores(runs: Sequence[Run]) -> dict[str, Any] | None:
     if not (svg := figures.scores(runs, figures.WIDE)):
         return None
     marks = any(figures.replacements(run) for run in runs)
-    note = "Mean cosine of queries with their positives and with their hard negatives: figure 2 of the paper."
+    note = "How near queries are to their positives and to their hard negatives: figure 2 of the paper."
     if len(runs) == 1:
         legend = [Entry("positives", 0), Entry("hard negatives", 1)]
         legend += (
@@ -63,7 +63,10 @@ def scores(runs: Sequence[Run]) -> dict[str, Any] | None:
     else:
         legend = [*run_legend(runs), Entry("positives"), Entry("hard negatives", None, "dashed")]
         note += " The ticks at the foot are checks that replaced negatives." if marks else ""
-    return {"note": note, "drawing": Drawing("", svg, figures.scores(runs, figures.NARROW), legend)}
+    return {
+        "note": note,
+        "drawing": Drawing("Mean cosine", svg, figures.scores(runs, figures.NARROW), legend),
+    }
 
 
 def negatives(runs: Sequence[Run]) -> dict[str, Any] | None:

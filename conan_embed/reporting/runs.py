@@ -74,6 +74,12 @@ class Run:
         """The last step taken."""
         return int(self.metrics["step"][-1]) if len(self.metrics) else 0
 
+    @property
+    def last_step(self) -> int:
+        """The last step of which any file speaks."""
+        checked = int(self.checks["step"][-1]) if len(self.checks) else 0
+        return max(self.num_steps, checked, *(evaluation.step for evaluation in self.evaluations), 0)
+
     def total(self, key: str) -> float:
         """The sum of a key of metrics.jsonl over all steps; NaN where it was never recorded."""
         values_N = known(self.metrics, key)[1]

@@ -173,9 +173,11 @@ def _step(run: Run) -> str:
     assert run.recipe is not None
     step = run.recipe.step
     against = [counted(step.negatives, "hard negative")] if step.negatives else []
-    against += {"step": ["all others' candidates"], "dataset": ["its data set's candidates"], "none": []}[
-        step.in_batch
-    ]
+    against += {
+        "step": ["all candidates of the step"],
+        "dataset": ["all candidates from its data set"],
+        "none": [],
+    }[step.in_batch]
     queries = counted(step.queries, "query") + (f", each against {listed(against)}" if against else "")
     parts = [queries] if step.queries else []
     parts += [counted(step.sts_pairs, "STS pair")] if step.sts_pairs else []
@@ -254,8 +256,12 @@ def comparison(runs: Sequence[Run]) -> str:
     common = [key for key in ended[0][1] if all(key in scores for _, scores in ended)] if ended else []
     if len(ended) < 2 or not common:
         return f"{len(runs)} runs side by side."
-    means = sorted(((mean(scores[key] for key in common), name) for name, scores in ended), reverse=True)
+    means = {name: round(mean(scores[key] for key in common), 1) for name, scores in ended}
     what = f"mean of {len(common)} tasks" if len(common) > 1 else group_name([ended[0][1][common[0]]])
-    (best, name), *others = means
-    against = listed(f"{number(value)} ({other})" for value, other in others)
-    return f"{name} ended highest: {what} {number(best)}, against {against}."
+    best = max(means.values())
+    first = listed(name for name, value in means.items() if value == best)
+    behind = sorted(((value, name) for name, value in means.items() if value < best), reverse=True)
+    if not behind:
+        return f"{first} ended level: {what} {number(best)}."
+    against = listed(f"{number(value)} ({name})" for value, name in behind)
+    return f"{first} ended highest: {what} {number(best)}, against {against}."

@@ -1,0 +1,155 @@
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conan_embed.reporting import figures
+from conan_embed.reporting.figures import NARROW, WIDE, Curve, smoothed, thinned
+from conan_embed.reporting.runs import Evaluation, Run, Score, read_runs
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def _run(metrics=(), checks=(), evaluations=()) -> Run:
+    return Run(
+        path=Path(),
+        name="run",
+        metrics=pl.DataFrame(list(metrics)),
+        checks=pl.DataFrame(list(checks)),
+        evaluations=tuple(evaluations),
+    )
+
+
+def _data(svg: str) -> list[str]:
+    """The paths of the data in a drawing."""
+    groups = [group for group in ElementTree.fromstring(svg).iter(f"{SVG}g") if group.get("class") == "data"]
+    return [
+        path.attrib["d"] for group in groups for path in group.iter(f"{SVG}path") if path.get("clip-path")
+    ]
+
+
+def _points(path: str) -> np.ndarray:
+    return np.array(re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path), dtype=float)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), count=st.integers(1, 500))
+def test_smoothing_is_a_running_mean_that_does_not_cross_a_break(data, count):
+    steps = np.cumsum(data.draw(st.lists(st.integers(1, 3), min_size=count, max_size=count))).astype(float)
+    breaks = data.draw(st.lists(st.integers(0, int(steps[-1])), max_size=5))
+    values = np.random.default_rng(count).normal(size=count)
+    half = (max(5, min(count // 40, count // (8 * len(breaks) + 8))) | 1) // 2
+    expected = []
+    for i, step in enumerate(steps):
+        near = [
+            values[j]
+            for j in range(max(0, i - half), min(count, i + half + 1))
+            if not any(min(step, steps[j]) <= at < max(step, steps[j]) for at in breaks)
+        ]
+        expected.append(sum(near) / len(near))
+    np.testing.assert_allclose(smoothed(Curve(steps, values, 0, breaks=tuple(breaks))), expected, atol=1e-9)
+
+
+def test_smoothing_leaves_the_jump_after_every_replacement():
+    steps = np.arange(1.0, 6001.0)
+    saw = 1 - (steps - 1) % 100 / 100
+    shown = smoothed(Curve(steps, saw, 0, breaks=tuple(range(100, 6000, 100))))
+    assert np.ptp(shown[3000:3100]) > 0.9
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 20_000), limit=st.integers(2, 1000))
+def test_thinning_keeps_few_points_in_order_and_every_extreme(count, limit):
+    steps = np.arange(count, dtype=float)
+    values = np.random.default_rng(count).normal(size=count)
+    few_steps, few_values = thinned(steps, values, limit)
+    assert len(few_steps) <= limit
+    assert (np.diff(few_steps) > 0).all()
+    np.testing.assert_array_equal(few_values, values[few_steps.astype(int)])
+    assert {values.min(), values.max()} <= set(few_values)
+    if count <= limit:
+        assert len(few_steps) == count
+
+
+def test_points_stand_where_the_data_are():
+    values = [31.0, 35.0, 33.0, 40.0]
+    scores = [
+        Evaluation(10 * n, {"sts/A": Score("sts/A", "A", "sts", "m", {8: v})}, v)
+        for n, v in enumerate(values)
+    ]
+    (path,) = _data(figures.evaluation([_run(evaluations=scores)], "sts/A"))
+    x, y = _points(path).T
+    assert np.corrcoef(x, [0, 10, 20, 30])[0, 1] == pytest.approx(1, abs=1e-4)
+    assert np.corrcoef(y, values)[0, 1] == pytest.approx(-1, abs=1e-4)  # y goes down in SVG
+
+
+def test_figure_2_marks_each_check_that_replaced_negatives_the_stronger_the_more():
+    metrics = [{"step": s, "score/positive": 0.8, "score/negative": 0.5 - s / 1000} for s in range(1, 101)]
+    checks = [{"step": s, "watched": 100, "replaced": r} for s, r in ((20, 10), (40, 0), (60, 90), (80, 50))]
+    svg = figures.scores([_run(metrics, checks)], WIDE)
+    strengths = [float(s) for s in re.findall(r"stroke-dasharray[^\"]*stroke-opacity: ([\d.]+)", svg)]
+    assert len(strengths) == 3
+    assert strengths[0] < strengths[2] < strengths[1]
+    assert [path.count("M") for path in _data(svg)] == [
+        4,
+        4,
+    ]  # each line in the pieces between three replacements
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_outlier_does_not_flatten_a_loss(several):
+    losses = [1000.0] + [2 - s / 500 + 0.2 * np.sin(s / 9) for s in range(500)]
+    run = _run([{"step": s, "loss": v} for s, v in enumerate(losses, 1)])
+    x, y = _points(_data(figures.loss([run] * (1 + several), "loss"))[0]).T
+    height = 180  # of the whole drawing
+    assert np.ptp(y[x > 100]) > 0.4 * height
+
+
+def test_bars_have_the_height_of_their_counts():
+    checks = [{"step": s, "replaced": r} for s, r in ((50, 100), (100, 400), (150, 0))]
+    heights = [np.ptp(_points(path)[:, 1]) for path in _data(figures.replaced([_run(checks=checks)]))]
+    assert heights[0] / heights[1] == pytest.approx(0.25, abs=0.01)
+    assert heights[2] == 0
+
+
+def _all(runs) -> dict[str, str]:
+    keys = sorted({key for run in runs for evaluation in run.evaluations for key in evaluation.scores})
+    return {
+        "loss": figures.loss(runs, "loss"),
+        "sts": figures.loss(runs, "loss/sts"),
+        "scores": figures.scores(runs, WIDE),
+        "scores, narrow": figures.scores(runs, NARROW),
+        "learning rate": figures.learning_rate(runs),
+        "gradient": figures.gradient_norm(runs),
+        "speed": figures.throughput(runs),
+        "replaced": figures.replaced(runs),
+        "rank": figures.check(runs, ["mean_rank"]),
+        "means": figures.check(runs, ["mean_initial", "mean_current"]),
+        **{key: figures.evaluation(runs, key) for key in keys},
+    }
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_every_figure_has_data_and_only_colours_of_the_page(dynamic, static, several):
+    runs = read_runs([dynamic, static] if several else [dynamic])
+    ids: list[str] = []
+    for name, svg in _all(runs).items():
+        assert any(len(_points(path)) > 1 for path in _data(svg)), name
+        used = set(re.findall(r"(?:stroke|fill): ([^;\"]+)", svg))
+        assert used <= {"none"} | {value for value in used if value.startswith("var(--")}, name
+        mine = re.findall(r'\bid="([^"]+)"', svg)
+        assert set(re.findall(r"#([\w-]+)", svg)) == set(mine), name
+        assert "font-family" not in svg
+        ids += mine
+    assert len(ids) == len(set(ids))  # no drawing refers into another
+
+
+def test_without_data_there_is_no_figure():
+    empty = [_run()]
+    assert not any(_all(empty).values())
+    assert figures.evaluation(empty, "sts/A") == ""
