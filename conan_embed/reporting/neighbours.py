@@ -128,8 +128,10 @@ def _mined(record: Mapping[str, Any]) -> Example:
         Text(f"{negative.get('rank', '')}", cut(negative.get("text")), negative.get("score"))
         for negative in _objects(record, "negatives")[:NUM_NEGATIVES]
     ]
+    best = record.get("positive_score")
+    title = "Positives" if best is None else f"Positives, the best at {best:.2f}"
     return Example(
-        cut(record.get("query")), [Side("Positives", positives), Side("Negatives, with rank", negatives)]
+        cut(record.get("query")), [Side(title, positives), Side("Negatives, with their ranks", negatives)]
     )
 
 

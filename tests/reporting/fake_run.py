@@ -216,6 +216,7 @@ MINING = {
                 {
                     "query": query,
                     "positives": [text for text, relevant in texts if relevant],
+                    "positive_score": 0.72,
                     "negatives": [
                         {"text": text, "score": 0.61 - 0.03 * rank, "rank": 10 + rank}
                         for rank, (text, relevant) in enumerate(texts)
