@@ -107,7 +107,7 @@ def rank(
 
 
 def usable(ranking: Ranking, offset: int) -> np.ndarray:
-    """Return the ids from the mining offset on, int32 [Q, K - offset]: what the negatives table takes its windows from."""
+    """Return the ids from the mining offset on, int32 [Q, K - offset], of which the negatives table takes windows."""
     return ranking.ids_QK[:, offset:]
 
 

@@ -5,8 +5,8 @@ for the negatives in use, from the table, which every process keeps the same). E
 takes its share of the texts. There is no sampler state: to resume is to go on counting.
 
 Order within a task is an endless sequence of shuffled epochs (texts/permutation.py). Data sets with weights are
-interleaved in blocks that hold each of them exactly by its share, so that "how often was set d drawn before step s" is
-arithmetic too.
+interleaved in blocks that hold each of them by its share, so that "how often was set d drawn before step s" needs one
+block and no history.
 
 Shapes: U unique texts of the step, Q queries, C candidates, P STS pairs.
 """
@@ -86,61 +86,81 @@ class StepPlan:
     sts: StsPlan | None
 
 
-class Mixture:
-    """An endless sequence of (data set, example), a pure function of the position.
+class Interleaved:
+    """An endless sequence of kinds, a pure function of the position.
 
-    Without weights: shuffled epochs over all examples together, each once per epoch. With weights: blocks of 1024
-    positions, in which each data set has its share, in shuffled order; each set runs through epochs of its own.
+    Blocks of 1024 positions hold each kind exactly `quota[kind]` times, in shuffled order.
+    """
+
+    def __init__(self, quota: np.ndarray, *keys: int) -> None:
+        assert quota.sum() == _BLOCK
+        self.quota = quota
+        self.starts = np.cumsum(quota) - quota
+        self.keys = keys
+
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return int64 the kind at each position, and how often it came before."""
+        blocks = positions // _BLOCK
+        kinds, before = np.empty_like(positions), np.empty_like(positions)
+        for block in np.unique(blocks):
+            slots = permuted(np.arange(_BLOCK), _BLOCK, *self.keys, int(block))
+            kind = np.searchsorted(self.starts, slots, side="right") - 1
+            earlier = np.empty(_BLOCK, np.int64)
+            earlier[np.argsort(kind, kind="stable")] = np.arange(_BLOCK) - np.repeat(self.starts, self.quota)
+            chosen = blocks == block
+            place = positions[chosen] % _BLOCK
+            kinds[chosen] = kind[place]
+            before[chosen] = block * self.quota[kind[place]] + earlier[place]
+        return kinds, before
+
+
+class Mixture:
+    """An endless sequence of examples of several data sets, a pure function of the position.
+
+    Without weights: shuffled epochs over all examples together, each once per epoch. With weights: the data sets
+    interleaved by their shares, and each runs through epochs of its own.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float | None], *keys: int) -> None:
         self.sizes = np.asarray(sizes, np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
         self.keys = keys
-        self.by_size = all(weight is None for weight in weights)
-        filled = [
-            float(size) if weight is None else weight for size, weight in zip(sizes, weights, strict=True)
-        ]
-        if not self.by_size and any(weight is None for weight in weights):
-            # A set without a weight counts by size, on the scale of the others' mean weight per example.
-            given = [(w, n) for w, n in zip(weights, sizes, strict=True) if w is not None]
-            per_example = sum(w for w, _ in given) / sum(n for _, n in given)
-            filled = [n * per_example if w is None else w for w, n in zip(weights, sizes, strict=True)]
-        self.quota = _quotas(np.asarray(filled), _BLOCK)
-        self.quota_starts = np.concatenate([[0], np.cumsum(self.quota)])
+        given = [(weight, size) for weight, size in zip(weights, sizes, strict=True) if weight is not None]
+        self.by_size = not given
+        # A set without a weight counts by size, on the scale of the others' mean weight per example.
+        per_example = sum(weight for weight, _ in given) / sum(size for _, size in given) if given else 1.0
+        filled = [n * per_example if w is None else w for w, n in zip(weights, sizes, strict=True)]
+        self.sets = Interleaved(_quotas(np.asarray(filled), _BLOCK), *keys, _SETS)
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Return int64 [count], the examples (numbered through all data sets) at positions start .. start + count."""
         positions = np.arange(start, start + count)
         if self.by_size:
             return nth_of_epochs(positions, int(self.sizes.sum()), *self.keys)
-        sets, visits = self.visits(positions)
+        sets, visits = self.sets.at(positions)
         examples = np.empty(count, np.int64)
         for number in np.unique(sets):
             chosen = sets == number
-            size = int(self.sizes[number])
-            examples[chosen] = self.starts[number] + nth_of_epochs(
-                visits[chosen], size, *self.keys, int(number)
-            )
+            examples[chosen] = self._of_set(int(number), visits[chosen])
         return examples
 
-    def visits(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the data set at each position of the weighted sequence, and how often it came before."""
-        slots = np.empty(len(positions), np.int64)
-        blocks = positions // _BLOCK
-        for block in np.unique(blocks):
-            chosen = blocks == block
-            slots[chosen] = permuted(positions[chosen] % _BLOCK, _BLOCK, *self.keys, _SETS, int(block))
-        sets = np.searchsorted(self.quota_starts, slots, side="right") - 1
-        return sets, blocks * self.quota[sets] + slots - self.quota_starts[sets]
+    def take_of_one_set(self, turn: int, count: int) -> np.ndarray:
+        """Return int64 [count], examples of a single data set; over the turns, each set has its share."""
+        number, visit = (int(value[0]) for value in self.sets.at(np.array([turn])))
+        return self._of_set(number, np.arange(visit * count, (visit + 1) * count))
+
+    def _of_set(self, number: int, visits: np.ndarray) -> np.ndarray:
+        return self.starts[number] + nth_of_epochs(visits, int(self.sizes[number]), *self.keys, number)
 
 
 def _quotas(weights: np.ndarray, total: int) -> np.ndarray:
     """Split `total` by the weights, largest remainder first, at least 1 each."""
-    exact = weights / weights.sum() * (total - len(weights))
-    quota = np.floor(exact).astype(np.int64)
-    quota[np.argsort(-(exact - quota), kind="stable")[: total - len(weights) - quota.sum()]] += 1
-    return quota + 1
+    exact = weights / weights.sum() * total
+    quota = np.maximum(np.floor(exact).astype(np.int64), 1)
+    while quota.sum() > total:  # the least shares were raised to 1
+        quota[quota.argmax()] -= 1
+    quota[np.argsort(quota - exact, kind="stable")[: total - quota.sum()]] += 1
+    return quota
 
 
 class Planner:
@@ -158,6 +178,7 @@ class Planner:
         self.seed = seed
         self.sets: list[RetrievalSet] = tasks.retrieval
         self.sts_sets: list[StsSet] = tasks.sts
+        self.tasks = Interleaved(np.array([_BLOCK // 2, _BLOCK // 2]), seed, _TASK)
         if self.sets and settings.queries:
             self.query_ids = np.concatenate([found.query_Q for found in self.sets])
             self.set_of_query = np.repeat(np.arange(len(self.sets)), [len(found) for found in self.sets])
@@ -184,42 +205,42 @@ class Planner:
     def num_queries(self) -> int:
         return len(self.query_ids) if self.settings.queries and self.sets else 0
 
+    @property
+    def num_pairs(self) -> int:
+        return len(self.left) if self.settings.sts_pairs and self.sts_sets else 0
+
     def steps_for(self, epochs: float) -> int:
-        """Return how many steps pass that often over the retrieval queries (over the STS pairs where there are none)."""
-        rows, per_step = (self.num_queries, self.settings.queries)
-        if not rows:
-            rows, per_step = len(self.left), self.settings.sts_pairs
-        share = 2 if self.settings.mixing == "sequential" else 1
-        return max(1, round(epochs * rows * share / per_step))
+        """Return how many steps pass that often over the queries (over the STS pairs where there are no queries)."""
+        return max(1, round(epochs * self._steps_per_epoch))
+
+    @property
+    def _steps_per_epoch(self) -> float:
+        of_queries = self.num_queries > 0
+        steps = (
+            self.num_queries / self.settings.queries
+            if of_queries
+            else self.num_pairs / self.settings.sts_pairs
+        )
+        return steps * (2 if self.settings.mixing == "sequential" else 1)
 
     def step(self, step: int, table: NegativeTable | None) -> StepPlan:
         """Return the plan of optimizer step `step`, counted from 0."""
-        turns, has_queries, has_pairs = (
-            (step, step),
-            self.num_queries > 0,
-            bool(self.sts_sets and self.settings.sts_pairs),
-        )
+        turn, has_queries, has_pairs = step, self.num_queries > 0, self.num_pairs > 0
         if self.settings.mixing == "sequential":
-            # One task a step, each half of the time, in shuffled order: the task's own count of steps so far is exact.
-            slot = int(permuted(np.array([step % _BLOCK]), _BLOCK, self.seed, _TASK, step // _BLOCK)[0])
-            turn = step // _BLOCK * (_BLOCK // 2) + slot % (_BLOCK // 2)
-            turns, has_queries, has_pairs = (turn, turn), slot < _BLOCK // 2, slot >= _BLOCK // 2
+            # One task a step, each half of the time in shuffled order; its turn counts the task's own steps.
+            kinds, turns = self.tasks.at(np.array([step]))
+            turn, has_queries, has_pairs = int(turns[0]), kinds[0] == 0, kinds[0] == 1
         ids = _Unique()
-        retrieval = self._retrieval(turns[0], step, table, ids) if has_queries else None
-        sts = self._sts(turns[1], ids) if has_pairs else None
+        retrieval = self._retrieval(turn, step, table, ids) if has_queries else None
+        sts = self._sts(turn, ids) if has_pairs else None
         text_ids, places = ids.finish()
         is_sts = np.ones(len(text_ids), bool)
         if retrieval is not None:
             is_sts[places(retrieval.query_Q).numpy()] = False
             is_sts[places(retrieval.candidate_C).numpy()] = False
-        rows, per_step = (
-            (self.num_queries, self.settings.queries)
-            if self.num_queries
-            else (len(self.left), self.settings.sts_pairs)
-        )
         return StepPlan(
             step,
-            (step + 1) * per_step / rows / (2 if self.settings.mixing == "sequential" else 1),
+            (step + 1) / self._steps_per_epoch,
             text_ids,
             is_sts,
             None if retrieval is None else retrieval.pointing(places),
@@ -230,12 +251,9 @@ class Planner:
 
     def _take_queries(self, turn: int) -> np.ndarray:
         count = self.settings.queries
-        if not self.settings.one_dataset:
-            return self.queries.take(turn * count, count)
-        number, visit = (int(value[0]) for value in self.queries.visits(np.array([turn])))
-        size = int(self.queries.sizes[number])
-        positions = np.arange(visit * count, (visit + 1) * count)
-        return self.queries.starts[number] + nth_of_epochs(positions, size, self.seed, _RETRIEVAL, number)
+        if self.settings.one_dataset:
+            return self.queries.take_of_one_set(turn, count)
+        return self.queries.take(turn * count, count)
 
     def _retrieval(self, turn: int, step: int, table: NegativeTable | None, ids: "_Unique") -> RetrievalPlan:
         rows = self._take_queries(turn)
@@ -246,14 +264,19 @@ class Planner:
             in_use = table.in_use(rows)
             negative_row, column = np.nonzero(in_use != NONE)
             negative = in_use[negative_row, column]
-        candidate, first = np.unique(np.concatenate([positive, negative]), return_index=True)
-        owner = np.concatenate([positive_row, negative_row])[first]
-        positive_column, negative_column = (
-            np.searchsorted(candidate, texts) for texts in (positive, negative)
+        # Candidates are distinct per group, so that a text which two data sets offer is a negative in both.
+        group = (
+            self.set_of_query[rows] if self.settings.in_batch == "dataset" else np.zeros(len(rows), np.int64)
         )
-        relations = self._relations(
-            rows, candidate, owner, positive_row, positive_column, negative_row, negative_column
+        offered = group[np.concatenate([positive_row, negative_row])] * len(self.store)
+        keys, column = np.unique(offered + np.concatenate([positive, negative]), return_inverse=True)
+        candidate, group_C = keys % len(self.store), keys // len(self.store)
+        positive_column, negative_column = column[: len(positive)], column[len(positive) :]
+        exceptions = self._exceptions(
+            rows, candidate, positive_row, positive_column, negative_row, negative_column
         )
+        group_Q = np.full(len(rows), -1) if self.settings.in_batch == "none" else group
+        relations = Relations(*map(torch.from_numpy, (group_Q, group_C, *exceptions)))
         ids.add(query)
         ids.add(candidate)
         watched = torch.from_numpy(negative_row), torch.from_numpy(negative_column)
@@ -276,39 +299,26 @@ class Planner:
         row, column = np.nonzero(inside)
         return row, texts[row, column]
 
-    def _relations(
+    def _exceptions(
         self,
         rows: np.ndarray,
         candidate: np.ndarray,
-        owner: np.ndarray,
         positive_row: np.ndarray,
         positive_column: np.ndarray,
         negative_row: np.ndarray,
         negative_column: np.ndarray,
-    ) -> Relations:
-        """Exceptions in rising order of precedence: own negative, known positive or own text, chosen positive."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return row, column and value; in rising order of precedence: own negative, known or own text, positive."""
         known_row, known_column = self._known(rows, candidate)
         row = np.concatenate([positive_row, known_row, negative_row])
         column = np.concatenate([positive_column, known_column, negative_column])
         value = np.repeat(
-            [POSITIVE, IGNORED, NEGATIVE], [len(positive_row), len(known_row), len(negative_row)]
+            np.array([POSITIVE, IGNORED, NEGATIVE], np.int8),
+            [len(positive_row), len(known_row), len(negative_row)],
         )
         # np.unique keeps the first of equal (row, column), that is the one of highest precedence.
         key, first = np.unique(row * len(candidate) + column, return_index=True)
-        scope = self.settings.in_batch
-        group_Q = (
-            self.set_of_query[rows]
-            if scope == "dataset"
-            else np.full(len(rows), 0 if scope == "step" else -1)
-        )
-        group_C = self.set_of_query[rows][owner] if scope == "dataset" else np.zeros(len(candidate), np.int64)
-        return Relations(
-            torch.from_numpy(group_Q),
-            torch.from_numpy(group_C),
-            torch.from_numpy(key // len(candidate)),
-            torch.from_numpy(key % len(candidate)),
-            torch.from_numpy(value[first].astype(np.int8)),
-        )
+        return key // len(candidate), key % len(candidate), value[first]
 
     def _known(self, rows: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (row, column) wherever a candidate is a known positive of the query, or the query's own text."""
@@ -380,7 +390,7 @@ def check_enough_negatives(tasks: Tasks, table: NegativeTable, settings: Step) -
         short = available < settings.negatives
         if found.negatives != "none" and short.any():
             raise UserError(
-                f"step.negatives: {settings.negatives} were asked for, but {int(short.sum()):,} of {len(found):,} queries of "
-                f"{found.name!r} have fewer (one has {int(available.min())}); expected a smaller number, "
-                f"negatives: mined, or step.too_few_negatives: allow."
+                f"step.negatives: {settings.negatives} were asked for, but {int(short.sum()):,} of {len(found):,} "
+                f"queries of {found.name!r} have fewer (one has {int(available.min())}); expected a smaller number, "
+                "negatives: mined, a smaller mining.offset, or step.too_few_negatives: allow."
             )
