@@ -15,6 +15,7 @@ Daft's part is measured apart: the same step over the same shards by Daft, by a 
 """
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import sys
@@ -180,7 +181,8 @@ def engines(pairs: pl.DataFrame, recipe: FilterRecipe, shards: int) -> list[str]
     lines = ["| engine | wall seconds | processor seconds |", "|---|---|---|"]
 
     def pool(step: Any, numbers: Any) -> list[Any]:
-        with ProcessPoolExecutor(2) as executor:
+        # A fork would inherit locks of polars' threads.
+        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
             return list(executor.map(step, numbers))
 
     ways: dict[str, Callable[[Any, Any], Any]] = {

@@ -39,10 +39,11 @@ class _Worker:
 
 
 def _import_daft(runner: Runner) -> Any:
-    # Daft reports imports and runs to its makers unless told not to before it is imported.
+    # Daft and Ray report imports and runs to their makers unless told not to before they are imported.
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
     os.environ["SCARF_NO_ANALYTICS"] = "1"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     try:
         import daft

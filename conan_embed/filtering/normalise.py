@@ -21,6 +21,7 @@ _HTML = (
     "main|mark|meta|nav|noscript|object|ol|option|p|param|picture|pre|q|rp|rt|ruby|s|samp|section|select|small|source|span|"
     "strike|strong|sub|summary|sup|svg|table|tbody|td|tfoot|th|thead|time|title|tr|tt|u|ul|var|video|embed"
 )
+_FORUM = "b|i|u|s|url|img|quote|code|mw_shl_code|color|size|font|align|attach|backcolor|list|table|tr|td|email|media"
 _ENTITIES = {
     "&nbsp;": " ",
     "&lt;": "<",
@@ -61,6 +62,7 @@ def _without_markup(text: pl.Expr) -> pl.Expr:
     text = text.str.replace_all(r"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n")
     text = text.str.replace_all(rf"(?i)</?(?:{_HTML})(?:\s[^<>]*)?/?>", " ")
     text = text.str.replace_many([*_ENTITIES, "\ue010", "\ue011"], [*_ENTITIES.values(), "<", ">"])
+    text = text.str.replace_all(rf"(?i)\[/?(?:{_FORUM})(?:=[^\]\n]{{0,80}})?\]", "")
     # Markdown: images leave, links keep their words, marks of headings, emphasis, quotes, fences and rules
     # go.
     text = text.str.replace_all(r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " ")

@@ -86,7 +86,7 @@ BROKEN = r"�|锟斤拷|烫烫烫|屯屯屯|[ÃÂ][\u0080-\u00bf]|â€|ï¿½"
 # How a text ends that breaks off. (An ASCII semicolon ends a line of code.)
 BREAKS_OFF = (
     r"[,，、；(（《“‘\[【]$",
-    r"\b(?:and|or|the|of|to|with|a|an|in|for|is|are)$",
+    r"(?:^|\s)(?:and|or|the|of|to|with|a|an|in|for|is|are)$",
     r"(?:以及|或者|并且|如下|但是|因为|所以|[：:]\s?\$)$",
 )
 # How one ends that announces more; the colon of the protocol of a cut address does not.
@@ -101,14 +101,20 @@ AI_MODEL = (
     r"i(?:'m| am) (?:just |only )?an? (?:ai\b|artificial|language model)",
 )
 # An apology for somebody else's trouble is no refusal.
-SYMPATHY = (r"抱歉(?:听到|得知|看到|让)", r"\bsorry (?:to hear|for your|that you)\b")
+SYMPATHY = (
+    r"(?:抱歉|对不起)[，,]?(?:我能|我理解)?(?:听|得知|看到|让)",
+    r"\bsorry (?:to hear|for your|that you)\b",
+)
 APOLOGY = (
     r"^\W{0,3}(?:非常|很|十分|实在|真的)?(?:抱歉|对不起|遗憾|不好意思)",
     r"^\W{0,3}(?:i(?:'m| am) (?:really |very |so )?(?:sorry|afraid)|sorry|unfortunately)",
     r"^\W{0,3}(?:i apologi[sz]e|my apologies)",
 )
 # An apology for somebody else's trouble is no refusal.
-SYMPATHY = (r"抱歉(?:听到|得知|看到|让)", r"\bsorry (?:to hear|for your|that you)\b")
+SYMPATHY = (
+    r"(?:抱歉|对不起)[，,]?(?:我能|我理解)?(?:听|得知|看到|让)",
+    r"\bsorry (?:to hear|for your|that you)\b",
+)
 UNABLE = (
     r"无法|不能|没有办法|没办法|没有能力|不具备|不可以|不支持|不提供|没有(?:足够|提供|具体)|缺少|缺乏|未提供|请提供",
     r"\b(?:can(?:'|’)?t|cannot|can not|unable|not able|won(?:'|’)?t|don(?:'|’)?t have)\b",
@@ -153,7 +159,7 @@ INPUT_WANTED = (
 # Tasks that work on the letters of their input: the answer has the input's words or none, never its meaning.
 LETTER_TASK = (
     # Sorting and reordering.
-    r"(?:按|依|以)[^。\n]{0,16}(?:排序|排列)|升序|降序|字母顺序|字典序|从小到大|从大到小",
+    r"(?:按|依|以)[^。\n]{0,16}(?:排序|排列)|升序|降序|字母顺序|字典序|从(?:小到大|大到小)[^。\n]{0,6}(?:排|顺序)|排[^。\n]{0,6}从(?:小到大|大到小)",
     r"重新(?:排列|排序)[^。\n]{0,12}(?:单词|词语|字母|数字|顺序|组成)|(?:颠倒|反转|倒序|倒着)[^。\n]{0,12}(?:字符串|单词|字母)",
     r"\b(?:sort|alphabeti[sz]e|rearrange|reorder|unscramble|shuffle)\b[^.\n]{0,40}"
     r"\b(?:list|words?|letters?|numbers?|names?|order|array|items?|values?)\b",

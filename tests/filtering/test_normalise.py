@@ -27,6 +27,8 @@ def clean(text: str, **setting: object) -> str:
         ("ä¸\xadæ–‡", "中文"),
         ("itâ€™s", "it’s"),
         ("café", "café"),
+        ("[mw_shl_code=java,true]int x;[/mw_shl_code][B]粗[/b]", "int x;粗"),
+        ("看---------\n。。。。。。", "看---\n。。。"),
         ("[哈哈] a[0] = b[1]", "[哈哈] a[0] = b[1]"),
     ],
 )

@@ -124,7 +124,7 @@ def test_every_pair_is_kept_or_dropped_for_a_reason(raw, whole):
 def start(raw: Path, recipe: FilterRecipe, out: Path, runner: str = "native") -> subprocess.Popen:
     path = out.with_suffix(".yaml")
     path.write_text(recipe.model_dump_json())  # JSON is YAML
-    script = out.with_suffix(".py")
+    script = out.with_name(f"run_{out.name}.py")  # a script called ray.py would stand in for Ray
     script.write_text(RUN)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, str(script), str(path), str(out), runner], env=environment)
