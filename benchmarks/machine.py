@@ -1,9 +1,8 @@
-"""What every benchmark says about the machine, the measured ceiling, and where its result goes."""
+"""What every benchmark says about the machine, and where its result goes."""
 
 import datetime
 import platform
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -22,19 +21,6 @@ def describe() -> str:
     if torch.cuda.is_available():
         name += f", {torch.cuda.get_device_name()}"
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def matmul_tflops(
-    rows: int, hidden: int, inner: int, dtype: torch.dtype = torch.bfloat16, seconds: float = 1.0
-) -> float:
-    """Return the measured rate of a matrix product [rows, hidden] x [hidden, inner], the best of several tries."""
-    left, right = torch.randn(rows, hidden).to(dtype), torch.randn(inner, hidden).to(dtype)
-    best, started = float("inf"), time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        before = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        best = min(best, time.perf_counter() - before)
-    return 2 * rows * hidden * inner / best / 1e12
 
 
 def write_result(name: str, what: str, lines: list[str], write: bool) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machine import matmul_tflops, write_result
+from machine import write_result
 from texts import triples
 
 NEGATIVES = 7
@@ -29,10 +29,9 @@ ROWS = 1024
 
 def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, Any]:
     """Steps of our trainer: plan, embed, loss, backward, update."""
-    import torch
-
     from conan_embed.recipes.schema import Recipe
     from conan_embed.training import run
+    from conan_embed.training.ceiling import matmul_floor_tokens_per_second
     from conan_embed.training.plan import Planner
     from conan_embed.training.rankings import make_table
     from conan_embed.training.step import make_optimizer, train_step
@@ -65,12 +64,7 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
             tokens.append(result.tokens)
             if step >= 2 and time.perf_counter() - started > seconds:
                 break
-        parameters = sum(
-            p.numel() for n, p in loaded.named_parameters() if "embeddings" not in n and p.ndim == 2
-        )
-        hidden = loaded.hidden
-        rate = matmul_tflops(8192, hidden, 4 * hidden, torch.bfloat16)
-    ceiling = rate * 1e12 / (6 * parameters)
+        ceiling = matmul_floor_tokens_per_second(loaded, "bfloat16", seconds=2)
     return {**_speed(times, tokens), "ceiling": ceiling, "texts": batch * (2 + NEGATIVES)}
 
 

@@ -6,6 +6,7 @@ the sum over the processes that used it, and parameter gradients are summed once
 whole step, however many processes there are.
 """
 
+import datetime
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,7 +25,10 @@ def start(device: str | None = None) -> torch.device:
     if cuda:
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        # Tensors on the CPU (the request to stop) are exchanged on GPU machines too. Processes may wait long for the
+        # first one, while it tokenises or evaluates.
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(hours=12))
     return chosen
 
 
@@ -87,7 +91,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        gradient = gradients[0].contiguous()
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
         start = sum(ctx.counts[: rank()])
         return gradient[start : start + ctx.counts[rank()]], None

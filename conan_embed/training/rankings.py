@@ -29,7 +29,9 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
     def embed(text_ids: np.ndarray, description: str) -> torch.Tensor:
         was_training = model.training
         model.eval()
-        parts = shares(store.lengths(text_ids), np.zeros(len(text_ids), bool), processes.world_size(), "balanced")
+        parts = shares(
+            store.lengths(text_ids), np.zeros(len(text_ids), bool), processes.world_size(), "balanced"
+        )
         mine = text_ids[parts[processes.rank()]]
         with autocast(model.device, precision), progress_bar(transient=True) as progress:
             task = progress.add_task(description, total=len(mine), note="", visible=bool(description))

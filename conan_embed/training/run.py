@@ -36,6 +36,7 @@ from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
 from conan_embed.training import processes
+from conan_embed.training.ceiling import matmul_floor_tokens_per_second
 from conan_embed.training.checkpoint import (
     Progress,
     checkpoints,
@@ -139,10 +140,11 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
     loop = _Loop(recipe, run, model, optimizer, negatives, tasks, planner, num_steps, progress)
     if processes.is_first():
-        _write_facts(run, recipe, model, tasks, num_steps, started, finished=None)
+        floor = matmul_floor_tokens_per_second(model, recipe.training.precision)
+        _write_facts(run, recipe, model, tasks, num_steps, floor, started, finished=None)
     loop.go()
     if processes.is_first():
-        _write_facts(run, recipe, model, tasks, num_steps, started, finished=time.time())
+        _write_facts(run, recipe, model, tasks, num_steps, floor, started, finished=time.time())
     processes.wait_for_all()
     return run
 
@@ -233,7 +235,8 @@ class _Loop:
         average = None
         if processes.is_first():
             embedder = Remembering(self.model)
-            results = evaluate(embedder, settings.folder, tasks=settings.tasks)
+            widths = self.model.widths if len(self.model.widths) > 1 else None
+            results = evaluate(embedder, settings.folder, tasks=settings.tasks, widths=widths)
             assert self.log is not None
             self.log.write(
                 "evaluation",
@@ -364,6 +367,7 @@ def _write_facts(
     model: EmbeddingModel,
     tasks: Tasks,
     num_steps: int,
+    floor: float,
     started: float,
     finished: float | None,
 ) -> None:
@@ -385,6 +389,7 @@ def _write_facts(
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "width": model.width,
             "widths": list(model.widths),
+            "matmul_floor_tokens_per_second": round(floor, 1),
             "base": recipe.model.base,
             "datasets": [{"task": task, "name": name, "rows": rows} for task, name, rows in sizes(tasks)],
             "texts": len(tasks.store),
