@@ -26,7 +26,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.local import evaluate
 from conan_embed.files import read_json, write_json
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.run import load_data, load_model, train
+from conan_embed.training.run import load_data, load_model, mine, train
 from conan_embed.training.rankings import make_table
 
 RETRIEVAL = {
@@ -113,6 +113,7 @@ def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl
 def train_ours(arguments: argparse.Namespace, seed: int) -> Path:
     settings = recipe(arguments, seed)
     shared, own = arguments.output / "mining", Path(settings.output) / "mining"
+    mine(settings, shared)  # what is there already is only read
     own.mkdir(parents=True, exist_ok=True)
     for file in shared.glob("*.safetensors"):
         if not (own / file.name).exists():

@@ -6,13 +6,15 @@ a wrong position changes the outcome by far more than rounding does.
 """
 
 import functools
-import json
+import itertools
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conan_embed.encoder.model import EmbeddingModel
@@ -129,16 +131,16 @@ def tiny_encoder(family: str, *, layers: int = 2, hidden: int = 32) -> PreTraine
 
 @functools.cache
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
-    """Return the family's own tokenizer class over a small vocabulary learnt from SENTENCES."""
+    """Return the family's own tokenizer class over the characters and words of SENTENCES.
+
+    The vocabulary is made by hand: the trainers of `tokenizers` break ties differently from process to process.
+    """
     if family in ("bert", "distilbert", "modernbert"):
+        words = sorted({word for sentence in SENTENCES for word in re.findall(r"\w+", sentence.lower())})
+        letters = sorted({letter for sentence in SENTENCES for letter in sentence.lower() if letter.strip()})
+        pieces = [*letters, *(f"##{letter}" for letter in letters if letter.isascii()), *words]
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trained.train_from_iterator(
-            [sentence.lower() for sentence in SENTENCES],
-            trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False),
-        )
-        tokenizer = transformers.BertTokenizer(vocab=trained.get_vocab())
+        tokenizer = transformers.BertTokenizer(vocab=_numbered([*special, *pieces]))
         if family != "modernbert":
             return tokenizer
         # ModernBERT has no tokenizer class of its own.
@@ -146,29 +148,35 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
         return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **names)
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     if family == "roberta":
-        trained = Tokenizer(models.BPE())
-        trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trained.train_from_iterator(
-            SENTENCES,
-            trainers.BpeTrainer(
-                vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-            ),
-        )
-        merges: Any = [tuple(pair) for pair in _model_of(trained)["merges"]]
-        return transformers.RobertaTokenizer(vocab=trained.get_vocab(), merges=merges)
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        merges = _pair_merges(60)
+        vocabulary = _numbered([*special, *letters, *(left + right for left, right in merges)])
+        return transformers.RobertaTokenizer(vocab=vocabulary, merges=merges)  # type: ignore[arg-type]
     assert family == "xlm-roberta", family
-    trained = Tokenizer(models.Unigram())
-    trained.pre_tokenizer = pre_tokenizers.Metaspace()
-    trained.train_from_iterator(
-        SENTENCES,
-        trainers.UnigramTrainer(
-            vocab_size=VOCABULARY, special_tokens=special, unk_token="<unk>", show_progress=False
-        ),
-    )
-    vocabulary = [(piece, score) for piece, score in _model_of(trained)["vocab"]]
-    return transformers.XLMRobertaTokenizer(vocab=vocabulary)
+    whole = {"▁" + word for sentence in SENTENCES for word in sentence.split() if word.isascii()}
+    single = {"▁", *(letter for sentence in SENTENCES for letter in sentence if letter.strip())}
+    scored = [*((name, 0.0) for name in special), *((piece, -3.0) for piece in sorted(whole))]
+    scored += [(piece, -5.0) for piece in sorted(single - whole)]
+    return transformers.XLMRobertaTokenizer(vocab=scored)
 
 
-def _model_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    return json.loads(tokenizer.to_str())["model"]
+def _numbered(pieces: Sequence[str]) -> dict[str, int]:
+    numbered = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    assert len(numbered) <= VOCABULARY
+    return numbered
+
+
+def _pair_merges(count: int) -> list[tuple[str, str]]:
+    """Byte-pair merges of SENTENCES, the most frequent pair first, ties by name."""
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    words = [list(word) for sentence in SENTENCES for word, _ in split(sentence)]
+    merges = []
+    for _ in range(count):
+        pairs = Counter(pair for word in words for pair in itertools.pairwise(word))
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for word in words:
+            for place in range(len(word) - 1, 0, -1):
+                if tuple(word[place - 1 : place + 1]) == best:
+                    word[place - 1 : place + 1] = ["".join(best)]
+    return merges

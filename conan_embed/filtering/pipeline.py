@@ -78,16 +78,21 @@ def filter_pairs(
     clock.save()
     content = summarise(run, seconds=clock.seconds(), workers=workers, join=join)
     write_json(run.output / "summary.json", content)
+    for half_written in run.output.glob("*/.*.tmp"):  # by a run that was killed
+        half_written.unlink()
     if not recipe.engine.keep_work:
         shutil.rmtree(run.work)
     return Summary(content["rows"]["read"], content["rows"]["kept"], run.output / "summary.json", content)
 
 
 def load_teacher(path: str) -> Encoder:
-    """Load the embedding model that scores pairs."""
-    from conan_embed.encoder.model import EmbeddingModel  # torch is loaded only where a teacher is asked for
+    """Load the embedding model that scores pairs, on the accelerator where there is one."""
+    # torch is loaded only where a teacher is asked for.
+    import torch
 
-    return EmbeddingModel.load(path)
+    from conan_embed.encoder.model import EmbeddingModel
+
+    return EmbeddingModel.load(path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def _score_with_own_teacher(run: Run, number: int) -> dict[str, Any]:

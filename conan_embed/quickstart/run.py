@@ -17,7 +17,7 @@ from conan_embed.reporting.page import report
 from conan_embed.search.index import search, show
 from conan_embed.training.run import train
 
-MAX_OBJECTS = 8_000
+MAX_OBJECTS = 6_000
 """Documented objects taken: each is encoded four times, which decides how long the quickstart takes."""
 
 QUERIES = (

@@ -235,6 +235,15 @@ def test_a_folder_of_other_things_is_refused(raw, tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
+@pytest.mark.usefixtures("here")
+def test_an_empty_file_is_an_empty_run(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    recipe = FilterRecipe(sources=(Source(path=str(tmp_path / "a.jsonl")),), engine=Engine(workers=1))
+    result = filter_pairs(recipe, tmp_path / "out")
+    assert (result.read, result.kept) == (0, 0)
+    assert output_of(tmp_path / "out")[0].is_empty()
+
+
 def test_a_fault_in_a_shard_is_said_in_one_sentence(raw, tmp_path):
     pl.DataFrame({"query": ["a"], "answer": ["b"]}).write_parquet(tmp_path / "a.parquet")
     recipe = FilterRecipe(sources=(Source(path=str(tmp_path / "a.parquet")),), engine=Engine(workers=1))

@@ -1,6 +1,7 @@
 """The plan of a step: pure, fair, and with relations that a dictionary agrees with."""
 
 import functools
+import itertools
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,9 @@ from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalSet, StsSet, Tasks
 from conan_embed.training.plan import Interleaved, Mixture, Planner, check_enough_negatives
+
+
+CACHE = tempfile.TemporaryDirectory()  # removed when the tests end
 
 
 def tokenize(texts):
@@ -283,7 +287,7 @@ def test_sequential_steps_hold_one_task_each_half_of_the_time():
     assert all((plan.retrieval is None) != (plan.sts is None) for plan in plans)
     assert sum(kinds[:1024]) == sum(kinds[1024:]) == 512
     assert kinds[:1024] != kinds[1024:]
-    runs = sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
+    runs = sum(a != b for a, b in itertools.pairwise(kinds))
     assert abs(runs - 1024) < 5 * np.sqrt(512)  # as random as a coin
 
 
