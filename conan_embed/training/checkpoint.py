@@ -11,13 +11,14 @@ it is trained on.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
@@ -54,14 +55,20 @@ def save_checkpoint(
     progress: Progress,
     recipe: dict[str, Any],
     *,
+    texts: str,
     keep: int,
 ) -> Path:
     """Write one checkpoint into `folder` and remove all but the newest `keep`.
+
+    Args:
+        texts: the name of the text store; text ids mean nothing in another.
 
     Raises:
         UserError: it cannot be written (disk full); older checkpoints stay as they were.
     """
     path = folder / f"step-{progress.step:08d}"
+    for unfinished in folder.glob(".step-*.tmp"):  # left by a process that was killed while it wrote
+        shutil.rmtree(unfinished, ignore_errors=True)
     with written_aside(path) as aside:
         aside.mkdir(parents=True)
         parameters = dict(_named(model))
@@ -79,10 +86,10 @@ def save_checkpoint(
             save_file(moments, aside / "optimizer.safetensors")
             if negatives is not None:
                 save_arrays(negatives.state(), aside / "negatives.safetensors")
-        except Exception as error:  # safetensors wraps a full disk in errors of its own
+        except SafetensorError as error:  # a full disk, in words of its own
             raise OSError(str(error)) from error
         files = {file.name: _hash(file) for file in sorted(aside.glob("*.safetensors"))}
-        write_json(aside / "state.json", {**vars(progress), "files": files, "recipe": recipe})
+        write_json(aside / "state.json", {**vars(progress), "texts": texts, "files": files, "recipe": recipe})
     for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return path
@@ -94,14 +101,23 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    path: Path, model: EmbeddingModel, optimizer: torch.optim.Optimizer, negatives: DynamicNegatives | None
+    path: Path,
+    model: EmbeddingModel,
+    optimizer: torch.optim.Optimizer,
+    negatives: DynamicNegatives | None,
+    *,
+    texts: str,
 ) -> Progress:
     """Read a checkpoint into the model, the optimizer and the table.
 
     Raises:
-        UserError: a file is missing, damaged or pickled, or belongs to another model.
+        UserError: a file is missing or damaged, or belongs to another model or other data.
     """
     state = read_json(path / "state.json")
+    if state["texts"] != texts:
+        raise UserError(
+            f"{path}: the texts of the data files changed since; put the old files back or start anew."
+        )
     for name, expected in state["files"].items():
         if not (path / name).exists():
             raise UserError(
@@ -113,9 +129,7 @@ def load_checkpoint(
             )
     tensors = read_tensors(path / "model.safetensors")
     parameters = dict(_named(model))
-    if {name: tensor.shape for name, tensor in tensors.items()} != {
-        name: p.shape for name, p in parameters.items()
-    }:
+    if _shapes(tensors) != _shapes(parameters):
         raise UserError(f"{path / 'model.safetensors'}: holds other tensors than the model of this recipe.")
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -128,7 +142,11 @@ def load_checkpoint(
                 **{moment: moments[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS},
             }
     if negatives is not None:
-        negatives.load_state(load_arrays(path / "negatives.safetensors"))
+        file = path / "negatives.safetensors"
+        arrays = load_arrays(file) if file.name in state["files"] else {}
+        if _shapes(arrays) != _shapes(negatives.state()):
+            raise UserError(f"{file}: holds other tensors than the hard negatives of this recipe.")
+        negatives.load_state(arrays)
     return Progress(state["step"], state["best"], state["best_step"])
 
 
@@ -139,6 +157,10 @@ def saved_recipe(path: Path) -> dict[str, Any]:
 
 def _named(model: EmbeddingModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return model.named_parameters()
+
+
+def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _hash(path: Path) -> str:

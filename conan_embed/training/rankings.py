@@ -1,5 +1,6 @@
 """The negatives table of a run: rankings read, mined or drawn for each data set, one under the other."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import torch
 
 from conan_embed.console import progress_bar
 from conan_embed.encoder.model import EmbeddingModel, autocast
-from conan_embed.files import write_json
+from conan_embed.errors import UserError
+from conan_embed.files import read_json, write_json
 from conan_embed.negatives import mining
 from conan_embed.negatives.mining import Embed
 from conan_embed.negatives.table import NONE, NegativeTable
@@ -51,31 +53,41 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
 
 
 def make_rankings(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> None:
-    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it."""
+    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it.
+
+    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings.
+    """
     embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
+    settings = {
+        "mining": recipe.mining.model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json"),
+    }
+    before = read_json(folder / "mining.json") if (folder / "mining.json").exists() else {}
+    done = before.get("datasets", {}) if before.get("settings") == settings else {}
     facts: dict[str, Any] = {}
     for data in tasks.retrieval:
         if data.negatives != "mined":
             continue
+        ranking = None
         if data.ranking is not None:
             ranking = mining.load_ranking(Path(data.ranking), data, tasks.store)
-        elif (folder / f"{data.name}.safetensors").exists():
-            ranking = mining.load_ranking(folder, data, tasks.store)
-        else:
+        elif data.name in done:
+            with contextlib.suppress(UserError):  # of other texts, or broken: made anew
+                ranking = mining.load_ranking(folder, data, tasks.store)
+        if ranking is None:
             ranking = mining.mine(data, tasks.store, embed, recipe.mining)
         processes.wait_for_all()  # before the first process writes what the others still look for
         if processes.is_first():
             mining.save_ranking(folder, data, tasks.store, ranking)
             facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
             mining.say(data.name, facts[data.name])
-    if facts:
-        write_json(folder / "mining.json", {"settings": recipe.mining.model_dump(), "datasets": facts})
+            write_json(folder / "mining.json", {"settings": settings, "datasets": facts})
     processes.wait_for_all()
 
 
 def make_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
     """Return the table of hard negatives for all data sets of the run, or None where a step holds none."""
-    if not recipe.step.negatives or not tasks.retrieval:
+    if not (recipe.step.queries and recipe.step.negatives and tasks.retrieval):
         return None
     make_rankings(recipe, tasks, model, folder)
     parts = [_usable_ranking(recipe, data, tasks.store, folder) for data in tasks.retrieval]
@@ -95,6 +107,7 @@ def _usable_ranking(recipe: Recipe, data: RetrievalSet, store: TextStore, folder
         depth = min(recipe.mining.depth, max(1, len(data.passages)))
         return mining.random_ranking(data, store, depth=depth, seed=recipe.training.seed)
     given = _padded(data)
+    given = _joined(given, given[:, :0])  # each text once
     if data.negatives == "given":
         return given
     mined = mining.usable(mining.load_ranking(folder, data, store), recipe.mining.offset)

@@ -106,12 +106,12 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     run = Path(recipe.output)
     started = time.time()
     found = checkpoints(run / "checkpoints") if resume else []
+    if found:
+        _check_same_recipe(recipe, found[-1], allow_changes)
     if processes.is_first():
         if not resume:
             _clear(run)
         write_text(run / "recipe.yaml", recipe.as_yaml())
-    if found:
-        _check_same_recipe(recipe, found[-1], allow_changes)
     model = load_model(recipe).to(device)
     tasks = load_data(recipe, model)
     if processes.is_first():
@@ -135,7 +135,12 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
             width=model.width,
             fill=not found,
         )
-    progress = load_checkpoint(found[-1], model, optimizer, negatives) if found else Progress(0)
+    progress = Progress(0)
+    if found:
+        progress = load_checkpoint(found[-1], model, optimizer, negatives, texts=tasks.store.folder.name)
+    if progress.step >= num_steps and (run / "model").exists():
+        console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
+        return run
     if found and processes.is_first():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
     loop = _Loop(recipe, run, model, optimizer, negatives, tasks, planner, num_steps, progress)
@@ -288,6 +293,7 @@ class _Loop:
                 self.negatives,
                 self.progress,
                 self.recipe.as_dict(),
+                texts=self.tasks.store.folder.name,
                 keep=self.recipe.training.keep,
             )
         processes.wait_for_all()
@@ -417,12 +423,17 @@ class _Flag:
 
 @contextlib.contextmanager
 def _stop_requested() -> Iterator[_Flag]:
-    """Turn SIGTERM (pre-emption) and the first Ctrl-C into a flag that the loop reads between two steps."""
+    """Turn SIGTERM (pre-emption) and Ctrl-C into a flag that the loop reads between two steps; the second time, stop."""
     flag = _Flag()
-    before = {}
+    before: dict[int, Any] = {}
+
+    def requested(number: int, _: Any) -> None:
+        flag.set()
+        signal.signal(number, before[number])
+
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError):  # not in the main thread
-            before[number] = signal.signal(number, lambda *_: flag.set())
+            before[number] = signal.signal(number, requested)
     try:
         yield flag
     finally:

@@ -21,7 +21,6 @@ from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalSet, StsSet, Tasks
 from conan_embed.training.plan import Interleaved, Mixture, Planner, check_enough_negatives
 
-
 CACHE = tempfile.TemporaryDirectory()  # removed when the tests end
 
 
