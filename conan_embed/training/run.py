@@ -423,13 +423,17 @@ class _Flag:
 
 @contextlib.contextmanager
 def _stop_requested() -> Iterator[_Flag]:
-    """Turn SIGTERM (pre-emption) and Ctrl-C into a flag that the loop reads between two steps; the second time, stop."""
+    """Turn SIGTERM (pre-emption) and Ctrl-C into a flag that the loop reads between two steps.
+
+    A second Ctrl-C stops at once. (A second SIGTERM does not: batch systems and torchrun both send one.)
+    """
     flag = _Flag()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def requested(number: int, _: Any) -> None:
         flag.set()
-        signal.signal(number, before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
 
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError):  # not in the main thread

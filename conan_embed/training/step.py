@@ -152,10 +152,10 @@ def train_step(
     gradient_norm, total = float(norm), facts.total
     if not (np.isfinite(total) and np.isfinite(gradient_norm)):
         optimizer.zero_grad(set_to_none=True)
-        what = "loss" if not np.isfinite(total) else "gradient norm"
+        name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)
+        shown = " ".join(map(str, plan.text_ids[:16])) + (" ..." if len(plan.text_ids) > 16 else "")
         raise NotFinite(
-            f"step {plan.step + 1}: the {what} is {total if what == 'loss' else gradient_norm}, expected a finite number; "
-            f"text ids of the step: {' '.join(map(str, plan.text_ids[:16]))}{' ...' if len(plan.text_ids) > 16 else ''}."
+            f"step {plan.step + 1}: the {name} is {value}, expected a finite number; text ids of the step: {shown}."
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
