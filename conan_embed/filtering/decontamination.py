@@ -43,7 +43,7 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
         every = normalise_texts(every, normal)
     bare = every.to_frame("text").select(plain(pl.col("text")))
     bare = bare.filter(pl.col("text").str.len_chars() >= setting.minimum_characters)
-    return bare.with_columns(keys(pl.col("text")).alias("key")).unique("key", maintain_order=True)
+    return bare.with_columns(keys(bare["text"]).alias("key")).unique("key", maintain_order=True)
 
 
 def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:

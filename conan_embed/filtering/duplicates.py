@@ -22,6 +22,7 @@ import polars as pl
 import rensa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from xxhash import xxh3_64_intdigest
 
 from conan_embed.console import progress_bar
 from conan_embed.filtering.measures import grams, jaccard
@@ -43,9 +44,9 @@ def plain(text: pl.Expr) -> pl.Expr:
     return pl.when(bare == "").then(text).otherwise(bare)
 
 
-def keys(texts: pl.Expr) -> pl.Expr:
-    """Return a 64-bit key of each (plain) text; equal texts have equal keys in every process."""
-    return texts.hash(seed=_SEED)
+def keys(texts: pl.Series) -> pl.Series:
+    """Return a key of each (plain) text, UInt64: XXH3, so equal texts have equal keys on every machine."""
+    return pl.Series(texts.name, [xxh3_64_intdigest(text.encode()) for text in texts], dtype=pl.UInt64)
 
 
 def signatures(texts: pl.Series, bands: int, rows: int) -> np.ndarray:
@@ -78,10 +79,10 @@ def fingerprints(
             one row a distinct key and side; no bands where `near` is false.
     """
     bare = pairs.select("id", *(plain(pl.col(side)).alias(side) for side in SIDES))
-    key_of_pair = bare.select("id", *(keys(pl.col(side)).alias(f"{side}_key") for side in SIDES))
+    key_of_pair = bare.select("id", *(keys(bare[side]).alias(f"{side}_key") for side in SIDES))
     texts = []
     for number, side in enumerate(SIDES):
-        first = bare.select(keys(pl.col(side)).alias("key"), "id", pl.col(side).alias("text"))
+        first = bare.select(key_of_pair[f"{side}_key"].alias("key"), "id", pl.col(side).alias("text"))
         first = first.unique("key", keep="first", maintain_order=True)
         columns = first.select(pl.lit(number, dtype=pl.UInt8).alias("side"), "key", "id")
         if near:

@@ -25,15 +25,15 @@ class Source(_Part):
     """One collection of raw pairs: files of one format, with a category.
 
     Attributes:
-        path: a file, a folder or a glob; Parquet (`.parquet`), JSON lines (`.jsonl`, `.json.gz` is not read)
-            or one JSON array (`.json`).
+        path: a file, a folder or a glob; Parquet (`.parquet`), JSON lines (`.jsonl`) or one JSON array
+            (`.json`).
         name: stands in the column `source` of every pair; the stem of each file where it is not given.
         format: `pairs` (two text columns), `alpaca` (instruction, input, output) or `messages` (ShareGPT
             `conversations` with from/value, or `messages` with role/content).
         query, positive: the columns of a `pairs` source.
         category: a word for the table of the funnel; the column `category` where it is not given.
         prompt_response: whether the prompt-response rules apply; by default they do for `alpaca` and
-            `messages`, and for the category `instruction`.
+            `messages`, and for the categories `instruction` and `llm_generated`.
         turns: what a conversation of several turns gives: its `first` exchange, `each` exchange as a pair of
             its own, or each with up to two earlier messages in front of the prompt (`context`).
     """
@@ -73,21 +73,8 @@ class Language(_Part):
     enabled: bool = True
     keep: tuple[str, ...] = ("zh", "en")
     candidates: tuple[str, ...] = (
-        "en",
-        "de",
-        "fr",
-        "es",
-        "it",
-        "pt",
-        "nl",
-        "pl",
-        "tr",
-        "vi",
-        "id",
-        "ru",
-        "uk",
-        "ar",
-    )
+        "en", "de", "fr", "es", "it", "pt", "nl", "pl", "tr", "vi", "id", "ru", "uk", "ar",
+    )  # fmt: skip
     minimum_letters: int = Field(default=24, ge=1)
     minimum_probability: Share = 0.9
     same: bool = False
@@ -173,16 +160,8 @@ class Decontaminate(_Part):
     enabled: bool = True
     paths: tuple[str, ...] = ()
     columns: tuple[str, ...] = (
-        "query",
-        "positive",
-        "negative",
-        "text",
-        "text_a",
-        "text_b",
-        "title",
-        "sentence1",
-        "sentence2",
-    )
+        "query", "positive", "negative", "text", "text_a", "text_b", "title", "sentence1", "sentence2",
+    )  # fmt: skip
     near: bool = True
     threshold: Share = 0.8
     minimum_characters: int = Field(default=6, ge=1)
