@@ -1,4 +1,4 @@
-"""Lists of different lengths as two arrays, the way Arrow keeps them: all values end to end, and where each list begins."""
+"""Lists of different lengths as two arrays, as Arrow keeps them: all values end to end, and where each list begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

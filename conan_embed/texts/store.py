@@ -53,6 +53,10 @@ class TextStore:
         """Return int64 tokens per text."""
         return self.offsets[text_ids + 1] - self.offsets[text_ids]
 
+    def identity(self) -> str:
+        """Return a hash of which text has which id (whatever its tokens are): what tables of text ids depend on."""
+        return xxhash.xxh3_128_hexdigest(self.hashes.tobytes())
+
     def text(self, text_id: int) -> str:
         """Return the text itself, without its prompt."""
         start, stop = self._character_offsets[text_id : text_id + 2]

@@ -61,7 +61,7 @@ def save_checkpoint(
     """Write one checkpoint into `folder` and remove all but the newest `keep`.
 
     Args:
-        texts: the name of the text store; text ids mean nothing in another.
+        texts: identity of the text store; text ids mean nothing in another.
 
     Raises:
         UserError: it cannot be written (disk full); older checkpoints stay as they were.

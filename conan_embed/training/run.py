@@ -137,7 +137,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         )
     progress = Progress(0)
     if found:
-        progress = load_checkpoint(found[-1], model, optimizer, negatives, texts=tasks.store.folder.name)
+        progress = load_checkpoint(found[-1], model, optimizer, negatives, texts=tasks.store.identity())
     if progress.step >= num_steps and (run / "model").exists():
         console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
         return run
@@ -293,7 +293,7 @@ class _Loop:
                 self.negatives,
                 self.progress,
                 self.recipe.as_dict(),
-                texts=self.tasks.store.folder.name,
+                texts=self.tasks.store.identity(),
                 keep=self.recipe.training.keep,
             )
         processes.wait_for_all()
