@@ -5,11 +5,12 @@ classes below. An unknown key is refused with the nearest known one. The comment
 `conan-embed recipe --help-keys` prints them.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
@@ -24,10 +25,11 @@ from pydantic import (
 from conan_embed.errors import UserError, suggestion
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Model(_Section):
@@ -187,7 +189,7 @@ class Optimizer(_Section):
 
     learning_rate: PositiveFloat = 1e-5
     weight_decay: float = Field(0.001, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Moment, Moment] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-8
     warmup_ratio: Share = 0.05
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -284,32 +286,45 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
     path = shipped_recipes().get(str(source), Path(source))
     if not path.is_file():
         known = shipped_recipes()
-        raise UserError(
-            f"{source}: no such recipe{suggestion(str(source), known)}; expected a YAML file or one of {', '.join(known)}."
-        )
+        near = suggestion(str(source), known)
+        raise UserError(f"{source}: no such recipe{near}; expected a YAML file or one of {', '.join(known)}.")
     try:
         tree = OmegaConf.load(path)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}.") from None
+    except OSError as error:  # a file that holds a single word is one too
+        raise UserError(f"{path}: cannot be read as a mapping of keys: {error}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{path}: {where}not YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path}: a recipe is a mapping of keys, found a list.")
     for override in overrides or []:
-        if "=" not in override:
+        if not re.match(r"[^=\s]+=", override):
             raise UserError(f"{override}: not an override; expected dotted.key=value.")
+        try:
+            tree.merge_with_dotlist([override])
+        except (
+            OmegaConfBaseException,
+            yaml.YAMLError,
+            AttributeError,
+            IndexError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UserError(
+                f"{override}: cannot be laid over {path}: {str(error).splitlines()[0]}."
+            ) from None
     try:
-        tree.merge_with_dotlist(overrides or [])
         values = OmegaConf.to_container(tree, resolve=True)
-    except (OmegaConfBaseException, AttributeError, ValueError, IndexError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}.") from None
     return checked_recipe(values, path)
 
 
 def checked_recipe(values: Any, source: str | Path, schema: type[BaseModel] = Recipe) -> Any:
     """Return `values` as `schema`; the first mistake becomes a UserError that names its key."""
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: a recipe is a mapping of keys, found {type(values).__name__}.")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -317,7 +332,8 @@ def checked_recipe(values: Any, source: str | Path, schema: type[BaseModel] = Re
 
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    # A misspelt key is often a missing one too; its name says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _known_keys(schema, first["loc"][:-1])

@@ -1,0 +1,160 @@
+"""What a recipe may say, what an override does to it, and how a mistake is told."""
+
+import pytest
+import yaml
+
+from conan_embed.errors import UserError
+from conan_embed.recipes.schema import Recipe, load_recipe, shipped_recipes
+
+RECIPE = """
+model: {base: some-model}
+data:
+  retrieval:
+    - {name: pairs, path: pairs.jsonl}
+  sts:
+    - {name: graded, path: sts.jsonl}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a recipe given as text, with overrides."""
+
+    def load(text, *overrides):
+        path = tmp_path / "recipe.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_recipe(path, list(overrides))
+
+    return load
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_by_name_and_come_back_from_yaml(name):
+    recipe = load_recipe(name)
+    assert isinstance(recipe, Recipe)
+    assert Recipe.model_validate(yaml.safe_load(recipe.as_yaml())) == recipe
+
+
+def test_there_are_shipped_recipes_and_none_of_them_is_a_filters():
+    assert "small" in shipped_recipes()
+    assert not [name for name in shipped_recipes() if name.startswith("filter")]
+
+
+def test_defaults_are_written_out(load):
+    recipe = load(RECIPE)
+    values = recipe.as_dict()
+    assert values["loss"] == {"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8}
+    assert values["negatives"]["decay"] == 1.15
+    assert values["optimizer"]["betas"] == [0.9, 0.999]
+    assert yaml.safe_load(recipe.as_yaml()) == values
+
+
+@pytest.mark.parametrize(
+    ("override", "found", "expected"),
+    [
+        ("optimizer.learning_rate=2e-5", lambda r: r.optimizer.learning_rate, 2e-5),
+        ("step.queries=8", lambda r: r.step.queries, 8),
+        ("model.widths=[64,32]", lambda r: r.model.widths, [64, 32]),
+        ("model.dropout=null", lambda r: r.model.dropout, None),
+        ("tracking.tensorboard=false", lambda r: r.tracking.tensorboard, False),
+        ("output=runs/a=b", lambda r: r.output, "runs/a=b"),
+        ("model.prompts.query='ask: '", lambda r: r.model.prompts, {"query": "ask: "}),
+        ("data.retrieval.0.path=other.jsonl", lambda r: r.data.retrieval[0].path, "other.jsonl"),
+        (
+            "data.retrieval[0].columns={query: title}",
+            lambda r: r.data.retrieval[0].columns,
+            {"query": "title"},
+        ),
+    ],
+)
+def test_overrides(load, override, found, expected):
+    assert found(load(RECIPE, override)) == expected
+    assert found(load(RECIPE)) != expected
+
+
+def test_the_last_override_wins_and_the_rest_of_the_recipe_stays(load):
+    recipe = load(RECIPE, "loss.beta=0.1", "loss.beta=0.2")
+    assert recipe.as_dict() == load(RECIPE).as_dict() | {
+        "loss": load(RECIPE).as_dict()["loss"] | {"beta": 0.2}
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "step.queris=3",
+            "step.queris: unknown key (did you mean 'queries'?); expected one of queries, positives",
+        ),
+        ("sted.queries=3", "sted: unknown key (did you mean 'step'?)"),
+        ("data.retrieval.0.pth=x", "data.retrieval.0.pth: unknown key (did you mean 'path'?)"),
+        ("step.queries=abc", "step.queries: found 'abc'; input should be a valid integer"),
+        ("step.queries=2.5", "step.queries: found 2.5; "),
+        ("step.queries=-1", "step.queries: found -1; input should be greater than or equal to 0"),
+        (
+            "training.precision=fp16",
+            "training.precision: found 'fp16'; input should be 'bfloat16' or 'float32'",
+        ),
+        ("model.widths=64", "model.widths: found 64; input should be a valid list"),
+        ("model=x", "model: found 'x'; "),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate: found 0; input should be greater than 0"),
+        (
+            "optimizer.learning_rate=.inf",
+            "optimizer.learning_rate: found inf; input should be a finite number",
+        ),
+        ("optimizer.betas=[0.9,1.0]", "optimizer.betas.1: found 1.0; input should be less than 1"),
+        ("model.dropout=1.5", "model.dropout: found 1.5; input should be less than or equal to 1"),
+        ("model.base=${nowhere}", "Interpolation key 'nowhere' not found"),
+        ("data.retrieval.3.path=x", "data.retrieval.3.path=x: cannot be laid over"),
+        ("data.retrieval.pairs.path=x", "data.retrieval.pairs.path=x: cannot be laid over"),
+        ("model.widths=[64", "model.widths=[64: cannot be laid over"),
+        ("step.queries", "step.queries: not an override; expected dotted.key=value"),
+        ("=3", "=3: not an override"),
+    ],
+)
+def test_mistakes_in_overrides(load, override, words):
+    with pytest.raises(UserError) as error:
+        load(RECIPE, override)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "recipe.yaml: model: missing; it has no default"),
+        (RECIPE.replace("model: {base: some-model}", "model: {}"), "model.base: missing"),
+        (
+            RECIPE.replace("name: pairs", "nam: pairs"),
+            "data.retrieval.0.nam: unknown key (did you mean 'name'?)",
+        ),
+        (RECIPE.replace("name: graded", "name: pairs"), "two data sets have the name 'pairs'"),
+        ("model: {base: m}\ndata: {}", "data: no data set; expected at least one under retrieval"),
+        (RECIPE + "step: {queries: 0, sts_pairs: 0}", "queries and sts_pairs are both 0"),
+        (RECIPE + "step: {sts_pairs: 0, mixing: sequential}", "sequential needs both"),
+        (RECIPE.split("  sts:")[0], "step.sts_pairs: 0 was expected, since data.sts names no set"),
+        (
+            "model: {base: m}\ndata: {sts: [{name: s, path: p}]}",
+            "step.queries: 0 was expected, since data names no retrieval",
+        ),
+        ("- a\n- b", "recipe.yaml: a recipe is a mapping of keys, found a list"),
+        ("3", "recipe.yaml: cannot be read as a mapping of keys"),
+        ("model: [", "recipe.yaml: line 2: not YAML"),
+        ("model: {base: a}\nmodel: {base: b}", "recipe.yaml: line 2: not YAML: found duplicate key model"),
+        (b"model: {base: \xff}", "recipe.yaml: not UTF-8 at byte 14"),
+    ],
+)
+def test_mistakes_in_recipes(load, text, words):
+    with pytest.raises(UserError) as error:
+        load(text)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_does_not_exist(tmp_path):
+    with pytest.raises(
+        UserError, match=r"smal: no such recipe \(did you mean 'small'\?\); expected a YAML file or one of"
+    ):
+        load_recipe("smal")
+    with pytest.raises(UserError, match="no such recipe"):
+        load_recipe(tmp_path)
