@@ -80,7 +80,7 @@ def test_train_evaluate_search_and_report(project):
     # The same command again has nothing left to do, and says where it stands.
     again = command("train", "my.yaml", "optimizer.learning_rate=1e-3", folder=project)
     assert again.returncode == 0
-    assert "resumed at step 4 of 4" in again.stderr
+    assert "run is finished: all 4 steps are done" in again.stderr
 
 
 def test_mined_rankings_are_read_by_train(project):

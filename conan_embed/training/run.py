@@ -139,7 +139,8 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     if found:
         progress = load_checkpoint(found[-1], model, optimizer, negatives, texts=tasks.store.identity())
     if progress.step >= num_steps and (run / "model").exists():
-        console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
+        if processes.is_first():
+            console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
         return run
     if found and processes.is_first():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
