@@ -44,10 +44,13 @@ from conan_embed.training.checkpoint import (
     save_checkpoint,
     saved_recipe,
 )
+from conan_embed.training.memory import give_back_freed
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table
 from conan_embed.training.step import NotFinite, StepResult, learning_rate, make_optimizer, train_step
+
+_TRIM_EVERY = 10  # steps
 
 # Settings that do not change what is trained: a resumed run may have others.
 _MAY_DIFFER = ("output", "cache", "tracking", "evaluation")
@@ -229,6 +232,8 @@ class _Loop:
         evaluation = self.recipe.evaluation
         if evaluation.every and (step + 1) % evaluation.every == 0 and step + 1 < self.num_steps:
             self._evaluate()
+        if (step + 1) % _TRIM_EVERY == 0:
+            give_back_freed()
         every = self.recipe.training.checkpoint_every
         if every and (step + 1) % every == 0:
             self._save()
