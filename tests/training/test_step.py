@@ -1,0 +1,122 @@
+"""The loss of a step, from the texts on, against the paper's formulas written out; schedule and weight decay."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_tiny_model
+
+from conan_embed.objectives.relations import NEGATIVE, POSITIVE
+from conan_embed.recipes.schema import Recipe
+from conan_embed.training.plan import Planner
+from conan_embed.training.step import embed_step, learning_rate, make_optimizer, step_loss, train_step
+from training.test_world import DEFAULT, make_tasks, recipe_of
+
+
+def slow_loss(embed, plan, settings, widths):
+    """L = L_retrieval + beta L_sts in a loop; `embed` gives the float64 embedding of a place among the texts."""
+    found = plan.retrieval
+    table = found.relations.rows(0, len(found.rows))
+    cosine = lambda a, b, w: torch.cosine_similarity(embed(a)[:w], embed(b)[:w], dim=0)  # noqa: E731
+    retrieval = sts = 0.0
+    for w in widths:
+        for i, query in enumerate(found.query_Q.tolist()):
+            score = [cosine(query, c, w) / settings.temperature for c in found.candidate_C.tolist()]
+            negatives = sum(torch.exp(s) for c, s in enumerate(score) if table[i, c] == NEGATIVE)
+            terms = [
+                -torch.log(torch.exp(s) / (torch.exp(s) + negatives))
+                for c, s in enumerate(score)
+                if table[i, c] == POSITIVE
+            ]
+            retrieval = retrieval + sum(terms) / len(terms) / len(found.rows) / len(widths)
+        pairs = zip(plan.sts.left_P.tolist(), plan.sts.right_P.tolist(), strict=True)
+        score = [cosine(left, right, w) for left, right in pairs]
+        inside = torch.ones((), dtype=torch.float64)
+        for i in range(len(score)):
+            for k in range(len(score)):
+                if plan.sts.group_P[i] == plan.sts.group_P[k] and plan.sts.label_P[i] > plan.sts.label_P[k]:
+                    inside = inside + torch.exp((score[k] - score[i]) / settings.sts_temperature)
+        sts = sts + torch.log(inside) / len(widths)
+    return retrieval, sts
+
+
+@pytest.mark.parametrize("in_batch", ["step", "dataset", "none"])
+def test_loss_scores_and_gradient(in_batch, tmp_path):
+    recipe = recipe_of(
+        DEFAULT | {"step": {"in_batch": in_batch, "negatives": 3, "positives": 2}, "loss": {"beta": 0.7}}
+    )
+    model = make_tiny_model("bert", dense_width=10, widths=[4, 7]).double()
+    tasks, table = make_tasks(model, tmp_path, tiny=False)
+    plan = Planner(tasks, recipe.step, seed=1).step(3, table)
+    store = tasks.store
+
+    def embed(place):
+        return model.embed_tokens(store.tokens, store.offsets, plan.text_ids[place : place + 1])[0]
+
+    retrieval, sts = slow_loss(embed, plan, recipe.loss, model.widths)
+    (retrieval + 0.7 * sts).backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    loss = step_loss(model, embed_step(model, store, plan, recipe), plan, recipe)
+    loss.total.backward()
+    torch.testing.assert_close(loss.retrieval, retrieval.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(loss.sts, sts.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(loss.total, (retrieval + 0.7 * sts).detach(), rtol=1e-9, atol=1e-9)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, expected[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+    cosine = lambda a, b: torch.cosine_similarity(embed(a), embed(b), dim=0).item()  # noqa: E731
+    negative = {i: [] for i in range(len(plan.retrieval.rows))}
+    for row, column in zip(*(x.tolist() for x in plan.retrieval.watched), strict=True):
+        negative[row].append(
+            cosine(int(plan.retrieval.query_Q[row]), int(plan.retrieval.candidate_C[column]))
+        )
+    means = np.array([np.mean(found) for found in negative.values()])
+    result = train_step(model, make_optimizer(model, recipe), store, plan, table, recipe)
+    assert result.negative_score == pytest.approx(means.mean(), rel=1e-9)
+    np.testing.assert_allclose(table.initial_Q[plan.retrieval.rows], means, rtol=1e-6)
+    assert np.isnan(np.delete(table.initial_Q, plan.retrieval.rows)).all()
+
+
+def schedule(num_steps, **settings):
+    recipe = recipe_of(DEFAULT)
+    recipe = Recipe.model_validate(recipe.as_dict() | {"optimizer": {"learning_rate": 1.0, **settings}})
+    return [learning_rate(recipe, step, num_steps) for step in range(num_steps)]
+
+
+def test_learning_rates():
+    assert schedule(10, warmup_ratio=0.2) == pytest.approx([0.5, 1.0, *(1 - i / 8 for i in range(8))])
+    assert schedule(4, warmup_ratio=0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert schedule(4, warmup_ratio=0.0, schedule="cosine") == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466])
+    assert schedule(4, warmup_ratio=0.5, schedule="constant") == pytest.approx([0.5, 1.0, 1.0, 1.0])
+    assert schedule(2, warmup_ratio=1.0) == pytest.approx([0.5, 1.0])
+
+
+def test_weight_decay_is_for_matrices_alone():
+    model = make_tiny_model("bert", dense_width=10)
+    recipe = Recipe.model_validate(recipe_of(DEFAULT).as_dict() | {"optimizer": {"weight_decay": 0.25}})
+    decay = {
+        id(p): group["weight_decay"]
+        for group in make_optimizer(model, recipe).param_groups
+        for p in group["params"]
+    }
+    found = {name: decay.pop(id(parameter)) for name, parameter in model.named_parameters()}
+    assert not decay
+    for name, value in found.items():
+        assert value == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.25), name
+
+
+def test_the_gradient_is_clipped_and_its_norm_told(tmp_path):
+    recipe = Recipe.model_validate(recipe_of(DEFAULT).as_dict() | {"optimizer": {"max_gradient_norm": 1e-3}})
+    model = make_tiny_model("bert", dense_width=10).double()
+    tasks, table = make_tasks(model, tmp_path, tiny=False)
+    plan = Planner(tasks, recipe.step, seed=1).step(0, table)
+    optimizer = make_optimizer(model, recipe)
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in model.parameters()))
+    result = train_step(model, optimizer, tasks.store, plan, table, recipe)
+    norm = torch.stack([gradient.square().sum() for gradient in seen]).sum().sqrt().item()
+    assert result.gradient_norm > 1
+    assert norm == pytest.approx(1e-3, rel=1e-3)
+    assert all(parameter.grad is None for parameter in model.parameters())
