@@ -61,7 +61,7 @@ def main() -> None:
     for name, value in seconds.items():
         lines.append(f"| {name} | {len(texts) / value:,.0f} | {value / seconds['ours']:.2f}x |")
     lines += ["", f"Largest 1 - cosine between ours (bfloat16 products) and their float32: {worst:.1e}."]
-    what = f"{len(texts):,} passages of the Python documentation, at most {MAX_LENGTH} tokens, model {Path(arguments.model).name}."
+    what = f"{len(texts):,} passages of the Python documentation, at most {MAX_LENGTH} tokens each."
     write_result("encode_speed", what, lines, arguments.write)
 
 

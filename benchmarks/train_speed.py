@@ -181,7 +181,7 @@ def main() -> None:
         return
     triples(ROWS, NEGATIVES)
     lines = [
-        "| model | queries a step | ours, tokens/s | share of the GEMM ceiling | theirs, bf16 | ratio | theirs, default | ratio |",
+        "| model | queries a step | ours, tokens/s | of the GEMM ceiling | theirs, bf16 | ratio | theirs, default | ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for model in arguments.model or [str(bundled_model())]:

@@ -81,9 +81,15 @@ def mine(
 @app.command(name="filter")
 def filter_(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file (docs/filtering.md)")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for kept/, dropped/ and summary.json")],
-    runner: Annotated[Literal["native", "ray"], typer.Option(help="this machine, or a Ray cluster")] = "native",
-    resume: Annotated[bool, typer.Option(help="go on where an earlier run of the same recipe stopped")] = True,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="folder for kept/, dropped/ and summary.json")
+    ],
+    runner: Annotated[
+        Literal["native", "ray"], typer.Option(help="this machine, or a Ray cluster")
+    ] = "native",
+    resume: Annotated[
+        bool, typer.Option(help="go on where an earlier run of the same recipe stopped")
+    ] = True,
 ) -> None:
     """Turn raw text pairs into clean ones; every dropped pair says why."""
     from conan_embed.filtering.pipeline import filter_pairs

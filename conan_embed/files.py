@@ -77,7 +77,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Read a file of our own with one JSON object a line (metrics, evaluations); an unfinished last line is left out."""
+    """Read a file of our own, one JSON object a line (metrics, evaluations); an unfinished last line is left out."""
     path = Path(path)
     if not path.exists():
         return []

@@ -19,7 +19,7 @@ import torch
 
 # Upper bounds of the lengths that share one padded block in the attention function where no variable-length kernel
 # exists. Few blocks and at most a third of padding: with 16-token steps up to 512 the call overhead of small blocks
-# costs as much as the padding saves (benchmarks/attention_blocks.py). Attention to padding grows with the square of
+# costs as much as the padding saves (docs/log.md). Attention to padding grows with the square of
 # the length, so texts of thousands of tokens must not share a block with texts of hundreds.
 BLOCK_LENGTHS = (16, 32, 48, *(step * 2**power for power in range(5, 14) for step in (2, 3)), 32_768)
 

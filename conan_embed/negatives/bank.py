@@ -36,7 +36,9 @@ class PassageBank:
         """
         place = np.searchsorted(self.passages, text_ids).clip(max=len(self.passages) - 1)
         known = self.passages[place] == text_ids
-        prefix = embedding_ND.detach()[torch.from_numpy(np.flatnonzero(known)).to(embedding_ND.device), : self.width]
+        prefix = embedding_ND.detach()[
+            torch.from_numpy(np.flatnonzero(known)).to(embedding_ND.device), : self.width
+        ]
         rows = torch.nn.functional.normalize(prefix.float(), dim=1).to(torch.bfloat16).cpu()
         self.rows_MW[torch.from_numpy(place[known])] = rows
         self.written_M[place[known]] = step

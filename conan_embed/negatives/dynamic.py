@@ -67,7 +67,9 @@ class DynamicNegatives:
                 dynamic.bank.write(dynamic.bank.passages, embed(dynamic.bank.passages, "filling the bank"), 0)
         return dynamic
 
-    def after_step(self, step: int, text_ids: np.ndarray, embedding_UD: torch.Tensor) -> dict[str, Any] | None:
+    def after_step(
+        self, step: int, text_ids: np.ndarray, embedding_UD: torch.Tensor
+    ) -> dict[str, Any] | None:
         """Note what step `step` (counted from 1) embedded; at a check, replace and return its figures.
 
         Args:

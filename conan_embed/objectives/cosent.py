@@ -42,7 +42,7 @@ def cosent(
 
 
 def pair_cosines(left_PD: torch.Tensor, right_PD: torch.Tensor, widths: Sequence[int]) -> list[torch.Tensor]:
-    """Return the cosine of each pair at each Matryoshka width, one [P] per width, from one product of the full width."""
+    """Return the cosine of each pair, one [P] per Matryoshka width, from one product of the full width."""
     cosines, start = [], 0
     dot, left_squared, right_squared = (left_PD.new_zeros(len(left_PD)) for _ in range(3))
     for stop in sorted(widths):

