@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from conan_embed.errors import UserError
 from conan_embed.negatives import mining
 from conan_embed.negatives.bank import PassageBank, passages_of
 from conan_embed.negatives.mining import Embed
@@ -62,6 +63,10 @@ class DynamicNegatives:
         dynamic = cls(settings, mining_settings, table, sets, store, embed)
         if settings.source == "bank":
             watched = [data.passages for data in sets if data.negatives == "mined"]
+            if not watched:
+                raise UserError(
+                    "negatives.source: bank ranks mined negatives anew; expected a data set with them."
+                )
             dynamic.bank = PassageBank(passages_of(watched), min(settings.bank_width or width, width))
             if fill:
                 dynamic.bank.write(dynamic.bank.passages, embed(dynamic.bank.passages, "filling the bank"), 0)

@@ -1,0 +1,159 @@
+"""When negatives are replaced and by what: each source against mining done by hand at that moment."""
+
+import numpy as np
+import pytest
+import torch
+
+from conan_embed.errors import UserError
+from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.mining import mine, usable
+from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.recipes.schema import Mining, Negatives
+from negatives.test_mining import embeddings, make_set
+
+CHOSEN = Mining(depth=8, offset=2, precision="float32")
+
+
+class World:
+    """Two data sets (the second with random negatives), a table, and a model that `train` changes."""
+
+    def __init__(self, cache, **settings):
+        self.queries = [f"q{i}" for i in range(6)]
+        data, store = make_set(
+            cache, self.queries, [[f"p{i}"] for i in range(6)], [f"w{i}" for i in range(20)]
+        )
+        self.data, self.store = data, store
+        other = type(data)(**(vars(data) | {"name": "other", "negatives": "random"}))
+        self.vectors = embeddings(store)
+        self.mined = usable(mine(data, store, self.embed, CHOSEN), CHOSEN.offset)
+        fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))
+        self.table = NegativeTable(np.concatenate([self.mined, fixed]), 3)
+        self.dynamic = DynamicNegatives.start(
+            Negatives(decay=1.15, ceiling=0.8, **settings),
+            CHOSEN,
+            self.table,
+            [data, other],
+            store,
+            self.embed,
+            width=8,
+            fill=True,
+        )
+
+    def embed(self, text_ids, description):
+        return self.vectors[torch.from_numpy(text_ids)]
+
+    def train(self, seed):
+        self.vectors = embeddings(self.store, seed)
+
+    def make_easy(self, rows):
+        self.table.observe(np.array(rows), np.full(len(rows), 0.7))
+        self.table.observe(np.array(rows), np.full(len(rows), 0.1))
+
+    def after(self, step, texts=()):
+        texts = np.array(texts, np.int64)
+        return self.dynamic.after_step(step, texts, self.vectors[torch.from_numpy(texts)])
+
+    def rows(self):
+        return self.table.ranking_QK.copy(), self.table.window_Q.tolist()
+
+
+def test_static_negatives_are_never_checked(tmp_path):
+    world = World(tmp_path, source="static", interval=2)
+    world.make_easy([0, 1, 7])
+    assert [world.after(step) for step in range(1, 7)] == [None] * 6
+    assert world.table.replacements_Q.sum() == 0
+
+
+def test_the_next_window_at_every_interval(tmp_path):
+    world = World(tmp_path, source="ranking", interval=3)
+    world.make_easy([1, 4, 7])
+    assert world.after(1) is None
+    assert world.after(2) is None
+    line = world.after(3)
+    assert (line["step"], line["watched"], line["flagged"], line["replaced"]) == (3, 3, 3, 3)
+    assert (line["mean_initial"], line["mean_current"]) == pytest.approx((0.7, 0.1))
+    assert world.table.window_Q.tolist() == [0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert world.after(6)["mean_initial"] is None  # nothing watched since
+
+
+def test_remine_is_mining_anew_with_the_model_as_it_is_now(tmp_path):
+    world = World(tmp_path, source="remine", interval=1)
+    world.train(5)
+    world.make_easy([1, 4, 7])
+    before, _ = world.rows()
+    line = world.after(1)
+    assert (line["flagged"], line["replaced"]) == (3, 2)  # row 7 is of the data set that is not mined
+    after, windows = world.rows()
+    anew = usable(mine(world.data, world.store, world.embed, CHOSEN), CHOSEN.offset)
+    for row in range(12):
+        expected = anew[row] if row in (1, 4) else before[row]
+        assert after[row].tolist() == expected.tolist()
+    assert (anew[[1, 4]] != before[[1, 4]]).any()
+    assert windows == [0] * 12
+
+
+def test_the_bank_ranks_with_the_rows_that_training_wrote(tmp_path):
+    world = World(tmp_path, source="bank", interval=4, refresh=3, bank_width=6)
+    old = world.vectors
+    world.train(5)
+    seen = world.data.passages[[3, 9, 11]]
+    for step in range(1, 4):
+        assert world.after(step, seen) is None
+    world.make_easy([0, 5])
+    line = world.after(4, seen)
+    assert line["replaced"] == 2
+    refreshed = world.data.passages[[i for i in range(len(world.data.passages)) if i not in (3, 9, 11)][:12]]
+    fresh = np.isin(np.arange(len(old)), [*seen, *refreshed])
+    mixed = torch.where(torch.from_numpy(fresh)[:, None], world.vectors, old)
+    bank = torch.nn.functional.normalize(mixed[:, :6], dim=1).bfloat16().float()
+    queries = torch.from_numpy(world.data.query_Q)
+    bank[queries] = torch.nn.functional.normalize(world.vectors[queries][:, :6], dim=1)
+    expected = usable(
+        mine(world.data, world.store, lambda ids, _: bank[torch.from_numpy(ids)], CHOSEN), CHOSEN.offset
+    )
+    after, _ = world.rows()
+    for row in (0, 5):
+        assert after[row].tolist() == expected[row].tolist()
+    assert line["bank_age_max"] == 4
+    ages = [0 if text in seen else None for text in world.data.passages]
+    assert line["bank_age"] == pytest.approx(
+        (sum(age == 0 for age in ages) * 0 + sum((3, 2, 1, 0)) * 3 + 4 * (len(ages) - 3 - 12)) / len(ages)
+    )
+
+
+def test_a_ranking_without_a_whole_window_replaces_nothing(tmp_path):
+    world = World(tmp_path, source="remine", interval=1)
+    world.dynamic.mining = Mining(depth=2, offset=0, precision="float32")  # two ranks, but n is 3
+    world.make_easy([2])
+    before, _ = world.rows()
+    line = world.after(1)
+    assert (line["flagged"], line["replaced"]) == (1, 0)
+    np.testing.assert_array_equal(world.rows()[0], before)
+    assert (world.table.in_use(np.array([2])) != NONE).all()
+
+
+def test_state_of_table_and_bank_together(tmp_path):
+    world = World(tmp_path, source="bank", interval=1)
+    other = World(tmp_path, source="bank", interval=1)
+    world.train(3)
+    world.make_easy([0, 3])
+    world.after(1, world.data.passages[:5])
+    other.dynamic.load_state(world.dynamic.state())
+    for name, values in world.dynamic.state().items():
+        np.testing.assert_array_equal(values, other.dynamic.state()[name])
+
+
+def test_a_bank_needs_a_data_set_that_is_mined(tmp_path):
+    world = World(tmp_path, source="static")
+    random = world.dynamic.sets[1]
+    with pytest.raises(UserError, match=r"negatives\.source: bank"):
+        DynamicNegatives.start(
+            Negatives(source="bank"),
+            CHOSEN,
+            world.table,
+            [random],
+            world.store,
+            world.embed,
+            width=8,
+            fill=True,
+        )
