@@ -111,13 +111,10 @@ def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl
 
 def train_ours(arguments: argparse.Namespace, seed: int) -> Path:
     settings = recipe(arguments, seed)
-    shared, own = arguments.output / "mining", Path(settings.output) / "mining"
-    mine(settings, shared)  # what is there already is only read
-    own.mkdir(parents=True, exist_ok=True)
-    for file in shared.glob("*.safetensors"):
-        if not (own / file.name).exists():
-            (own / file.name).symlink_to(file.resolve())
-    return train(settings) / "model"
+    shared = mine(settings, arguments.output / "mining")  # what is there already is only read
+    sets = [data.model_copy(update={"ranking": str(shared)}) for data in settings.data.retrieval]
+    data = settings.data.model_copy(update={"retrieval": sets})
+    return train(settings.model_copy(update={"data": data})) / "model"
 
 
 def train_theirs(arguments: argparse.Namespace, seed: int) -> Path:

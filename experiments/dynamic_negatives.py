@@ -19,7 +19,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.local import evaluate
 from conan_embed.files import read_json, read_json_lines, write_json
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.run import train
+from conan_embed.training.run import mine, train
 
 SETS = {
     "drcd": ("finetune/retrieval/drcd_dev.parquet", "finetune/corpus/drcd_dev.parquet"),
@@ -86,14 +86,13 @@ def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, flo
     if not path.exists():
         console.rule(f"{arm}, seed {seed}")
         settings = recipe(arguments, arm, seed)
-        shared, own = arguments.output / "mining", Path(settings.output) / "mining"
-        own.mkdir(parents=True, exist_ok=True)
-        for file in shared.glob("*.safetensors"):
-            if not (own / file.name).exists():
-                (own / file.name).symlink_to(file.resolve())
+        if settings.step.negatives:
+            shared = mine(settings, arguments.output / "mining")  # what is there already is only read
+            sets = [data.model_copy(update={"ranking": str(shared)}) for data in settings.data.retrieval]
+            settings = settings.model_copy(
+                update={"data": settings.data.model_copy(update={"retrieval": sets})}
+            )
         train(settings)
-        if not shared.exists() and settings.step.negatives:
-            own.rename(shared)
         model = EmbeddingModel.load(Path(settings.output) / "model", max_length=arguments.max_length)
         results = evaluate(model, arguments.data / "eval", tasks=TASKS)
         checks = read_json_lines(Path(settings.output) / "negatives.jsonl")
