@@ -54,7 +54,7 @@ class SlowQuery:
         return True
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(st.data())
 def test_random_histories(data):
     """Any rankings, any scores, seen in any order and number, any checks in between."""
