@@ -34,7 +34,7 @@ from conan_embed.encoder.formats import (
 )
 from conan_embed.encoder.packing import Packed, chunks_by_tokens, gather_tokens, pack_flat
 from conan_embed.errors import UserError
-from conan_embed.files import written_aside
+from conan_embed.files import read_json, write_json, written_aside
 
 TOKEN_BUDGET = 16_384
 """Tokens of one packed chunk: large enough for full-speed matrix products, small enough for caches and memory."""
@@ -77,6 +77,7 @@ class EmbeddingModel(nn.Module):
         self.dense = None if dense_width is None else nn.Linear(self.hidden, dense_width)
         self.width = dense_width or self.hidden
         self.widths = _checked_widths(widths, self.width)
+        self.own_dropout: dict[str, float] = {}
         self.prompts = {"query": "", "passage": "", "sts": "", **(prompts or {})}
         positions = _usable_positions(encoder.config)
         self.max_length = _checked_length(max_length or min(positions, 512), positions)
@@ -253,8 +254,7 @@ class EmbeddingModel(nn.Module):
         with _quiet_transformers():
             try:
                 config = AutoConfig.from_pretrained(layout.transformer, trust_remote_code=trust_remote_code)
-                if dropout is not None:
-                    _set_dropout(config, dropout)
+                own_dropout = _set_dropout(config, dropout)
                 encoder, found = AutoModel.from_pretrained(
                     layout.transformer,
                     config=config,
@@ -287,6 +287,7 @@ class EmbeddingModel(nn.Module):
             prompts={**layout.prompts, **(prompts or {})},
             max_length=max_length,
         )
+        model.own_dropout = own_dropout
         if layout.dense is not None and model.dense is not None:
             if model.dense.weight.shape == layout.dense["weight"].shape:
                 nn.init.zeros_(model.dense.bias)  # a layer without a bias is one with zeros
@@ -306,6 +307,8 @@ class EmbeddingModel(nn.Module):
                 # transformers notes the attention function in the config only in memory; nothing of ours is saved.
                 self.encoder.save_pretrained(aside, safe_serialization=True)
                 self.tokenizer.save_pretrained(aside)
+            # Dropout was a setting of our run; who trains the model elsewhere finds the base model's own.
+            write_json(aside / "config.json", {**read_json(aside / "config.json"), **self.own_dropout})
             make_tokenizer_portable(aside)
             write_layout(
                 aside,
@@ -369,10 +372,16 @@ def _usable_positions(config: Any) -> int:
     return positions - (config.pad_token_id or 0) - 1 if shifted else positions
 
 
-def _set_dropout(config: Any, value: float) -> None:
-    for name, setting in list(vars(config).items()):
-        if "dropout" in name and isinstance(setting, float) and "classifier" not in name:
-            setattr(config, name, value)
+def _set_dropout(config: Any, value: float | None) -> dict[str, float]:
+    """Set every dropout of the encoder to `value` (None: leave them); return the model's own, to be saved with it."""
+    own = {
+        name: setting
+        for name, setting in vars(config).items()
+        if "dropout" in name and isinstance(setting, float) and "classifier" not in name
+    }
+    for name, setting in own.items():
+        setattr(config, name, setting if value is None else value)
+    return own
 
 
 def _use_packed_attention(encoder: PreTrainedModel) -> None:

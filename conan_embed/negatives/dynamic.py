@@ -115,10 +115,20 @@ class DynamicNegatives:
             return self.table.check(settings.decay, settings.ceiling, when_used_up=settings.when_used_up)
         flagged = self.table.no_longer_hard(settings.decay, settings.ceiling)
         renewable, rankings = self._ranked_anew(flagged)
-        check = self.table.report(flagged, renewable)
+        # Negatives that were given or drawn have no corpus to be ranked from: they go on along their lists.
+        listed = flagged[~self._is_mined(flagged)]
+        moves = self.table.next_windows(listed, settings.when_used_up)
+        check = self.table.report(flagged, np.sort(np.concatenate([renewable, moves[0]])))
+        self.table.move(*moves)
         if len(renewable):
             self.table.replace_rankings(renewable, rankings)
         return check
+
+    def _is_mined(self, rows: np.ndarray) -> np.ndarray:
+        mined = np.repeat(
+            [data.negatives == "mined" for data in self.sets], [len(data) for data in self.sets]
+        )
+        return mined[rows]
 
     def _ranked_anew(self, flagged: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the flagged queries that got a ranking with at least one whole window, and these rankings."""

@@ -93,16 +93,22 @@ class NegativeTable:
                 again at the first window ("wrap").
         """
         flagged = self.no_longer_hard(decay, ceiling)
-        has_next = self._has_next(flagged)
-        window = np.where(
-            has_next, self.window_Q[flagged] + 1, 0 if when_used_up == "wrap" else self.window_Q[flagged]
-        )
-        moves = window != self.window_Q[flagged]  # a ranking of a single window has nothing to wrap to
-        replaced = flagged[moves]
-        result = self._report(flagged, replaced)
-        self.window_Q[replaced] = window[moves]
-        self._placed(replaced)
+        moves = self.next_windows(flagged, when_used_up)
+        result = self.report(flagged, moves[0])
+        self.move(*moves)
         return result
+
+    def next_windows(self, rows: np.ndarray, when_used_up: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of `rows` that have another window to go to, and that window of each."""
+        onwards = 0 if when_used_up == "wrap" else self.window_Q[rows]
+        window = np.where(self._has_next(rows), self.window_Q[rows] + 1, onwards)
+        moves = window != self.window_Q[rows]  # a ranking of a single window has nothing to wrap to
+        return rows[moves], window[moves]
+
+    def move(self, rows: np.ndarray, window: np.ndarray) -> None:
+        """Put the queries `rows` on those windows of their rankings."""
+        self.window_Q[rows] = window
+        self._placed(rows)
 
     def replace_rankings(self, rows: np.ndarray, ranking: np.ndarray) -> None:
         """Give the queries `rows` new rankings (int [len(rows), K]), in use from their first window on."""
@@ -112,10 +118,6 @@ class NegativeTable:
         self.window_Q[rows] = 0
         self._placed(rows)
 
-    def report(self, flagged: np.ndarray, replaced: np.ndarray) -> Check:
-        """Return the figures of a check whose replacement is decided elsewhere (bank, remine)."""
-        return self._report(flagged, replaced)
-
     def _has_next(self, rows: np.ndarray) -> np.ndarray:
         return (self.window_Q[rows] + 2) * self.negatives <= self.available_Q[rows]
 
@@ -124,7 +126,8 @@ class NegativeTable:
         self.initial_Q[rows] = np.nan
         self.current_Q[rows] = np.nan
 
-    def _report(self, flagged: np.ndarray, replaced: np.ndarray) -> Check:
+    def report(self, flagged: np.ndarray, replaced: np.ndarray) -> Check:
+        """Return the figures of a check, as the table stands before it acts."""
         watched = ~np.isnan(self.current_Q)
         rows = np.arange(len(self))
         return Check(

@@ -209,7 +209,13 @@ class Training(_Section):
     )
     chunk_tokens: PositiveInt = Field(16_384, description="tokens per packed forward")
     recompute: bool = Field(False, description="keep no activations: memory of one chunk, a third more time")
-    placement: Literal["balanced", "dedicated"] = "balanced"
+    placement: Literal["balanced", "dedicated"] = Field(
+        "balanced",
+        description="which process embeds what: by token count, or some only STS texts; the loss is the same",
+    )
+    sts_share: Share = Field(
+        0.2, description="dedicated: share of the processes for STS texts (figure 3: one in five)"
+    )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: only at the end")
     keep: PositiveInt = Field(2, description="checkpoints kept")
 

@@ -187,6 +187,8 @@ class _Loop:
         try:
             if self.progress.step == 0:
                 self._evaluate()
+            elif processes.is_first() and self.progress.step < self.num_steps:
+                self._take_up_best()
             with _stop_requested() as stop, progress_bar() as bar:
                 bar.disable = bar.disable or not processes.is_first()
                 task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
@@ -286,6 +288,17 @@ class _Loop:
         self.progress = replace(self.progress, best=average, best_step=self.progress.step)
         if self.recipe.evaluation.keep_best:
             self.model.save(self.run / "best", details={"step": self.progress.step})
+
+    def _take_up_best(self) -> None:
+        """A finished run that goes on for more steps: its model is the best so far, until a later step beats it."""
+        model, best = self.run / "model", self.run / "best"
+        if (
+            self.recipe.evaluation.keep_best
+            and self.progress.best is not None
+            and model.exists()
+            and not best.exists()
+        ):
+            model.rename(best)
 
     def _save(self) -> None:
         if self.saved_step == self.progress.step:

@@ -77,7 +77,11 @@ def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
 def embed_step(model: EmbeddingModel, store: TextStore, plan: StepPlan, recipe: Recipe) -> torch.Tensor:
     """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
     parts = shares(
-        store.lengths(plan.text_ids), plan.is_sts, processes.world_size(), recipe.training.placement
+        store.lengths(plan.text_ids),
+        plan.is_sts,
+        processes.world_size(),
+        recipe.training.placement,
+        sts_share=recipe.training.sts_share,
     )
     mine = parts[processes.rank()]
     with autocast(model.device, recipe.training.precision):

@@ -72,6 +72,17 @@ def test_a_new_dense_layer_and_new_settings(tmp_path):
     assert loaded.prompts == {"query": "", "passage": "", "sts": "s"}
 
 
+def test_a_saved_model_has_the_dropout_of_its_base(tmp_path):
+    make_tiny_model("bert").save(tmp_path / "base")
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    config["hidden_dropout_prob"] = 0.3
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    model = EmbeddingModel.load(tmp_path / "base", dropout=0.0)
+    assert model.encoder.config.hidden_dropout_prob == 0.0
+    model.save(tmp_path / "copy")
+    assert json.loads((tmp_path / "copy/config.json").read_text())["hidden_dropout_prob"] == 0.3
+
+
 def test_dropout_is_set_everywhere_or_left(tmp_path):
     model = make_tiny_model("modernbert")
     model.encoder.config.attention_dropout = 0.25
