@@ -143,12 +143,12 @@ def _padded_blocks(
     whole = blocks.to_blocks_P.shape[0] == query.shape[2]  # no padding at all: the stream is its own blocks
 
     def split(tensor: torch.Tensor) -> list[torch.Tensor]:
-        rows = tensor.squeeze(0).transpose(0, 1).to(compute)  # [T, heads, E]
+        rows = tensor.squeeze(0).transpose(0, 1)  # [T, heads, E]; moved in 16 bits, widened block by block
         if not whole:
             rows = _Rearrange.apply(rows, blocks.to_blocks_P, blocks.from_blocks_T, True)
         parts = rows.split([texts * length for texts, length in blocks.shapes])
         return [
-            part.view(*shape, *part.shape[1:]).transpose(1, 2)
+            part.to(compute).view(*shape, *part.shape[1:]).transpose(1, 2)
             for part, shape in zip(parts, blocks.shapes, strict=True)
         ]
 
@@ -160,11 +160,11 @@ def _padded_blocks(
             if k.shape[1] != q.shape[1]:
                 k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
             output = scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
-            outputs.append(output.transpose(1, 2).flatten(0, 1))  # [texts * length, H, E]
+            outputs.append(output.transpose(1, 2).to(dtype).flatten(0, 1))  # [texts * length, H, E]
         rows = torch.cat(outputs)
         if not whole:
             rows = _Rearrange.apply(rows, blocks.from_blocks_T, blocks.from_blocks_T, False)
-    return rows.to(dtype)
+    return rows
 
 
 def _bias(
