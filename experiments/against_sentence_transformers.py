@@ -6,7 +6,9 @@ DATA is laid out as finetune/{retrieval,corpus,sts} and eval/ (see docs/data.md)
 read the same rows with the same mined hard negatives, and see them in batches of the same size, for the same number of
 batches of each task. The difference is what this project is about: ours trains both tasks in every step (joint loss,
 false negatives masked, one packed forward); sentence-transformers alternates batches of one data set each, drawn in
-proportion to size, InfoNCE (MultipleNegativesRankingLoss) and CoSENT, as its manual recommends.
+turn, InfoNCE (MultipleNegativesRankingLoss) and CoSENT, as its manual recommends. A joint step of ours holds what two of
+its steps hold, so two arms of ours are compared with it: `ours` sees the same examples in half as many updates,
+`ours-updates` makes the same number of updates and sees twice the examples.
 
 Arms are run one by one and kept in runs/against-st/, so that an interrupted experiment goes on where it stopped.
 """
@@ -50,7 +52,7 @@ LEARNING_RATE, TEMPERATURE, STS_TEMPERATURE = 3e-5, 0.02, 0.05
 MAX_LENGTH = 128
 
 
-def recipe(arguments: argparse.Namespace, seed: int) -> Recipe:
+def recipe(arguments: argparse.Namespace, seed: int, arm: str = "ours") -> Recipe:
     """Our side; the rankings are mined once and shared by all seeds and by the other side."""
     data = arguments.data
     return Recipe.model_validate(
@@ -72,9 +74,13 @@ def recipe(arguments: argparse.Namespace, seed: int) -> Recipe:
             "loss": {"temperature": TEMPERATURE, "sts_temperature": STS_TEMPERATURE},
             "mining": {"depth": 50, "offset": 10},
             "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0.0},
-            "training": {"steps": arguments.steps, "seed": seed, "checkpoint_every": 0},
+            "training": {
+                "steps": arguments.steps * (2 if arm == "ours-updates" else 1),
+                "seed": seed,
+                "checkpoint_every": 0,
+            },
             "tracking": {"tensorboard": False},
-            "output": str(arguments.output / f"ours-{seed}"),
+            "output": str(arguments.output / f"{arm}-{seed}"),
             "cache": str(arguments.output / "cache"),
         }
     )
@@ -109,8 +115,8 @@ def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl
     return retrieval, pl.DataFrame(pairs, schema=["sentence1", "sentence2", "score"], orient="row")
 
 
-def train_ours(arguments: argparse.Namespace, seed: int) -> Path:
-    settings = recipe(arguments, seed)
+def train_ours(arguments: argparse.Namespace, seed: int, arm: str) -> Path:
+    settings = recipe(arguments, seed, arm)
     shared = mine(settings, arguments.output / "mining")  # what is there already is only read
     sets = [data.model_copy(update={"ranking": str(shared)}) for data in settings.data.retrieval]
     data = settings.data.model_copy(update={"retrieval": sets})
@@ -193,11 +199,10 @@ def arm(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, float]
     path = arguments.output / f"{name}-{seed}.json"
     if not path.exists():
         console.rule(f"{name}, seed {seed}")
-        model = {
-            "base": lambda: arguments.base,
-            "ours": lambda: train_ours(arguments, seed),
-            "theirs": lambda: train_theirs(arguments, seed),
-        }[name]()
+        if name == "base":
+            model = arguments.base
+        else:
+            model = train_theirs(arguments, seed) if name == "theirs" else train_ours(arguments, seed, name)
         write_json(path, score(arguments, model))
     found: dict[str, float] = read_json(path)
     return found
@@ -212,16 +217,18 @@ def means(scores: dict[str, float]) -> dict[str, float]:
     return {**scores, **{f"mean of {kind}": mean(values) for kind, values in kinds.items()}}
 
 
-def table(base: dict[str, float], ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> list[str]:
-    def cell(values: list[float]) -> str:
-        spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{100 * mean(values):.2f}{spread}"
-
-    lines = ["| set | base | sentence-transformers | conan-embed | difference |", "|---|---|---|---|---|"]
-    for key in base:
-        mine, other = [scores[key] for scores in ours], [scores[key] for scores in theirs]
-        difference = 100 * (mean(mine) - mean(other))
-        lines.append(f"| {key} | {100 * base[key]:.2f} | {cell(other)} | {cell(mine)} | {difference:+.2f} |")
+def table(base: dict[str, float], results: dict[str, list[dict[str, float]]]) -> list[str]:
+    """A row per set: the base, then each arm as mean ± standard deviation, and its difference to theirs."""
+    lines = [f"| set | base | {' | '.join(results)} |", "|---|---|" + "---|" * len(results)]
+    for key, value in base.items():
+        cells = [f"{100 * value:.2f}"]
+        theirs = mean(scores[key] for scores in results["theirs"])
+        for name, found in results.items():
+            values = [scores[key] for scores in found]
+            spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
+            against = "" if name == "theirs" else f" ({100 * (mean(values) - theirs):+.2f})"
+            cells.append(f"{100 * mean(values):.2f}{spread}{against}")
+        lines.append(f"| {key} | {' | '.join(cells)} |")
     return lines
 
 
@@ -233,20 +240,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="*", default=["theirs", "ours", "ours-updates"])
     parser.add_argument("--output", type=Path, default=Path("runs/against-st"))
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
-    results: dict[str, list[dict[str, Any]]] = {"ours": [], "theirs": []}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.arms}
     base = means(arm(arguments, "base", 0))
     for seed in arguments.seeds:
         for name, found in results.items():
             found.append(means(arm(arguments, name, seed)))
-    lines = table(base, results["ours"], results["theirs"])
+    lines = table(base, results)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     what = (
         f"{arguments.base.name}; {arguments.steps} steps of {QUERIES} queries x (1 positive + {NEGATIVES} negatives) and "
         f"{PAIRS} STS pairs; learning rate {LEARNING_RATE}, bfloat16, no dropout; {len(arguments.seeds)} seeds. "
-        "Retrieval: nDCG@10 x 100; STS: Spearman x 100; mean ± standard deviation over the seeds."
+        "theirs: sentence-transformers, two updates for each of these steps. Retrieval: nDCG@10 x 100; STS: Spearman x 100; "
+        "mean ± standard deviation over the seeds (difference to theirs)."
     )
     command = "python experiments/against_sentence_transformers.py " + " ".join(sys.argv[1:])
     text = "\n".join([f"# Against sentence-transformers, {today}", "", what, "", *lines, ""])
