@@ -10,7 +10,7 @@ so nothing is spent on padding.
 Shapes: N texts, T tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -139,12 +139,6 @@ def chunks_by_tokens(lengths_N: np.ndarray, token_budget: int) -> Iterator[np.nd
         stop = max(start + 1, int(np.searchsorted(ends, before + token_budget, side="right")))
         yield order[start:stop]
         start = stop
-
-
-def pack(token_lists: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Packed:
-    """Pack texts given as token arrays; they must come sorted by length (see `chunks_by_tokens`)."""
-    lengths = np.array([len(tokens) for tokens in token_lists], dtype=np.int64)
-    return pack_flat(np.concatenate(token_lists), lengths, device)
 
 
 def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device | str = "cpu") -> Packed:

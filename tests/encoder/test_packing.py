@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conan_embed.encoder.packing import BLOCK_LENGTHS, chunks_by_tokens, gather_tokens, pack, pack_flat
+from conan_embed.encoder.packing import BLOCK_LENGTHS, chunks_by_tokens, gather_tokens, pack_flat
 
 some_lengths = st.lists(st.integers(1, 700), min_size=1, max_size=40)
 
@@ -36,7 +36,7 @@ def test_chunks_hold_each_text_once_within_the_budget(lengths, budget):
 @given(some_lengths, st.booleans())
 def test_blocks_hold_every_token_and_come_back(lengths, ascending):
     lengths = np.sort(lengths) if ascending else np.sort(lengths)[::-1]
-    packed = pack([np.arange(5, 5 + length) for length in lengths])
+    packed = pack_flat(np.concatenate([np.arange(5, 5 + length) for length in lengths]), np.array(lengths))
     blocks = packed.blocks
     assert packed.position_ids_T.tolist() == [place for length in lengths for place in range(length)]
     placed = packed.position_ids_T[blocks.to_blocks_P]
