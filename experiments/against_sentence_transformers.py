@@ -118,9 +118,7 @@ def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl
 def train_ours(arguments: argparse.Namespace, seed: int, arm: str) -> Path:
     settings = recipe(arguments, seed, arm)
     shared = mine(settings, arguments.output / "mining")  # what is there already is only read
-    sets = [data.model_copy(update={"ranking": str(shared)}) for data in settings.data.retrieval]
-    data = settings.data.model_copy(update={"retrieval": sets})
-    return train(settings.model_copy(update={"data": data})) / "model"
+    return train(settings.with_rankings(shared)) / "model"
 
 
 def train_theirs(arguments: argparse.Namespace, seed: int) -> Path:

@@ -88,10 +88,7 @@ def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, flo
         settings = recipe(arguments, arm, seed)
         if settings.step.negatives:
             shared = mine(settings, arguments.output / "mining")  # what is there already is only read
-            sets = [data.model_copy(update={"ranking": str(shared)}) for data in settings.data.retrieval]
-            settings = settings.model_copy(
-                update={"data": settings.data.model_copy(update={"retrieval": sets})}
-            )
+            settings = settings.with_rankings(shared)
         train(settings)
         model = EmbeddingModel.load(Path(settings.output) / "model", max_length=arguments.max_length)
         results = evaluate(model, arguments.data / "eval", tasks=TASKS)

@@ -269,6 +269,11 @@ class Recipe(_Section):
     def as_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
 
+    def with_rankings(self, folder: Path) -> "Recipe":
+        """Return the recipe with its retrieval sets reading their rankings from `folder` (see `conan-embed mine`)."""
+        sets = [data.model_copy(update={"ranking": str(folder)}) for data in self.data.retrieval]
+        return self.model_copy(update={"data": self.data.model_copy(update={"retrieval": sets})})
+
     def as_yaml(self) -> str:
         """The resolved recipe, every default written out."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)

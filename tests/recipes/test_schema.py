@@ -1,5 +1,7 @@
 """What a recipe may say, what an override does to it, and how a mistake is told."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -158,3 +160,10 @@ def test_a_recipe_that_does_not_exist(tmp_path):
         load_recipe("smal")
     with pytest.raises(UserError, match="no such recipe"):
         load_recipe(tmp_path)
+
+
+def test_rankings_made_before_are_read_by_every_retrieval_set():
+    recipe = load_recipe("small")
+    changed = recipe.with_rankings(Path("mined"))
+    assert [data.ranking for data in changed.data.retrieval] == ["mined"]
+    assert [data.ranking for data in recipe.data.retrieval] == [None]
