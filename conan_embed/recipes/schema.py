@@ -175,6 +175,11 @@ class Negatives(_Section):
     interval: PositiveInt = Field(100, description="steps between checks")
     decay: PositiveFloat = Field(1.15, description="replace where decay * S < S_0 (1.2 in v2)")
     ceiling: PositiveFloat = Field(0.8, description="and |S| < ceiling (0.7 in v2)")
+    relative: bool = Field(
+        False,
+        description="count S and S_0 from the background, the mean cosine of unrelated texts: for models whose cosines "
+        "all lie high (E5), where the paper's bounds on the cosine itself never fire",
+    )
     when_used_up: Literal["keep", "wrap"] = Field(
         "keep", description="at the end of a ranking: stay, or begin again"
     )

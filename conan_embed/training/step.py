@@ -14,6 +14,7 @@ import torch
 
 from conan_embed.encoder.model import EmbeddingModel, autocast
 from conan_embed.errors import UserError
+from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.recipes.schema import Recipe
@@ -32,6 +33,7 @@ class StepResult:
     sts: float | None
     positive_score: float | None
     negative_score: float | None
+    background: float | None  # mean cosine of a query and any candidate
     gradient_norm: float
     texts: int
     tokens: int
@@ -163,14 +165,22 @@ def train_step(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    if table is not None and plan.retrieval is not None:
-        table.observe(plan.retrieval.rows, facts.negative_Q)
+    background = None
+    if plan.retrieval is not None:
+        background = background_cosine(
+            embedding_UD[plan.retrieval.query_Q], embedding_UD[plan.retrieval.candidate_C]
+        )
+        if table is not None:
+            relative = recipe.negatives.relative
+            score_Q = above_background(facts.negative_Q, background) if relative else facts.negative_Q
+            table.observe(plan.retrieval.rows, score_Q)
     return StepResult(
         loss=total,
         retrieval=facts.retrieval if plan.retrieval is not None else None,
         sts=facts.sts if plan.sts is not None else None,
         positive_score=_mean(facts.positive_Q),
         negative_score=_mean(facts.negative_Q),
+        background=background,
         gradient_norm=gradient_norm,
         texts=len(plan.text_ids),
         tokens=int(store.lengths(plan.text_ids).sum()),
