@@ -37,7 +37,12 @@ from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, written_aside
 
 TOKEN_BUDGET = 16_384
-"""Tokens of one packed chunk: large enough for full-speed matrix products, small enough for caches and memory."""
+"""Tokens of one packed chunk: large enough for full-speed matrix products, small enough for memory."""
+
+_CPU_TOKEN_BUDGET = 4096
+"""The most where a CPU embeds without gradient. Buffers above 32 MB are mapped anew by the C library each time, and the
+kernel zeroes them page by page: at 16,384 tokens a copy costs 20 times as much per token as at 4,096 (docs/log.md).
+In training the activations are kept anyway."""
 
 _TOKENIZE_BATCH = 4096
 
@@ -144,6 +149,8 @@ class EmbeddingModel(nn.Module):
             zero = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0.0
             dtype = torch.float64 if zero.dtype == torch.float64 else torch.float32
             return zero.to(dtype).expand(0, self.width)
+        if self.device.type == "cpu" and not torch.is_grad_enabled():
+            token_budget = min(token_budget, _CPU_TOKEN_BUDGET)
         flat, lengths = gather_tokens(tokens, offsets, text_ids)
         starts = np.cumsum(lengths) - lengths
         pieces, places = [], []
