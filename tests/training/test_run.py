@@ -170,7 +170,7 @@ def test_a_run_leaves_everything_behind(recipe, base):
     for line in metrics:
         assert set(line) == {
             *("step", "epoch", "learning_rate", "loss", "loss/retrieval", "loss/sts"),
-            *("score/positive", "score/negative", "gradient_norm", "texts", "tokens"),
+            *("score/positive", "score/negative", "score/background", "gradient_norm", "texts", "tokens"),
         }
         assert line["loss"] == pytest.approx(line["loss/retrieval"] + 0.8 * line["loss/sts"], rel=1e-5)
         assert -1 <= line["score/negative"] <= 1
