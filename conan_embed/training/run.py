@@ -9,15 +9,12 @@ runs/NAME/
     model/             the result, a sentence-transformers folder
 """
 
-import contextlib
 import datetime
 import platform
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +22,10 @@ import torch
 import transformers
 
 import conan_embed
-from conan_embed.console import console, progress_bar
+from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.evaluation.local import evaluate
-from conan_embed.evaluation.neighbours import Remembering, before_and_after, neighbours
-from conan_embed.evaluation.sets import discover, select
-from conan_embed.files import read_json, write_json, write_text
+from conan_embed.files import write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
@@ -41,16 +35,12 @@ from conan_embed.training.checkpoint import (
     Progress,
     checkpoints,
     load_checkpoint,
-    save_checkpoint,
     saved_recipe,
 )
-from conan_embed.training.memory import give_back_freed
-from conan_embed.training.metrics import MetricsLog
+from conan_embed.training.loop import Loop
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table
-from conan_embed.training.step import NotFinite, StepResult, learning_rate, make_optimizer, train_step
-
-_TRIM_EVERY = 10  # steps
+from conan_embed.training.step import make_optimizer
 
 # Settings that do not change what is trained: a resumed run may have others.
 _MAY_DIFFER = ("output", "cache", "tracking", "evaluation")
@@ -147,7 +137,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         return run
     if found and processes.is_first():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
-    loop = _Loop(recipe, run, model, optimizer, negatives, tasks, planner, num_steps, progress)
+    loop = Loop(recipe, run, model, optimizer, negatives, tasks, planner, num_steps, progress)
     if processes.is_first():
         floor = matmul_floor_tokens_per_second(model, recipe.training.precision)
         _write_facts(run, recipe, model, tasks, num_steps, floor, started, finished=None)
@@ -156,206 +146,6 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         _write_facts(run, recipe, model, tasks, num_steps, floor, started, finished=time.time())
     processes.wait_for_all()
     return run
-
-
-class _Loop:
-    """The steps of a run, with what happens between them: evaluation, checkpoints, metrics, a polite end."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        run: Path,
-        model: EmbeddingModel,
-        optimizer: torch.optim.Optimizer,
-        negatives: DynamicNegatives | None,
-        tasks: Tasks,
-        planner: Planner,
-        num_steps: int,
-        progress: Progress,
-    ) -> None:
-        self.recipe, self.run, self.model, self.optimizer = recipe, run, model, optimizer
-        self.negatives, self.table = negatives, None if negatives is None else negatives.table
-        self.tasks, self.planner, self.num_steps, self.progress = tasks, planner, num_steps, progress
-        self.log: MetricsLog | None = None
-        self.saved_step: int | None = None
-
-    def go(self) -> None:
-        """Run from where the progress stands to the last step."""
-        if processes.is_first():
-            done = self.progress.step or -1  # a run that begins anew forgets its evaluation of step 0 too
-            self.log = MetricsLog(self.run, from_step=done, tensorboard=self.recipe.tracking.tensorboard)
-        try:
-            if self.progress.step == 0:
-                self._evaluate()
-            elif processes.is_first() and self.progress.step < self.num_steps:
-                self._take_up_best()
-            with _stop_requested() as stop, progress_bar() as bar:
-                bar.disable = bar.disable or not processes.is_first()
-                task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
-                while self.progress.step < self.num_steps:
-                    result = self._step()
-                    bar.update(
-                        task,
-                        advance=1,
-                        note=f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s",
-                    )
-                    if processes.sum_over_processes(torch.tensor(float(stop.is_set()))).item():
-                        self._save()
-                        raise UserError(
-                            f"stopped on request after step {self.progress.step} of {self.num_steps}; "
-                            f"the same command goes on from {self.run / 'checkpoints'}."
-                        )
-            self._save()
-            self._finish()
-        finally:
-            if self.log is not None:
-                self.log.close()
-
-    def _step(self) -> StepResult:
-        step = self.progress.step
-        rate = learning_rate(self.recipe, step, self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        plan = self.planner.step(step, self.table)
-        try:
-            result = train_step(self.model, self.optimizer, self.tasks.store, plan, self.table, self.recipe)
-        except NotFinite as error:
-            saved = checkpoints(self.run / "checkpoints")
-            last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
-            raise NotFinite(f"{error} {last[0].upper() + last[1:]}.") from None
-        self.progress = replace(self.progress, step=step + 1)
-        if self.log is not None:
-            self.log.write("metrics", _line(result, plan.epoch, step + 1, rate))
-        if self.negatives is not None:
-            check = self.negatives.after_step(step + 1, plan.text_ids, result.embedding_UD)
-            if check is not None and self.log is not None:
-                self.log.write("negatives", check)
-        evaluation = self.recipe.evaluation
-        if evaluation.every and (step + 1) % evaluation.every == 0 and step + 1 < self.num_steps:
-            self._evaluate()
-        if (step + 1) % _TRIM_EVERY == 0:
-            give_back_freed()
-        every = self.recipe.training.checkpoint_every
-        if every and (step + 1) % every == 0:
-            self._save()
-        return result
-
-    def _evaluate(self) -> None:
-        settings = self.recipe.evaluation
-        if settings.folder is None:
-            return
-        average = None
-        if processes.is_first():
-            embedder = Remembering(self.model)
-            widths = self.model.widths if len(self.model.widths) > 1 else None
-            results = evaluate(embedder, settings.folder, tasks=settings.tasks, widths=widths)
-            assert self.log is not None
-            self.log.write(
-                "evaluation",
-                {"step": self.progress.step, "results": results["tasks"], "summary": results["summary"]},
-            )
-            console.print(f"step {self.progress.step}: " + _summary(results["summary"]))
-            average = float(results["summary"]["average"])
-            if self.progress.step in (0, self.num_steps):
-                self._write_examples(embedder)
-            self._keep_if_best(average)
-        processes.wait_for_all()
-
-    def _write_examples(self, embedder: Remembering) -> None:
-        """Keep what some queries of the first retrieval set find, before training and after it."""
-        settings = self.recipe.evaluation
-        assert settings.folder is not None
-        tasks = [
-            task for task in select(discover(settings.folder), settings.tasks) if task.type == "retrieval"
-        ]
-        if not tasks:
-            return
-        path = self.run / "examples.json"
-        found = neighbours(embedder, tasks[0])
-        if self.progress.step == 0:
-            write_json(path, {"corpus": tasks[0].name, "neighbours": found})
-        elif path.exists():
-            before = read_json(path)
-            old = before.get("neighbours") or [
-                {**query, "found": query["before"]} for query in before["queries"]
-            ]
-            write_json(path, before_and_after(tasks[0].name, old, found))
-
-    def _keep_if_best(self, average: float) -> None:
-        if self.progress.best is not None and average <= self.progress.best:
-            return
-        self.progress = replace(self.progress, best=average, best_step=self.progress.step)
-        if self.recipe.evaluation.keep_best:
-            self.model.save(self.run / "best", details={"step": self.progress.step})
-
-    def _take_up_best(self) -> None:
-        """A finished run that goes on for more steps: its model is the best so far, until a later step beats it."""
-        model, best = self.run / "model", self.run / "best"
-        if (
-            self.recipe.evaluation.keep_best
-            and self.progress.best is not None
-            and model.exists()
-            and not best.exists()
-        ):
-            model.rename(best)
-
-    def _save(self) -> None:
-        if self.saved_step == self.progress.step:
-            return
-        self.saved_step = self.progress.step
-        if processes.is_first():
-            save_checkpoint(
-                self.run / "checkpoints",
-                self.model,
-                self.optimizer,
-                self.negatives,
-                self.progress,
-                self.recipe.as_dict(),
-                texts=self.tasks.store.identity(),
-                keep=self.recipe.training.keep,
-            )
-        processes.wait_for_all()
-
-    def _finish(self) -> None:
-        self._evaluate()
-        if not processes.is_first():
-            return
-        best = self.run / "best"
-        settings = self.recipe.evaluation
-        if settings.folder is not None and settings.keep_best and best.exists():
-            if (self.run / "model").exists():
-                shutil.rmtree(self.run / "model")
-            best.rename(self.run / "model")
-            if self.progress.best_step != self.num_steps:
-                console.print(f"model/ is that of step {self.progress.best_step}, which evaluated best.")
-        else:
-            self.model.save(self.run / "model", details={"step": self.progress.step})
-
-
-def _line(result: StepResult, epoch: float, step: int, rate: float) -> dict[str, Any]:
-    return {
-        "step": step,
-        "epoch": round(epoch, 6),
-        "learning_rate": rate,
-        "loss": result.loss,
-        "loss/retrieval": result.retrieval,
-        "loss/sts": result.sts,
-        "score/positive": result.positive_score,
-        "score/negative": result.negative_score,
-        "score/background": result.background,
-        "gradient_norm": result.gradient_norm,
-        "texts": result.texts,
-        "tokens": result.tokens,
-        "tokens_per_second": round(result.tokens / result.seconds, 1),
-        "seconds": round(result.seconds, 4),
-    }
-
-
-def _summary(summary: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {100 * value:.2f}" for name, value in summary.items() if isinstance(value, float)
-    )
 
 
 def _clear(run: Path) -> None:
@@ -428,38 +218,3 @@ def _write_facts(
             },
         },
     )
-
-
-class _Flag:
-    def __init__(self) -> None:
-        self._set = False
-
-    def set(self) -> None:
-        self._set = True
-
-    def is_set(self) -> bool:
-        return self._set
-
-
-@contextlib.contextmanager
-def _stop_requested() -> Iterator[_Flag]:
-    """Turn SIGTERM (pre-emption) and Ctrl-C into a flag that the loop reads between two steps.
-
-    A second Ctrl-C stops at once. (A second SIGTERM does not: batch systems and torchrun both send one.)
-    """
-    flag = _Flag()
-    before: dict[signal.Signals, Any] = {}
-
-    def requested(number: int, _: Any) -> None:
-        flag.set()
-        if number == signal.SIGINT:
-            signal.signal(number, before[signal.SIGINT])
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError):  # not in the main thread
-            before[number] = signal.signal(number, requested)
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_models import SENTENCES, make_tiny_model
 
-import conan_embed.training.run as run_module
+import conan_embed.training.loop as loop_module
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json_lines
@@ -131,7 +131,7 @@ def assert_same_run(one, two):
 
 def interrupt_at(monkeypatch, step, interruption):
     """Call `interruption` after the optimizer's work of step `step` (counted from 1)."""
-    original = run_module.train_step
+    original = loop_module.train_step
 
     def stepping(*arguments):
         result = original(*arguments)
@@ -139,7 +139,7 @@ def interrupt_at(monkeypatch, step, interruption):
             interruption()
         return result
 
-    monkeypatch.setattr(run_module, "train_step", stepping)
+    monkeypatch.setattr(loop_module, "train_step", stepping)
 
 
 def killed():
@@ -309,7 +309,7 @@ def test_killed_before_the_first_checkpoint_and_inside_the_last_line(recipe, mon
 def test_killed_while_saving_the_older_checkpoint_is_used(recipe, monkeypatch):
     undisturbed = train(recipe("undisturbed"))
     with monkeypatch.context() as patch:
-        write_json = run_module.write_json
+        write_json = loop_module.write_json
 
         def dying(path, value):
             if "step-00000006" in str(path):
