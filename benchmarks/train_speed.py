@@ -34,7 +34,8 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
     from conan_embed.training.ceiling import matmul_floor_tokens_per_second
     from conan_embed.training.plan import Planner
     from conan_embed.training.rankings import make_table
-    from conan_embed.training.step import make_optimizer, train_step
+    from conan_embed.training.step import train_step
+    from conan_embed.training.trainee import Trainee
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
@@ -52,14 +53,14 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
         loaded = run.load_model(recipe)
         tasks = run.load_data(recipe, loaded)
         table = make_table(recipe, tasks, loaded, Path(folder))
-        planner, optimizer = Planner(tasks, recipe.step, 0), make_optimizer(loaded, recipe)
+        planner, trainee = Planner(tasks, recipe.step, 0), Trainee(loaded, recipe)
         loaded.train()
         times, tokens = [], []
         started = time.perf_counter()
         for step in range(1000):
             before = time.perf_counter()
             plan = planner.step(step, table)
-            result = train_step(loaded, optimizer, tasks.store, plan, table, recipe)
+            result = train_step(trainee, tasks.store, plan, table, recipe)
             times.append(time.perf_counter() - before)
             tokens.append(result.tokens)
             if step >= 2 and time.perf_counter() - started > seconds:

@@ -121,6 +121,11 @@ class EmbeddingModel(nn.Module):
             return hidden_TD.index_select(0, offsets[1:] - 1)
         return torch.segment_reduce(hidden_TD, "mean", offsets=offsets)
 
+    def chunk_budget(self, token_budget: int) -> int:
+        """Return the most tokens of a chunk where `token_budget` was asked for, on this device."""
+        slow = self.device.type == "cpu" and not torch.is_grad_enabled()
+        return min(token_budget, _CPU_TOKEN_BUDGET) if slow else token_budget
+
     def embed_tokens(
         self,
         tokens: np.ndarray,
@@ -129,6 +134,7 @@ class EmbeddingModel(nn.Module):
         *,
         token_budget: int = TOKEN_BUDGET,
         recompute: bool = False,
+        num_passes: int = 1,
         on_chunk: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """Embed texts that are already tokenised, in chunks of at most `token_budget` tokens.
@@ -139,31 +145,31 @@ class EmbeddingModel(nn.Module):
             text_ids: int64 [N], the texts to embed.
             recompute: keep only the chunks' inputs and compute their activations again in the backward pass
                 (gradient checkpointing of whole chunks): memory of one chunk instead of all, about a third more time.
+            num_passes: go through the encoder at least so often. What other processes have more of is made up for by a
+                single token whose embedding is dropped: no text at all takes part in the gathering of embeddings and
+                gradients too.
             on_chunk: called with the number of texts after each chunk.
 
         Returns:
             float32 [N, D] in the order of `text_ids`, not normalised.
         """
-        if len(text_ids) == 0:
-            # An empty share still takes part in the gathering of embeddings and gradients.
-            zero = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0.0
-            dtype = torch.float64 if zero.dtype == torch.float64 else torch.float32
-            return zero.to(dtype).expand(0, self.width)
-        if self.device.type == "cpu" and not torch.is_grad_enabled():
-            token_budget = min(token_budget, _CPU_TOKEN_BUDGET)
         flat, lengths = gather_tokens(tokens, offsets, text_ids)
         starts = np.cumsum(lengths) - lengths
-        pieces, places = [], []
-        for chunk in chunks_by_tokens(lengths, token_budget):
-            chunk_tokens, chunk_lengths = gather_tokens(flat, np.append(starts, len(flat)), chunk)
+
+        def embedded(chunk_tokens: np.ndarray, chunk_lengths: np.ndarray) -> torch.Tensor:
             packed = pack_flat(chunk_tokens, chunk_lengths, self.device)
             if recompute and torch.is_grad_enabled():
-                pieces.append(checkpoint(self, packed, use_reentrant=False))
-            else:
-                pieces.append(self(packed))
+                return checkpoint(self, packed, use_reentrant=False)
+            return self(packed)
+
+        pieces, places = [], [np.empty(0, np.int64)]
+        for chunk in chunks_by_tokens(lengths, self.chunk_budget(token_budget)):
+            pieces.append(embedded(*gather_tokens(flat, np.append(starts, len(flat)), chunk)))
             places.append(chunk)
             if on_chunk is not None:
                 on_chunk(len(chunk))
+        while len(pieces) < num_passes:
+            pieces.append(embedded(np.zeros(1, np.int64), np.ones(1, np.int64))[:0])
         back = torch.from_numpy(np.argsort(np.concatenate(places))).to(self.device)
         return torch.cat(pieces).index_select(0, back)
 

@@ -221,6 +221,11 @@ class Training(_Section):
     sts_share: Share = Field(
         0.2, description="dedicated: share of the processes for STS texts (figure 3: one in five)"
     )
+    sharding: Literal["none", "optimizer", "full"] = Field(
+        "none",
+        description="what the processes share out among them instead of each holding it: nothing; AdamW's moments "
+        "(ZeRO stage 1, the paper's); parameters and gradients too (FSDP2); the numbers are the same",
+    )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: only at the end")
     keep: PositiveInt = Field(2, description="checkpoints kept")
 

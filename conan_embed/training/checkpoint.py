@@ -1,35 +1,40 @@
 """Checkpoints: everything that a run needs to go on bit for bit, written aside and renamed.
 
     checkpoints/step-00000500/
-        model.safetensors       parameters
-        optimizer.safetensors   AdamW's two moments of every parameter
+        model/                  parameters
+        optimizer/              AdamW's two moments of every parameter, as exp_avg.NAME and exp_avg_sq.NAME
         negatives.safetensors   the table of hard negatives (and the bank), where there is one
         state.json              step, best evaluation so far, recipe, and a hash of each file
+
+Each process writes a file of its own into `model/` and `optimizer/`, through torch.distributed.checkpoint: the pieces
+that it holds, or its share of what all hold. It loads with another sharding on another number of processes. The folder
+must be on a file system that all processes see.
 
 No pickles anywhere: reading a checkpoint runs no code. Hashes are checked on load, so a damaged file is found before
 it is trained on.
 """
 
+import contextlib
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 import xxhash
-from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from conan_embed.encoder.formats import read_tensors
-from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, written_aside
 from conan_embed.negatives.dynamic import DynamicNegatives
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from conan_embed.training import processes
+from conan_embed.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,18 @@ class Progress:
         step: optimizer steps done.
         best: the best average of an evaluation so far, or None.
         best_step: its step.
+        seconds: that the run has taken; work that a kill undid does not count.
     """
 
     step: int
     best: float | None = None
     best_step: int | None = None
+    seconds: float = 0.0
 
 
 def save_checkpoint(
     folder: Path,
-    model: EmbeddingModel,
-    optimizer: torch.optim.Optimizer,
+    trainee: Trainee,
     negatives: DynamicNegatives | None,
     progress: Progress,
     recipe: dict[str, Any],
@@ -58,7 +64,7 @@ def save_checkpoint(
     texts: str,
     keep: int,
 ) -> Path:
-    """Write one checkpoint into `folder` and remove all but the newest `keep`.
+    """Write one checkpoint into `folder` and remove all but the newest `keep`; all processes must call it.
 
     Args:
         texts: identity of the text store; text ids mean nothing in another.
@@ -67,32 +73,45 @@ def save_checkpoint(
         UserError: it cannot be written (disk full); older checkpoints stay as they were.
     """
     path = folder / f"step-{progress.step:08d}"
-    for unfinished in folder.glob(".step-*.tmp"):  # left by a process that was killed while it wrote
-        shutil.rmtree(unfinished, ignore_errors=True)
-    with written_aside(path) as aside:
-        aside.mkdir(parents=True)
-        parameters = dict(_named(model))
-        try:
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in parameters.items()},
-                aside / "model.safetensors",
-            )
-            moments = {
-                f"{moment}.{name}": optimizer.state[tensor][moment].contiguous()
-                for name, tensor in parameters.items()
-                if tensor in optimizer.state
-                for moment in _MOMENTS
-            }
-            save_file(moments, aside / "optimizer.safetensors")
+    with contextlib.ExitStack() as stack:
+        aside = None
+        if processes.is_first():
+            for unfinished in folder.glob(".step-*.tmp"):  # left by a process that was killed while it wrote
+                shutil.rmtree(unfinished, ignore_errors=True)
+            aside = stack.enter_context(written_aside(path))
+            aside.mkdir(parents=True)
+        aside = processes.from_first(aside)
+        hashes: dict[str, str] = {}
+        for part, tensors in (("model", trainee.parameters()), ("optimizer", trainee.moments())):
+            hashes |= {f"{part}/{name}": value for name, value in _save(aside / part, tensors).items()}
+        files = {name: value for found in processes.gathered(hashes) for name, value in found.items()}
+        if processes.is_first():
             if negatives is not None:
                 save_arrays(negatives.state(), aside / "negatives.safetensors")
-        except SafetensorError as error:  # a full disk, in words of its own
-            raise OSError(str(error)) from error
-        files = {file.name: _hash(file) for file in sorted(aside.glob("*.safetensors"))}
-        write_json(aside / "state.json", {**vars(progress), "texts": texts, "files": files, "recipe": recipe})
-    for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+                files["negatives.safetensors"] = _hash(aside / "negatives.safetensors")
+            write_json(
+                aside / "state.json", {**vars(progress), "texts": texts, "files": files, "recipe": recipe}
+            )
+    if processes.is_first():
+        for old in checkpoints(folder)[:-keep]:
+            shutil.rmtree(old)
+    processes.wait_for_all()
     return path
+
+
+def _save(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Write tensors together with the other processes; return the hash of each file that this one wrote."""
+    try:
+        with _alone_if_single() as no_dist:
+            writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+            dcp.save(tensors, storage_writer=writer, no_dist=no_dist)
+    except CheckpointException as failed:  # on every process, whichever it happened on
+        for error, _ in failed.failures.values():
+            if isinstance(error, OSError):
+                raise error from failed
+        raise
+    mine = folder.glob(f"shard-{processes.rank() + 1:05d}-*.safetensors")
+    return {file.name: _hash(file) for file in mine}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -101,14 +120,9 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    path: Path,
-    model: EmbeddingModel,
-    optimizer: torch.optim.Optimizer,
-    negatives: DynamicNegatives | None,
-    *,
-    texts: str,
+    path: Path, trainee: Trainee, negatives: DynamicNegatives | None, *, texts: str
 ) -> Progress:
-    """Read a checkpoint into the model, the optimizer and the table.
+    """Read a checkpoint into the model, the optimizer and the table; all processes must call it.
 
     Raises:
         UserError: a file is missing or damaged, or belongs to another model or other data.
@@ -118,7 +132,8 @@ def load_checkpoint(
         raise UserError(
             f"{path}: the texts of the data files changed since; put the old files back or start anew."
         )
-    for name, expected in state["files"].items():
+    # Every process checks some of the files; who finds a damaged one ends the run.
+    for name, expected in list(state["files"].items())[processes.rank() :: processes.world_size()]:
         if not (path / name).exists():
             raise UserError(
                 f"{path / name}: no such file; the checkpoint is not whole, remove it to use an older one."
@@ -127,36 +142,49 @@ def load_checkpoint(
             raise UserError(
                 f"{path / name}: damaged (its hash differs from state.json); remove the checkpoint to use an older one."
             )
-    tensors = read_tensors(path / "model.safetensors")
-    parameters = dict(_named(model))
-    if _shapes(tensors) != _shapes(parameters):
-        raise UserError(f"{path / 'model.safetensors'}: holds other tensors than the model of this recipe.")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-    moments = read_tensors(path / "optimizer.safetensors")
-    for name, parameter in parameters.items():
-        if f"{_MOMENTS[0]}.{name}" in moments:
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(state["step"]), device=parameter.device),
-                **{moment: moments[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS},
-            }
+    processes.wait_for_all()
+    parameters = trainee.parameters()
+    if _saved_shapes(path / "model") != _shapes(parameters):
+        raise UserError(f"{path / 'model'}: holds other tensors than the model of this recipe.")
+    _load(path / "model", parameters)
+    moments = trainee.fresh_moments(set(_saved_shapes(path / "optimizer")))
+    _load(path / "optimizer", moments)
+    trainee.set_moments(moments, state["step"])
     if negatives is not None:
         file = path / "negatives.safetensors"
         arrays = load_arrays(file) if file.name in state["files"] else {}
         if _shapes(arrays) != _shapes(negatives.state()):
             raise UserError(f"{file}: holds other tensors than the hard negatives of this recipe.")
         negatives.load_state(arrays)
-    return Progress(state["step"], state["best"], state["best_step"])
+    return Progress(state["step"], state["best"], state["best_step"], state["seconds"])
+
+
+def _load(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill tensors, or the pieces of them that this process holds, from the files of `folder`."""
+    with _alone_if_single() as no_dist:
+        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(folder)), no_dist=no_dist)
+
+
+@contextlib.contextmanager
+def _alone_if_single() -> Iterator[bool]:
+    """Yield whether this process is the only one; torch.distributed.checkpoint warns of it even where told so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninit")
+        yield processes.world_size() == 1
+
+
+def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {
+        name: tuple(tensor.size)
+        for name, tensor in found.items()
+        if isinstance(tensor, TensorStorageMetadata)
+    }
 
 
 def saved_recipe(path: Path) -> dict[str, Any]:
     """Return the recipe that a checkpoint was trained with."""
     return read_json(path / "state.json")["recipe"]
-
-
-def _named(model: EmbeddingModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return model.named_parameters()
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

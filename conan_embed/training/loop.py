@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from conan_embed.training.memory import give_back_freed
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.plan import Planner
 from conan_embed.training.step import NotFinite, StepResult, learning_rate, train_step
+from conan_embed.training.trainee import Trainee
 
 _TRIM_EVERY = 10  # steps
 
@@ -37,17 +39,18 @@ class Loop:
         self,
         recipe: Recipe,
         run: Path,
-        model: EmbeddingModel,
-        optimizer: torch.optim.Optimizer,
+        trainee: Trainee,
         negatives: DynamicNegatives | None,
         tasks: Tasks,
         planner: Planner,
         num_steps: int,
         progress: Progress,
+        began: float,
     ) -> None:
-        self.recipe, self.run, self.model, self.optimizer = recipe, run, model, optimizer
+        self.recipe, self.run, self.trainee = recipe, run, trainee
         self.negatives, self.table = negatives, None if negatives is None else negatives.table
         self.tasks, self.planner, self.num_steps, self.progress = tasks, planner, num_steps, progress
+        self.began = began  # as time.time(); where a run was resumed, as if it had never stood still
         self.log: MetricsLog | None = None
         self.saved_step: int | None = None
 
@@ -86,12 +89,12 @@ class Loop:
     def _step(self) -> StepResult:
         step = self.progress.step
         rate = learning_rate(self.recipe, step, self.num_steps)
-        for group in self.optimizer.param_groups:
+        for group in self.trainee.optimizer.param_groups:
             group["lr"] = rate
-        self.model.train()
+        self.trainee.model.train()
         plan = self.planner.step(step, self.table)
         try:
-            result = train_step(self.model, self.optimizer, self.tasks.store, plan, self.table, self.recipe)
+            result = train_step(self.trainee, self.tasks.store, plan, self.table, self.recipe)
         except NotFinite as error:
             saved = checkpoints(self.run / "checkpoints")
             last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
@@ -114,25 +117,27 @@ class Loop:
         return result
 
     def _evaluate(self) -> None:
-        settings = self.recipe.evaluation
-        if settings.folder is None:
+        if self.recipe.evaluation.folder is None:
             return
-        average = None
-        if processes.is_first():
-            embedder = Remembering(self.model)
-            widths = self.model.widths if len(self.model.widths) > 1 else None
-            results = evaluate(embedder, settings.folder, tasks=settings.tasks, widths=widths)
-            assert self.log is not None
-            self.log.write(
-                "evaluation",
-                {"step": self.progress.step, "results": results["tasks"], "summary": results["summary"]},
-            )
-            console.print(f"step {self.progress.step}: " + _summary(results["summary"]))
-            average = float(results["summary"]["average"])
-            if self.progress.step in (0, self.num_steps):
-                self._write_examples(embedder)
-            self._keep_if_best(average)
+        with self.trainee.whole() as model:
+            if processes.is_first():
+                self._evaluate_whole(model)
         processes.wait_for_all()
+
+    def _evaluate_whole(self, model: EmbeddingModel) -> None:
+        settings = self.recipe.evaluation
+        assert settings.folder is not None and self.log is not None
+        embedder = Remembering(model)
+        widths = model.widths if len(model.widths) > 1 else None
+        results = evaluate(embedder, settings.folder, tasks=settings.tasks, widths=widths)
+        self.log.write(
+            "evaluation",
+            {"step": self.progress.step, "results": results["tasks"], "summary": results["summary"]},
+        )
+        console.print(f"step {self.progress.step}: " + _summary(results["summary"]))
+        if self.progress.step in (0, self.num_steps):
+            self._write_examples(embedder)
+        self._keep_if_best(model, float(results["summary"]["average"]))
 
     def _write_examples(self, embedder: Remembering) -> None:
         """Keep what some queries of the first retrieval set find, before training and after it."""
@@ -154,12 +159,12 @@ class Loop:
             ]
             write_json(path, before_and_after(tasks[0].name, old, found))
 
-    def _keep_if_best(self, average: float) -> None:
+    def _keep_if_best(self, model: EmbeddingModel, average: float) -> None:
         if self.progress.best is not None and average <= self.progress.best:
             return
         self.progress = replace(self.progress, best=average, best_step=self.progress.step)
         if self.recipe.evaluation.keep_best:
-            self.model.save(self.run / "best", details={"step": self.progress.step})
+            model.save(self.run / "best", details={"step": self.progress.step})
 
     def _take_up_best(self) -> None:
         """A finished run that goes on for more steps: its model is the best so far, until a later step beats it."""
@@ -176,23 +181,23 @@ class Loop:
         if self.saved_step == self.progress.step:
             return
         self.saved_step = self.progress.step
-        if processes.is_first():
-            save_checkpoint(
-                self.run / "checkpoints",
-                self.model,
-                self.optimizer,
-                self.negatives,
-                self.progress,
-                self.recipe.as_dict(),
-                texts=self.tasks.store.identity(),
-                keep=self.recipe.training.keep,
-            )
-        processes.wait_for_all()
+        save_checkpoint(
+            self.run / "checkpoints",
+            self.trainee,
+            self.negatives,
+            replace(self.progress, seconds=time.time() - self.began),
+            self.recipe.as_dict(),
+            texts=self.tasks.store.identity(),
+            keep=self.recipe.training.keep,
+        )
 
     def _finish(self) -> None:
         self._evaluate()
-        if not processes.is_first():
-            return
+        with self.trainee.whole() as model:
+            if processes.is_first():
+                self._write_model(model)
+
+    def _write_model(self, model: EmbeddingModel) -> None:
         best = self.run / "best"
         settings = self.recipe.evaluation
         if settings.folder is not None and settings.keep_best and best.exists():
@@ -202,7 +207,7 @@ class Loop:
             if self.progress.best_step != self.num_steps:
                 console.print(f"model/ is that of step {self.progress.best_step}, which evaluated best.")
         else:
-            self.model.save(self.run / "model", details={"step": self.progress.step})
+            model.save(self.run / "model", details={"step": self.progress.step})
 
 
 def _line(result: StepResult, epoch: float, step: int, rate: float) -> dict[str, Any]:

@@ -2,19 +2,17 @@
 
 A step's unique texts are shared out, each process embeds its share, and `gather_rows` gives every process all
 embeddings, with gradient. Each process then works out its rows of the loss. Backwards, the gradient of an embedding is
-the sum over the processes that used it, and parameter gradients are summed once a step. So the loss is that of the
-whole step, however many processes there are.
+the sum over the processes that used it, and parameter gradients are summed once a step (trainee.py). So the loss is
+that of the whole step, however many processes there are.
 """
 
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-
-_BUCKET_ELEMENTS = 32 * 2**20
 
 
 def start(device: str | None = None) -> torch.device:
@@ -62,6 +60,22 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def from_first(value: Any) -> Any:
+    """Return what the first process gave (anything small that can be pickled)."""
+    holder = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(holder)
+    return holder[0]
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return what every process gave, in their order."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def my_rows(total: int) -> tuple[int, int]:
     """Return start and stop of this process's share of `total` rows."""
     return total * rank() // world_size(), total * (rank() + 1) // world_size()
@@ -95,31 +109,3 @@ class _GatherRows(torch.autograd.Function):
         dist.all_reduce(gradient)
         start = sum(ctx.counts[: rank()])
         return gradient[start : start + ctx.counts[rank()]], None
-
-
-def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Sum the gradients of the parameters over the processes, in buckets; a missing gradient counts as zero."""
-    if world_size() == 1:
-        return
-    bucket: list[torch.nn.Parameter] = []
-    elements = 0
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        bucket.append(parameter)
-        elements += parameter.numel()
-        if elements >= _BUCKET_ELEMENTS:
-            _sum_bucket(bucket)
-            bucket, elements = [], 0
-    if bucket:
-        _sum_bucket(bucket)
-
-
-def _sum_bucket(bucket: list[torch.nn.Parameter]) -> None:
-    gradients = [parameter.grad for parameter in bucket if parameter.grad is not None]
-    flat = torch._utils._flatten_dense_tensors(gradients)
-    dist.all_reduce(flat)
-    for gradient, summed in zip(
-        gradients, torch._utils._unflatten_dense_tensors(flat, gradients), strict=True
-    ):
-        gradient.copy_(summed)

@@ -19,6 +19,7 @@ from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalSet, Tasks
 from conan_embed.training import processes
 from conan_embed.training.placement import shares
+from conan_embed.training.trainee import num_passes
 
 
 def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_tokens: int) -> Embed:
@@ -42,6 +43,7 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
                 store.offsets,
                 mine,
                 token_budget=chunk_tokens,
+                num_passes=num_passes(model, store, [text_ids[part] for part in parts], chunk_tokens),
                 on_chunk=lambda count: progress.advance(task, count),
             )
         model.train(was_training)

@@ -25,7 +25,7 @@ import conan_embed
 from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.files import write_json, write_text
+from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
@@ -40,10 +40,10 @@ from conan_embed.training.checkpoint import (
 from conan_embed.training.loop import Loop
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table
-from conan_embed.training.step import make_optimizer
+from conan_embed.training.trainee import Trainee
 
 # Settings that do not change what is trained: a resumed run may have others.
-_MAY_DIFFER = ("output", "cache", "tracking", "evaluation")
+_MAY_DIFFER = ("output", "cache", "tracking", "evaluation", "training.sharding")
 
 
 def load_model(recipe: Recipe) -> EmbeddingModel:
@@ -98,7 +98,8 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     device = processes.start()
     run = Path(recipe.output)
     started = time.time()
-    found = checkpoints(run / "checkpoints") if resume else []
+    # All go on from the checkpoint that the first one sees.
+    found = processes.from_first(checkpoints(run / "checkpoints") if resume else [])
     if found:
         _check_same_recipe(recipe, found[-1], allow_changes)
     if processes.is_first():
@@ -115,7 +116,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         check_enough_negatives(tasks, table, recipe.step)
     planner = Planner(tasks, recipe.step, recipe.training.seed)
     num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
-    optimizer = make_optimizer(model, recipe)
+    trainee = Trainee(model, recipe)
     negatives = None
     if table is not None:
         negatives = DynamicNegatives.start(
@@ -130,20 +131,25 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         )
     progress = Progress(0)
     if found:
-        progress = load_checkpoint(found[-1], model, optimizer, negatives, texts=tasks.store.identity())
+        progress = load_checkpoint(found[-1], trainee, negatives, texts=tasks.store.identity())
     if progress.step >= num_steps and (run / "model").exists():
         if processes.is_first():
             console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
         return run
     if found and processes.is_first():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
-    loop = Loop(recipe, run, model, optimizer, negatives, tasks, planner, num_steps, progress)
+    began = started - progress.seconds
     if processes.is_first():
-        floor = matmul_floor_tokens_per_second(model, recipe.training.precision)
-        _write_facts(run, recipe, model, tasks, num_steps, floor, started, finished=None)
-    loop.go()
+        facts = {
+            **_facts(recipe, model, tasks, num_steps),
+            "started": read_json(run / "run.json")["started"] if found else _moment(started),
+        }
+        write_json(run / "run.json", {**facts, "finished": None, "seconds": None})
+    Loop(recipe, run, trainee, negatives, tasks, planner, num_steps, progress, began).go()
     if processes.is_first():
-        _write_facts(run, recipe, model, tasks, num_steps, floor, started, finished=time.time())
+        finished = time.time()
+        times = {"finished": _moment(finished), "seconds": round(finished - began, 1)}
+        write_json(run / "run.json", facts | times)
     processes.wait_for_all()
     return run
 
@@ -160,7 +166,7 @@ def _check_same_recipe(recipe: Recipe, checkpoint: Path, allow_changes: bool) ->
     changes = [
         f"{key} (was {old}, is {new})"
         for key, old, new in _differences(before, now)
-        if key.split(".")[0] not in _MAY_DIFFER
+        if not {key, key.split(".")[0]} & {*_MAY_DIFFER}
     ]
     if changes and not allow_changes:
         raise UserError(
@@ -177,44 +183,32 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, An
         yield key, before, now
 
 
-def _write_facts(
-    run: Path,
-    recipe: Recipe,
-    model: EmbeddingModel,
-    tasks: Tasks,
-    num_steps: int,
-    floor: float,
-    started: float,
-    finished: float | None,
-) -> None:
-    def moment(seconds: float) -> str:
-        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+def _moment(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
+
+def _facts(recipe: Recipe, model: EmbeddingModel, tasks: Tasks, num_steps: int) -> dict[str, Any]:
+    """What run.json says beyond the times."""
     cuda = model.device.type == "cuda"
-    write_json(
-        run / "run.json",
-        {
-            "started": moment(started),
-            "finished": None if finished is None else moment(finished),
-            "seconds": None if finished is None else round(finished - started, 1),
-            "command": " ".join(["conan-embed", *sys.argv[1:]]),
-            "steps": num_steps,
-            "processes": processes.world_size(),
-            "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "width": model.width,
-            "widths": list(model.widths),
-            "matmul_floor_tokens_per_second": round(floor, 1),
-            "base": recipe.model.base,
-            "datasets": [{"task": task, "name": name, "rows": rows} for task, name, rows in sizes(tasks)],
-            "texts": len(tasks.store),
-            "tokens": int(tasks.store.offsets[-1]),
-            "versions": {
-                "conan-embed": conan_embed.__version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+    floor = matmul_floor_tokens_per_second(model, recipe.training.precision)
+    return {
+        "command": " ".join(["conan-embed", *sys.argv[1:]]),
+        "steps": num_steps,
+        "processes": processes.world_size(),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "width": model.width,
+        "widths": list(model.widths),
+        "matmul_floor_tokens_per_second": round(floor, 1),
+        "base": recipe.model.base,
+        "datasets": [{"task": task, "name": name, "rows": rows} for task, name, rows in sizes(tasks)],
+        "texts": len(tasks.store),
+        "tokens": int(tasks.store.offsets[-1]),
+        "versions": {
+            "conan-embed": conan_embed.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
         },
-    )
+    }

@@ -1,7 +1,7 @@
 """One optimizer step: share out, embed, gather, joint loss, backward, update.
 
     plan (pure) -> texts to processes -> packed forward -> all embeddings, with gradient -> this process's rows of the
-    loss -> backward -> one sum of gradients -> AdamW
+    loss -> backward, which sums the gradients over the processes (trainee.py) -> AdamW
 
 Shapes: U unique texts of the step, D width.
 """
@@ -22,6 +22,7 @@ from conan_embed.texts.store import TextStore
 from conan_embed.training import processes
 from conan_embed.training.placement import shares
 from conan_embed.training.plan import StepPlan
+from conan_embed.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,6 @@ class NotFinite(UserError):
     """The loss or the gradient turned NaN or infinite."""
 
 
-def make_optimizer(model: EmbeddingModel, recipe: Recipe) -> torch.optim.AdamW:
-    """Return fused AdamW; weight decay on matrices only, as is usual for transformers."""
-    settings = recipe.optimizer
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        eps=settings.epsilon,
-        fused=True,
-    )
-
-
 def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
     """Return the learning rate of step `step` (from 0): linear warm-up, then the schedule down to 0."""
     settings = recipe.optimizer
@@ -76,7 +60,7 @@ def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
     return settings.learning_rate
 
 
-def embed_step(model: EmbeddingModel, store: TextStore, plan: StepPlan, recipe: Recipe) -> torch.Tensor:
+def embed_step(trainee: Trainee, store: TextStore, plan: StepPlan, recipe: Recipe) -> torch.Tensor:
     """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
     parts = shares(
         store.lengths(plan.text_ids),
@@ -85,15 +69,8 @@ def embed_step(model: EmbeddingModel, store: TextStore, plan: StepPlan, recipe: 
         recipe.training.placement,
         sts_share=recipe.training.sts_share,
     )
-    mine = parts[processes.rank()]
-    with autocast(model.device, recipe.training.precision):
-        local = model.embed_tokens(
-            store.tokens,
-            store.offsets,
-            plan.text_ids[mine],
-            token_budget=recipe.training.chunk_tokens,
-            recompute=recipe.training.recompute,
-        )
+    with autocast(trainee.model.device, recipe.training.precision):
+        local = trainee.embed_share(store, [plan.text_ids[part] for part in parts], recipe)
     gathered = processes.gather_rows(local, [len(part) for part in parts])
     back = torch.from_numpy(np.argsort(np.concatenate(parts))).to(gathered.device)
     return gathered.index_select(0, back)
@@ -133,8 +110,7 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
 
 
 def train_step(
-    model: EmbeddingModel,
-    optimizer: torch.optim.Optimizer,
+    trainee: Trainee,
     store: TextStore,
     plan: StepPlan,
     table: NegativeTable | None,
@@ -148,14 +124,12 @@ def train_step(
     started = time.perf_counter()
     # Dropout must not depend on what came before, or a resumed run would differ.
     torch.manual_seed(hash((recipe.training.seed, plan.step, processes.rank())) % 2**63)
-    embedding_UD = embed_step(model, store, plan, recipe)
-    loss = step_loss(model, embedding_UD, plan, recipe)
+    embedding_UD = embed_step(trainee, store, plan, recipe)
+    loss = step_loss(trainee.model, embedding_UD, plan, recipe)
     loss.total.backward()
-    processes.sum_gradients(model.parameters())
-    limit = recipe.optimizer.max_gradient_norm
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), limit if limit is not None else float("inf"))
+    gradient_norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
     facts = _gathered_facts(loss, plan)
-    gradient_norm, total = float(norm), facts.total
+    optimizer, total = trainee.optimizer, facts.total
     if not (np.isfinite(total) and np.isfinite(gradient_norm)):
         optimizer.zero_grad(set_to_none=True)
         name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)

@@ -22,6 +22,7 @@ from conan_embed.training.checkpoint import checkpoints
 from conan_embed.training.run import mine, train
 
 NUM_STEPS = 8
+SHARD = "shard-00001-model-00001-of-00001.safetensors"  # of a run on one process
 TIMES = (
     "seconds",
     "seconds_between",
@@ -135,7 +136,7 @@ def interrupt_at(monkeypatch, step, interruption):
 
     def stepping(*arguments):
         result = original(*arguments)
-        if arguments[3].step + 1 == step:
+        if arguments[2].step + 1 == step:
             interruption()
         return result
 
@@ -220,7 +221,7 @@ def test_without_evaluation_or_keep_best_the_last_model_is_kept(recipe, base):
     evaluation = {"folder": str(base / "eval"), "every": 1, "keep_best": False}
     run = train(recipe(evaluation=evaluation, optimizer={"learning_rate": 0.3}))
     assert json.loads((run / "model" / "conan_embed.json").read_text())["step"] == NUM_STEPS
-    final = load_file(run / "checkpoints" / f"step-{NUM_STEPS:08d}" / "model.safetensors")
+    final = load_file(run / "checkpoints" / f"step-{NUM_STEPS:08d}" / "model" / SHARD)
     assert torch.equal(
         load_file(run / "model" / "2_Dense" / "model.safetensors")["linear.weight"], final["dense.weight"]
     )
@@ -441,7 +442,7 @@ def test_other_texts_under_a_checkpoint_are_refused(half, base, tmp_path):
         train(changed, allow_changes=True)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "negatives.safetensors"])
+@pytest.mark.parametrize("name", [f"model/{SHARD}", f"optimizer/{SHARD}", "negatives.safetensors"])
 def test_a_damaged_checkpoint_is_named(half, tmp_path, name):
     file = tmp_path / "run" / "checkpoints" / "step-00000005" / name
     content = bytearray(file.read_bytes())
@@ -477,7 +478,7 @@ def test_the_last_good_checkpoint_is_named_and_the_weights_in_it_are_finite(reci
         train(wanted)
     last = checkpoints(tmp_path / "run" / "checkpoints")[-1]
     assert f"The last good checkpoint is {last}" in str(error.value)
-    assert all(torch.isfinite(t).all() for t in load_file(last / "model.safetensors").values())
+    assert all(torch.isfinite(t).all() for t in load_file(last / "model" / SHARD).values())
 
 
 def test_a_full_disk_is_said_and_older_checkpoints_stay(recipe, tmp_path, monkeypatch):

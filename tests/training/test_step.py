@@ -8,7 +8,8 @@ from tiny_models import make_tiny_model
 from conan_embed.objectives.relations import NEGATIVE, POSITIVE
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.plan import Planner
-from conan_embed.training.step import embed_step, learning_rate, make_optimizer, step_loss, train_step
+from conan_embed.training.step import embed_step, learning_rate, step_loss, train_step
+from conan_embed.training.trainee import Trainee, make_optimizer
 from training.test_world import DEFAULT, make_tasks, recipe_of
 
 
@@ -56,7 +57,8 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
     (retrieval + 0.7 * sts).backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    loss = step_loss(model, embed_step(model, store, plan, recipe), plan, recipe)
+    trainee = Trainee(model, recipe)
+    loss = step_loss(model, embed_step(trainee, store, plan, recipe), plan, recipe)
     loss.total.backward()
     torch.testing.assert_close(loss.retrieval, retrieval.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(loss.sts, sts.detach(), rtol=1e-9, atol=1e-9)
@@ -73,7 +75,7 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
             cosine(int(plan.retrieval.query_Q[row]), int(plan.retrieval.candidate_C[column]))
         )
     means = np.array([np.mean(found) for found in negative.values()])
-    result = train_step(model, make_optimizer(model, recipe), store, plan, table, recipe)
+    result = train_step(trainee, store, plan, table, recipe)
     assert result.negative_score == pytest.approx(means.mean(), rel=1e-9)
     np.testing.assert_allclose(table.initial_Q[plan.retrieval.rows], means, rtol=1e-6)
     assert np.isnan(np.delete(table.initial_Q, plan.retrieval.rows)).all()
@@ -112,10 +114,12 @@ def test_the_gradient_is_clipped_and_its_norm_told(tmp_path):
     model = make_tiny_model("bert", dense_width=10).double()
     tasks, table = make_tasks(model, tmp_path, tiny=False)
     plan = Planner(tasks, recipe.step, seed=1).step(0, table)
-    optimizer = make_optimizer(model, recipe)
+    trainee = Trainee(model, recipe)
     seen = []
-    optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in model.parameters()))
-    result = train_step(model, optimizer, tasks.store, plan, table, recipe)
+    trainee.optimizer.register_step_pre_hook(
+        lambda *_: seen.extend(p.grad.clone() for p in model.parameters())
+    )
+    result = train_step(trainee, tasks.store, plan, table, recipe)
     norm = torch.stack([gradient.square().sum() for gradient in seen]).sum().sqrt().item()
     assert result.gradient_norm > 1
     assert norm == pytest.approx(1e-3, rel=1e-3)

@@ -1,8 +1,11 @@
-"""The number of processes does not matter: losses, gradients and trained parameters agree to rounding.
+"""The number of processes does not matter, nor how they share the model: losses, gradients, replaced negatives and
+trained parameters agree to rounding.
 
-Each world is spawned once and goes through all scenarios; a world of one process is this one, without a process group.
+Each world is started once and goes through all scenarios; a world of one process is this one, without a process group.
+A run also wanders from world to world, through checkpoints of every sharding.
 """
 
+import multiprocessing
 import os
 import socket
 from dataclasses import asdict
@@ -13,39 +16,76 @@ import polars as pl
 import pytest
 import torch
 from tiny_models import SENTENCES, make_tiny_model
+from torch.distributed.tensor import DTensor
 
+from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalSet, StsSet, Tasks
 from conan_embed.training import processes
+from conan_embed.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from conan_embed.training.plan import Planner
 from conan_embed.training.rankings import embed_with
-from conan_embed.training.step import embed_step, make_optimizer, step_loss, train_step
+from conan_embed.training.step import embed_step, step_loss, train_step
+from conan_embed.training.trainee import Trainee
 
-NUM_STEPS = 4
-DEFAULT = {"dtype": "float64", "widths": [], "step": {}, "loss": {}, "training": {}, "tiny": False}
+WORLDS = (2, 3, 4)
+DEFAULT = {
+    "dtype": "float64",
+    "widths": [],
+    "num_steps": 4,
+    "learning_rate": 1e-2,
+    "step": {},
+    "loss": {},
+    "training": {},
+    "negatives": {"source": "static"},
+    "tiny": False,
+}
+# Everything at once, with hard negatives that are replaced on the way.
+JOINT = {
+    "num_steps": 20,
+    "widths": [4, 8],
+    "step": {"in_batch": "step", "negatives": 3},
+    "negatives": {"source": "ranking", "interval": 4, "decay": 0.9, "ceiling": 2.0, "when_used_up": "wrap"},
+}
+# Small steps: twenty large ones magnify the rounding of the first.
+FLOAT32 = {"dtype": "float32", "learning_rate": 1e-3}
+CHUNKED = {"chunk_tokens": 30, "recompute": True}
 SCENARIOS = {
     "hard negatives": {"step": {"sts_pairs": 0, "in_batch": "none", "negatives": 3}},
     "in-batch": {"step": {"sts_pairs": 0, "in_batch": "step", "negatives": 0, "positives": 2}},
     "same data set": {"step": {"sts_pairs": 0, "in_batch": "dataset", "negatives": 2}},
     "sts": {"step": {"queries": 0}},
-    "joint": {"step": {"in_batch": "step", "negatives": 3}},
-    "joint, float32": {"step": {"in_batch": "step", "negatives": 3}, "widths": [4, 8], "dtype": "float32"},
-    "joint, dedicated": {"step": {"negatives": 3}, "training": {"placement": "dedicated"}, "widths": [4, 8]},
-    "joint, small chunks": {
-        "step": {"negatives": 2},
-        "training": {"chunk_tokens": 30, "recompute": True},
-        "widths": [5],
+    "joint": JOINT,
+    "joint, dedicated": JOINT | {"training": {"placement": "dedicated", "sts_share": 0.4}},
+    "joint, bank": JOINT | {"negatives": JOINT["negatives"] | {"source": "bank", "refresh": 2}},
+    "joint, float32": JOINT | FLOAT32,
+    "joint, small chunks": JOINT | {"num_steps": 8, "training": CHUNKED},
+    "joint, optimizer shared": JOINT | {"training": {"sharding": "optimizer"}},
+    "joint, all shared, small chunks": JOINT | {"num_steps": 8, "training": CHUNKED | {"sharding": "full"}},
+    "joint, all shared, float32, bank": JOINT
+    | FLOAT32
+    | {
+        "training": {"sharding": "full", "chunk_tokens": 60},
+        "negatives": JOINT["negatives"] | {"source": "bank", "refresh": 2},
     },
     "sequential": {"step": {"mixing": "sequential"}},
     # Two texts: with three processes, one has none.
     "an empty share": {"step": {"queries": 0, "sts_pairs": 2}, "tiny": True},
+    "an empty share, all shared": {
+        "step": {"queries": 0, "sts_pairs": 2},
+        "tiny": True,
+        "training": {"sharding": "full"},
+    },
     # One query: with two processes, one works out no row of the loss.
     "a single query": {"step": {"queries": 1, "sts_pairs": 0, "negatives": 3}},
 }
 SCENARIOS = {name: DEFAULT | scenario for name, scenario in SCENARIOS.items()}
+# What a run wanders through: three steps in each world, with this sharding.
+JOURNEY = [(1, "none"), (2, "full"), (3, "optimizer"), (4, "full")]
+LEG = 3
 
 
 def recipe_of(scenario):
@@ -54,8 +94,10 @@ def recipe_of(scenario):
         "data": {"retrieval": [{"name": "r", "path": "r"}], "sts": [{"name": "s", "path": "s"}]},
         "step": {"queries": 5, "sts_pairs": 4, **scenario["step"]},
         "loss": {"temperature": 0.05, **scenario["loss"]},
+        "mining": {"offset": 0},
+        "negatives": scenario["negatives"],
         # A large epsilon: AdamW divides by the gradient's size, and a gradient of nothing but rounding must stay one.
-        "optimizer": {"learning_rate": 1e-2, "epsilon": 1e-4},
+        "optimizer": {"learning_rate": scenario["learning_rate"], "epsilon": 1e-4},
         "training": {"precision": "float32", **scenario["training"]},
     }
     return Recipe.model_validate(values)
@@ -89,35 +131,83 @@ def make_tasks(model, cache, *, tiny):
     return Tasks(store, sets, sts), NegativeTable(negatives, 3)
 
 
+class Run:
+    """A scenario as it stands in this process."""
+
+    def __init__(self, scenario, cache):
+        self.recipe = recipe_of(scenario)
+        dtype = getattr(torch, scenario["dtype"])
+        model = make_tiny_model("bert", dense_width=10, widths=scenario["widths"]).to(dtype).train()
+        self.tasks, self.table = make_tasks(model, cache, tiny=scenario["tiny"])
+        self.store = self.tasks.store
+        self.planner = Planner(self.tasks, self.recipe.step, seed=5)
+        self.trainee = Trainee(model, self.recipe)
+        self.embed = embed_with(model, self.store, "float32", 50)
+        self.negatives = DynamicNegatives.start(
+            self.recipe.negatives,
+            self.recipe.mining,
+            self.table,
+            self.tasks.retrieval,
+            self.store,
+            self.embed,
+            width=model.width,
+            fill=True,
+        )
+        self.replaced = 0
+
+    def gradients(self):
+        plan = self.planner.step(0, self.table)
+        embedding_UD = embed_step(self.trainee, self.store, plan, self.recipe)
+        step_loss(self.trainee.model, embedding_UD, plan, self.recipe).total.backward()
+        found = {name: whole(p.grad).clone() for name, p in self.trainee.model.named_parameters()}
+        self.trainee.model.zero_grad()
+        return found
+
+    def step(self, number):
+        plan = self.planner.step(number, self.table)
+        result = train_step(self.trainee, self.store, plan, self.table, self.recipe)
+        check = self.negatives.after_step(number + 1, plan.text_ids, result.embedding_UD)
+        self.replaced += 0 if check is None else check["replaced"]
+        return asdict(result)
+
+    def parameters(self):
+        return {name: whole(tensor).clone() for name, tensor in self.trainee.parameters().items()}
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def run_scenario(scenario, cache):
     """Return gradients of the first step, what every step says, the table and the parameters at the end."""
-    recipe = recipe_of(scenario)
-    dtype = getattr(torch, scenario["dtype"])
-    model = make_tiny_model("bert", dense_width=10, widths=scenario["widths"]).to(dtype).train()
-    tasks, table = make_tasks(model, cache, tiny=scenario["tiny"])
-    planner = Planner(tasks, recipe.step, seed=5)
-    plan = planner.step(0, table)
-    step_loss(model, embed_step(model, tasks.store, plan, recipe), plan, recipe).total.backward()
-    processes.sum_gradients(model.parameters())
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
-    model.zero_grad()
-    optimizer = make_optimizer(model, recipe)
-    said = []
-    for step in range(NUM_STEPS):
-        plan = planner.step(step, table)
-        said.append(asdict(train_step(model, optimizer, tasks.store, plan, table, recipe)))
-    embed = embed_with(model, tasks.store, "float32", 50)
+    run = Run(scenario, cache)
     return {
-        "gradients": gradients,
-        "steps": said,
-        "parameters": {name: p.detach().clone() for name, p in model.named_parameters()},
-        "table": {name: torch.from_numpy(values) for name, values in table.state().items()},
-        "embedded": embed(np.arange(len(tasks.store))[::-1].copy(), ""),
-        "texts": len(plan.text_ids),
+        "gradients": run.gradients(),
+        "steps": [run.step(number) for number in range(scenario["num_steps"])],
+        "parameters": run.parameters(),
+        "table": {name: torch.from_numpy(values) for name, values in run.table.state().items()},
+        "replaced": run.replaced,
+        "embedded": run.embed(np.arange(len(run.store))[::-1].copy(), ""),
     }
 
 
-def process(rank, world_size, port, folder):
+def travel(folder, cache, world_size):
+    """Go on from the world before, and leave a checkpoint for the next; return what the steps say."""
+    said = []
+    for leg, (size, sharding) in enumerate(JOURNEY):
+        if size == world_size:
+            run = Run(SCENARIOS["joint"] | {"training": {"sharding": sharding}}, cache)
+            if leg:
+                before = folder / f"step-{leg * LEG:08d}"
+                progress = load_checkpoint(before, run.trainee, run.negatives, texts="the same")
+                assert progress.step == leg * LEG
+            said = [run.step(leg * LEG + number) for number in range(LEG)]
+            progress = Progress((leg + 1) * LEG)
+            save_checkpoint(folder, run.trainee, run.negatives, progress, {}, texts="the same", keep=9)
+    return said
+
+
+def process(rank, world_size, port, folder, journey):
     """What one process of a world does."""
     os.environ |= {
         "RANK": str(rank),
@@ -128,7 +218,14 @@ def process(rank, world_size, port, folder):
     torch.set_num_threads(1)
     processes.start("cpu")
     assert (processes.rank(), processes.world_size()) == (rank, world_size)
-    results = {name: run_scenario(scenario, folder / f"cache{rank}") for name, scenario in SCENARIOS.items()}
+    cache = folder / f"cache{rank}"
+    results = {name: run_scenario(scenario, cache) for name, scenario in SCENARIOS.items()}
+    for sharding in ("none", "full") if world_size == 2 else ():
+        training = {"precision": "bfloat16", "chunk_tokens": 60, "sharding": sharding}
+        results[f"bfloat16, {sharding}"] = run_scenario(
+            DEFAULT | FLOAT32 | {"training": training, "widths": [4]}, cache
+        )
+    results["journey"] = travel(journey, cache, world_size)
     torch.save(results, folder / f"{rank}.pt")
     processes.stop()
 
@@ -140,28 +237,39 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def worlds(tmp_path_factory):
+def journey(tmp_path_factory):
+    """The folder of the checkpoints that go from world to world."""
+    return tmp_path_factory.mktemp("journey")
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory, journey):
     """{world size: the results of each of its processes}."""
     found = {}
     alone = tmp_path_factory.mktemp("world1")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found[1] = [{name: run_scenario(scenario, alone) for name, scenario in SCENARIOS.items()}]
+    results = {name: run_scenario(scenario, alone) for name, scenario in SCENARIOS.items()}
+    found[1] = [results | {"journey": travel(journey, alone, 1)}]
     torch.set_num_threads(threads)
-    for size in (2, 3):
+    # Processes are forked from one that has made the slow imports.
+    multiprocessing.set_forkserver_preload(["training.test_world"])
+    for size in WORLDS:
         folder = tmp_path_factory.mktemp(f"world{size}")
-        torch.multiprocessing.spawn(process, (size, free_port(), folder), nprocs=size)
+        arguments = (size, free_port(), folder, journey)
+        torch.multiprocessing.start_processes(process, arguments, nprocs=size, start_method="forkserver")
         found[size] = [torch.load(folder / f"{rank}.pt") for rank in range(size)]
     return found
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_any_number_of_processes_trains_alike(worlds, name, world_size):
     (expected,) = (results[name] for results in worlds[1])
     tolerance = 1e-10 if SCENARIOS[name]["dtype"] == "float64" else 1e-5
     assert any(gradient.abs().max() > 1e-3 for gradient in expected["gradients"].values())
     for found in (results[name] for results in worlds[world_size]):
+        assert found["replaced"] == expected["replaced"]
         for part in ("gradients", "parameters", "table"):
             assert found[part].keys() == expected[part].keys()
             for key, value in expected[part].items():
@@ -185,7 +293,7 @@ def test_any_number_of_processes_trains_alike(worlds, name, world_size):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_processes_of_a_world_hold_the_same_bits(worlds, name):
-    for world_size in (2, 3):
+    for world_size in WORLDS:
         first, *others = (results[name] for results in worlds[world_size])
         for other in others:
             for part in ("gradients", "parameters"):
@@ -193,10 +301,23 @@ def test_the_processes_of_a_world_hold_the_same_bits(worlds, name):
             assert [step["loss"] for step in other["steps"]] == [step["loss"] for step in first["steps"]]
 
 
+def test_sixteen_bits_are_the_same_sixteen_bits_when_all_is_shared(worlds):
+    """Between worlds they are not: other texts share a chunk, and matrix products round otherwise."""
+    results = worlds[2][0]
+    whole, shared = results["bfloat16, none"], results["bfloat16, full"]
+    for key, value in whole["parameters"].items():
+        torch.testing.assert_close(shared["parameters"][key], value, rtol=1e-5, atol=1e-5)
+    assert [step["loss"] for step in shared["steps"]] == pytest.approx(
+        [step["loss"] for step in whole["steps"]], rel=1e-5
+    )
+
+
 def test_the_scenarios_are_what_they_are_called(worlds):
     (results,) = worlds[1]
-    assert results["an empty share"]["texts"] == 2
+    assert all(step["texts"] == 2 for step in results["an empty share"]["steps"])
     for name, result in results.items():
+        if name == "journey":
+            continue
         with_queries = [step["retrieval"] is not None for step in result["steps"]]
         with_pairs = [step["sts"] is not None for step in result["steps"]]
         if name.startswith("joint"):
@@ -204,9 +325,30 @@ def test_the_scenarios_are_what_they_are_called(worlds):
             assert all(with_pairs)
             step = result["steps"][0]
             assert step["loss"] == pytest.approx(step["retrieval"] + 0.8 * step["sts"], rel=1e-6)
+            assert 0 < result["replaced"] < 5 * len(result["table"]["window_Q"])
+            assert result["table"]["replacements_Q"].sum() == result["replaced"]
         if name == "sequential":
             assert any(with_queries)
             assert any(with_pairs)
             assert not any(a and b for a, b in zip(with_queries, with_pairs, strict=True))
-    joint, dedicated = (results[name]["parameters"]["dense.weight"] for name in ("joint", "joint, dedicated"))
-    assert not torch.equal(joint, dedicated)  # other widths
+
+
+def test_a_run_goes_on_in_another_world_with_another_sharding(worlds, journey, tmp_path):
+    undisturbed = Run(SCENARIOS["joint"], tmp_path)
+    expected = [undisturbed.step(number)["loss"] for number in range(len(JOURNEY) * LEG)]
+    for size in (1, *WORLDS):
+        for results in worlds[size]:
+            found = [step["loss"] for step in results["journey"]]
+            assert found == pytest.approx(expected[(size - 1) * LEG : size * LEG], rel=1e-9)
+    home = Run(SCENARIOS["joint"], tmp_path)
+    last = journey / f"step-{len(JOURNEY) * LEG:08d}"
+    progress = load_checkpoint(last, home.trainee, home.negatives, texts="the same")
+    for name, values in undisturbed.parameters().items():
+        torch.testing.assert_close(home.parameters()[name], values, rtol=1e-10, atol=1e-10)
+    for name, values in undisturbed.trainee.moments().items():
+        torch.testing.assert_close(home.trainee.moments()[name], values, rtol=1e-8, atol=1e-12)
+    assert home.step(progress.step)["loss"] == pytest.approx(
+        undisturbed.step(progress.step)["loss"], rel=1e-9
+    )
+    # Every process has written its part.
+    assert len(list((last / "model").iterdir())) == len(list((last / "optimizer").iterdir())) == 4
