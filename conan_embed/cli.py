@@ -3,7 +3,6 @@
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from rich.markup import escape
 
 from conan_embed.console import console
 from conan_embed.errors import UserError
+from conan_embed.training import failures
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,6 +54,7 @@ def train(
     from conan_embed.training import processes
     from conan_embed.training.run import train as run
 
+    processes.start()  # first of all, so that a mistake in the recipe is said once and not by every process
     folder = run(load_recipe(recipe, overrides), resume=resume, allow_changes=allow_changes)
     if processes.is_first():
         page = write_report([folder])
@@ -204,12 +205,25 @@ def typer_console() -> Console:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence and exit status 2."""
+    """Run the command line; a user's mistake is one sentence and exit status 2.
+
+    Of several processes the first to fail says so, and all end with its status.
+    """
     try:
         app(standalone_mode=True)
     except UserError as error:
-        console.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        message = str(error)
+        failures.end(2, lambda: _say(message))
     except KeyboardInterrupt:
-        console.print("interrupted")
-        sys.exit(130)
+        failures.end(130, lambda: console.print("interrupted"))
+    except Exception as error:
+        if not failures.several():
+            raise
+        if not failures.lost_another(error):
+            failures.end(1, console.print_exception)
+        message = f"another process of the run is gone ({str(error).strip().splitlines()[0]}). "
+        failures.end(1, lambda: _say(message + "The same command goes on from the newest checkpoint."))
+
+
+def _say(error: str) -> None:
+    console.print(f"[bold red]error[/]{failures.where()} {escape(error)}", soft_wrap=True)

@@ -109,7 +109,7 @@ def _save(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
         for error, _ in failed.failures.values():
             if isinstance(error, OSError):
                 raise error from failed
-        raise
+        raise RuntimeError(f"{folder}: cannot be saved: {error}") from failed
     mine = folder.glob(f"shard-{processes.rank() + 1:05d}-*.safetensors")
     return {file.name: _hash(file) for file in mine}
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from conan_embed.training import failures
 
 
 def start(device: str | None = None) -> torch.device:
@@ -26,12 +29,23 @@ def start(device: str | None = None) -> torch.device:
         # Tensors on the CPU (the request to stop) are exchanged on GPU machines too. Processes may wait long for the
         # first one, while it tokenises or evaluates.
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(hours=12))
+        timeout = datetime.timedelta(hours=12)
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+        store.set_timeout(timeout)
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+        )
+        failures.watch(dist.PrefixStore("failures", store.clone()), rank)
     return chosen
 
 
 def stop() -> None:
     """Leave the process group."""
+    failures.stop_watching()
     if dist.is_initialized():
         dist.destroy_process_group()
 

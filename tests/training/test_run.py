@@ -444,7 +444,8 @@ def test_other_texts_under_a_checkpoint_are_refused(half, base, tmp_path):
 
 @pytest.mark.parametrize("name", [f"model/{SHARD}", f"optimizer/{SHARD}", "negatives.safetensors"])
 def test_a_damaged_checkpoint_is_named(half, tmp_path, name):
-    file = tmp_path / "run" / "checkpoints" / "step-00000005" / name
+    step = tmp_path / "run" / "checkpoints" / "step-00000005"
+    file = step / name
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
@@ -453,7 +454,7 @@ def test_a_damaged_checkpoint_is_named(half, tmp_path, name):
     file.unlink()
     with pytest.raises(UserError, match=f"step-00000005/{name}: no such file"):
         train(half())
-    shutil.rmtree(file.parent)
+    shutil.rmtree(step)
     assert len(lines(train(half()), "metrics")) == NUM_STEPS  # from the one before
 
 

@@ -5,9 +5,7 @@ Each world is started once and goes through all scenarios; a world of one proces
 A run also wanders from world to world, through checkpoints of every sharding.
 """
 
-import multiprocessing
 import os
-import socket
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,6 +28,7 @@ from conan_embed.training.plan import Planner
 from conan_embed.training.rankings import embed_with
 from conan_embed.training.step import embed_step, step_loss, train_step
 from conan_embed.training.trainee import Trainee
+from training.disturbed import forked, free_port
 
 WORLDS = (2, 3, 4)
 DEFAULT = {
@@ -230,12 +229,6 @@ def process(rank, world_size, port, folder, journey):
     processes.stop()
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory):
     """The folder of the checkpoints that go from world to world."""
@@ -252,8 +245,7 @@ def worlds(tmp_path_factory, journey):
     results = {name: run_scenario(scenario, alone) for name, scenario in SCENARIOS.items()}
     found[1] = [results | {"journey": travel(journey, alone, 1)}]
     torch.set_num_threads(threads)
-    # Processes are forked from one that has made the slow imports.
-    multiprocessing.set_forkserver_preload(["training.test_world"])
+    forked()
     for size in WORLDS:
         folder = tmp_path_factory.mktemp(f"world{size}")
         arguments = (size, free_port(), folder, journey)

@@ -1,0 +1,150 @@
+"""Command lines in processes of their own, disturbed on purpose: killed, or failing, at a chosen moment on one of them.
+
+`run_world` starts a world of processes, forked from one that has made the slow imports. What is disturbed is patched
+from outside; the product knows nothing of it.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import conan_embed.reporting.page
+from conan_embed import cli
+from conan_embed.errors import UserError
+from conan_embed.training import checkpoint, loop, processes, step
+
+SLOW_IMPORTS = [
+    "conan_embed.training.run",
+    "conan_embed.reporting.page",
+    "transformers.models.bert.modeling_bert",
+    "torch._dynamo",
+]
+MESSAGE = "the disturbance that was asked for"
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def forked():
+    """The context in which processes start quickly: forked from one that has made the slow imports.
+
+    (Modules of the tests would not be found there: before Python 3.12.4 it has another sys.path.)
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SLOW_IMPORTS)
+    return context
+
+
+def run_world(size, arguments, stderr, disturbance=None, *, limit=120):
+    """Run `conan-embed ARGUMENTS` on `size` processes; return their exit codes. All write into the file `stderr`."""
+    port = free_port()
+    members = [
+        forked().Process(target=member, args=(rank, size, port, arguments, stderr, disturbance))
+        for rank in range(size)
+    ]
+    for process in members:
+        process.start()
+    end = time.monotonic() + limit
+    for process in members:
+        process.join(max(0.0, end - time.monotonic()))
+    hanging = [rank for rank, process in enumerate(members) if process.is_alive()]
+    for process in members:
+        process.kill()
+    assert not hanging, f"processes {hanging} hang; they said: {Path(stderr).read_text()}"
+    return [process.exitcode for process in members]
+
+
+def member(rank, size, port, arguments, stderr, disturbance):
+    """What one process of a world does."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    run_command(arguments, disturbance)
+
+
+def run_command(arguments, disturbance=None):
+    """Run the command line in this process, disturbed where it is the one that `disturbance` names.
+
+    Args:
+        disturbance: (rank, step counted from 1, what to do, marker or None); with a marker, which is a file, only once.
+    """
+    conan_embed.reporting.page.report = lambda runs: runs[0]  # seconds of drawing that nobody looks at
+    if disturbance is not None and int(os.environ["RANK"]) == disturbance[0]:
+        disturb(*disturbance[1:])
+    sys.argv = ["conan-embed", *arguments]
+    cli.main()
+
+
+def disturb(at, what, marker=None):
+    """Do `what` at step `at`, or just before the next collective of that name."""
+    where = {"now": False}
+
+    def armed(*_, **__):
+        if where["now"] and (marker is None or not Path(marker).exists()):
+            if marker is not None:
+                Path(marker).touch()
+            return True
+        return False
+
+    def kill():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail():
+        raise UserError(MESSAGE)
+
+    def before(module, name, act, condition=lambda *_: True):
+        original = getattr(module, name)
+
+        def disturbed(*arguments, **settings):
+            if condition(*arguments) and armed():
+                act()
+            return original(*arguments, **settings)
+
+        setattr(module, name, disturbed)
+
+    original = loop.train_step
+
+    def stepping(*arguments):
+        where["now"] = arguments[2].step + 1 == at
+        result = original(*arguments)
+        if what == "kill" and armed():
+            kill()
+        return result
+
+    loop.train_step = stepping
+    match what:
+        case "kill":
+            pass
+        case "kill while saving":  # the parameters are written, the optimizer is not
+            before(checkpoint, "_save", kill, lambda folder, _: folder.name == "optimizer")
+        case "fail before gathering rows":
+            before(processes, "gather_rows", fail)
+        case "fail before the gradients":
+            before(step, "step_loss", fail)
+        case "fail before the facts":
+            before(processes, "sum_over_processes", fail, lambda tensor: tensor.ndim == 1)
+        case "fail before the stop exchange":
+            before(processes, "sum_over_processes", fail, lambda tensor: tensor.ndim == 0)
+        case "fail before saving":
+            before(checkpoint, "_save", fail)
+        case "fail before the barrier":
+            before(processes, "wait_for_all", fail)
+        case "break before gathering rows":
+            before(processes, "gather_rows", lambda: 1 / 0)
+        case _:
+            raise AssertionError(what)
