@@ -109,7 +109,7 @@ class Trainee:
 
     def parameters(self) -> dict[str, torch.Tensor]:
         """Return the parameters by name, to be read or written in place."""
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        return {name: parameter.detach() for name, parameter in self._named()}
 
     def moments(self) -> dict[str, torch.Tensor]:
         """Return AdamW's moments that this process holds, as `exp_avg.NAME` and `exp_avg_sq.NAME`."""
@@ -145,7 +145,14 @@ class Trainee:
     def _held(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters whose moments this process keeps."""
         held = {id(p) for group in self._local_optimizer.param_groups for p in group["params"]}
-        return ((name, p) for name, p in self.model.named_parameters() if id(p) in held)
+        return ((name, p) for name, p in self._named() if id(p) in held)
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        if isinstance(self.model, FSDPModule):
+            # What lies outside the layers stays gathered after a forward pass without gradient, and then the model
+            # shows other tensors than those that the optimizer knows.
+            self.model.reshard()
+        return self.model.named_parameters()
 
 
 class _EmbedShare(nn.Module):

@@ -195,7 +195,7 @@ def travel(folder, cache, world_size):
     said = []
     for leg, (size, sharding) in enumerate(JOURNEY):
         if size == world_size:
-            run = Run(SCENARIOS["joint"] | {"training": {"sharding": sharding}}, cache)
+            run = Run(SCENARIOS["joint, bank"] | {"training": {"sharding": sharding}}, cache)
             if leg:
                 before = folder / f"step-{leg * LEG:08d}"
                 progress = load_checkpoint(before, run.trainee, run.negatives, texts="the same")
@@ -326,13 +326,13 @@ def test_the_scenarios_are_what_they_are_called(worlds):
 
 
 def test_a_run_goes_on_in_another_world_with_another_sharding(worlds, journey, tmp_path):
-    undisturbed = Run(SCENARIOS["joint"], tmp_path)
+    undisturbed = Run(SCENARIOS["joint, bank"], tmp_path)
     expected = [undisturbed.step(number)["loss"] for number in range(len(JOURNEY) * LEG)]
     for size in (1, *WORLDS):
         for results in worlds[size]:
             found = [step["loss"] for step in results["journey"]]
             assert found == pytest.approx(expected[(size - 1) * LEG : size * LEG], rel=1e-9)
-    home = Run(SCENARIOS["joint"], tmp_path)
+    home = Run(SCENARIOS["joint, bank"], tmp_path)
     last = journey / f"step-{len(JOURNEY) * LEG:08d}"
     progress = load_checkpoint(last, home.trainee, home.negatives, texts="the same")
     for name, values in undisturbed.parameters().items():
