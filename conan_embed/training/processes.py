@@ -8,6 +8,8 @@ that of the whole step, however many processes there are.
 
 import datetime
 import os
+import time
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,15 +34,37 @@ def start(device: str | None = None) -> torch.device:
         timeout = datetime.timedelta(hours=12)
         store, rank, world_size = next(rendezvous("env://", timeout=timeout))
         store.set_timeout(timeout)
+        meeting = _meeting(store, rank, world_size)
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", store),
+            store=dist.PrefixStore(f"{meeting}/group", store),
             rank=rank,
             world_size=world_size,
             timeout=timeout,
         )
-        failures.watch(dist.PrefixStore("failures", store.clone()), rank)
+        failures.watch(dist.PrefixStore(f"{meeting}/failures", store.clone()), rank)
     return chosen
+
+
+def _meeting(store: dist.Store, rank: int, world_size: int) -> str:
+    """Return a name for this meeting of the processes that no earlier one had.
+
+    torchrun keeps one store through all its restarts, and what an earlier group left there, addresses and failures,
+    must not be taken for this one's. So every process shows a fresh word of its own, and the first answers it with the
+    name. (The restart count in the environment will not do: it is each node's own.)
+    """
+    word = uuid.uuid4().hex
+    if rank:
+        store.set(f"word/{rank}", word)
+        name = store.get(f"answer/{word}").decode()  # waits until it is there
+        store.add(f"{name}/answered", 1)
+        return name
+    while store.add(f"{word}/answered", 0) < world_size - 1:
+        for other in range(1, world_size):
+            if store.check([f"word/{other}"]):  # perhaps of an earlier meeting: then nobody hears the answer
+                store.set(f"answer/{store.get(f'word/{other}').decode()}", word)
+        time.sleep(0.02)
+    return word
 
 
 def stop() -> None:
