@@ -11,7 +11,7 @@ from conan_embed.negatives.table import NegativeTable
 sentence_transformers = pytest.importorskip("sentence_transformers")
 datasets = pytest.importorskip("datasets")
 
-from sentence_transformers.sentence_transformer.losses import (  # noqa: E402
+from sentence_transformers.losses import (  # noqa: E402
     CachedMultipleNegativesRankingLoss,
     CoSENTLoss,
     MatryoshkaLoss,
