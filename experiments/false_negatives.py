@@ -230,8 +230,13 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
     queries, corpus = pl.read_parquet(folder / "queries.parquet"), pl.read_parquet(folder / "corpus.parquet")
     mined = mine(recipe(arguments, "static", None, 0), arguments.output / "mining-None")
     found = load_file(mined / "csldcp.safetensors")  # texts are named by their hash
-    label = {xxhash.xxh3_64_intdigest(text): of for text, of in corpus.select("text", "label").iter_rows()}
-    own = {xxhash.xxh3_64_intdigest(text): of for text, of in queries.select("query", "label").iter_rows()}
+    label = {
+        xxhash.xxh3_64_intdigest(text.encode()): of for text, of in corpus.select("text", "label").iter_rows()
+    }
+    own = {
+        xxhash.xxh3_64_intdigest(text.encode()): of
+        for text, of in queries.select("query", "label").iter_rows()
+    }
     passage_M = np.array([label[int(text)] for text in found["passages"]])
     query_Q = np.array([own[int(text)] for text in found["queries"]])
     false_QK = passage_M[found["places"]] == query_Q[:, None]
