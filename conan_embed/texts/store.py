@@ -49,6 +49,9 @@ class TextStore:
     def __len__(self) -> int:
         return len(self.content)
 
+    def __reduce__(self) -> tuple[type["TextStore"], tuple[Path]]:
+        return TextStore, (self.folder,)  # another process maps the files itself
+
     def lengths(self, text_ids: np.ndarray) -> np.ndarray:
         """Return int64 tokens per text."""
         return self.offsets[text_ids + 1] - self.offsets[text_ids]

@@ -37,6 +37,16 @@ def test_shipped_recipes_load_by_name_and_come_back_from_yaml(name):
     assert Recipe.model_validate(yaml.safe_load(recipe.as_yaml())) == recipe
 
 
+def test_the_rule_of_v2_is_two_overrides_that_the_recipe_names():
+    text = shipped_recipes()["conan-v1-finetune"].read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("#") and "v2, add: " in line]
+    v1, v2 = (
+        load_recipe("conan-v1-finetune", overrides) for overrides in ([], line.split("add: ")[1].split())
+    )
+    assert (v2.negatives.decay, v2.negatives.ceiling) == (1.2, 0.7)
+    assert v2.model_copy(update={"negatives": v1.negatives}) == v1
+
+
 def test_there_are_shipped_recipes_and_none_of_them_is_a_filters():
     assert "small" in shipped_recipes()
     assert not [name for name in shipped_recipes() if name.startswith("filter")]

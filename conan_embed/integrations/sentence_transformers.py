@@ -1,0 +1,441 @@
+"""Dynamic hard negatives (section 4 of the paper) for users of sentence-transformers.
+
+    hard = HardNegatives(model, pairs, per_query=3)          # pairs: a datasets.Dataset with anchor and positive
+    loss = MultipleNegativesRankingLoss(model)
+    trainer = SentenceTransformerTrainer(model, args, train_dataset=hard.dataset, loss=loss)
+    hard.watch(trainer)
+    trainer.train()
+
+How it works. A ranking of hard negatives is mined for every anchor (negatives/mining.py). `hard.dataset` holds the
+pairs alone; its transform adds the negatives *in use* whenever a row is read, from a small table in shared memory, so
+that the trainer's dataloader workers see a replacement at their next read. (A callback that gave the trainer another
+data set would change nothing: its loader keeps the first.) `watch` hooks the trainer's losses and model: the
+embeddings that a loss makes anyway give the cosines S, and at every `interval` steps the rule of negatives/table.py
+replaces what is no longer hard. The column `label` tells which row and which replacement a batch holds; losses over
+hard negatives (MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss, GISTEmbedLoss, TripletLoss, each also
+inside MatryoshkaLoss) do not use it.
+
+Look-ahead. Loaders read ahead: one batch without workers, up to workers x prefetch factor with them, so as many batches
+after a check may still hold the old negatives. They are known by their label and not counted as scores of the new ones.
+Without workers a resumed run reads the very same batches; with workers the order of reading hangs on their speed.
+
+Shapes: Q queries (rows of the data set), B rows of a batch, n negatives per query, D width.
+"""
+
+import zlib
+from collections.abc import Iterable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from conan_embed.console import console
+from conan_embed.errors import UserError, suggestion
+from conan_embed.files import written_aside
+from conan_embed.negatives import mining as rankings
+from conan_embed.negatives.background import above_background, background_cosine
+from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.table import NegativeTable
+from conan_embed.recipes.schema import Mining, Negatives
+from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.store import TextStore, TextStoreBuilder
+from conan_embed.texts.tasks import RetrievalSet
+from conan_embed.training import processes
+
+try:
+    import datasets
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+except ImportError as error:
+    raise UserError(
+        f"{error.name}: not installed; pip install 'conan-embed[sentence-transformers]' brings what is needed."
+    ) from None
+
+_NOT_LOGGED = (
+    "step",
+    "seconds_between",
+)  # the trainer logs the step itself; only a bank works between checks
+
+__all__ = ["HardNegatives", "Mining", "Negatives"]
+
+
+class HardNegatives(TrainerCallback):
+    """Pairs whose hard negatives are mined now and replaced while a SentenceTransformerTrainer trains.
+
+    Args:
+        model: the model that will be trained; it mines the rankings as it is now.
+        pairs: a data set with the columns `anchor` and `positive` (texts), or those that `columns` names. All positives
+            of equal anchors are known positives of each other's rows and never mined.
+        per_query: n, hard negatives of each query in use at once.
+        corpus: texts to mine from, besides the positives.
+        negatives: when and by what to replace, as in a recipe; `source` is ranking, remine or static.
+        mining: depth, offset and positive-aware bound of the rankings, as in a recipe.
+        columns: the names of the two columns.
+        prompts: text put before each column's texts, by column name. Give the trainer the same: `prompts=hard.prompts`
+            in its arguments, which has the columns of the negatives too.
+        name: of this data set, where a trainer has several; logs and files in checkpoints bear it.
+        batch_size: texts encoded at once for mining.
+        cache: folder for the texts, which are memory-mapped.
+
+    Attributes:
+        dataset: what to give the trainer as `train_dataset` (or in its dictionary of data sets); queries with fewer
+            than n negatives are left out.
+        prompts: by column, negatives included.
+        table: the negatives table.
+
+    Raises:
+        UserError: a column that is missing or holds no texts, too few candidates, or a source that is not offered.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        pairs: "datasets.Dataset",
+        *,
+        per_query: int = 3,
+        corpus: Iterable[str] = (),
+        negatives: Negatives = Negatives(source="ranking"),  # noqa: B008 (frozen)
+        mining: Mining = Mining(),  # noqa: B008 (frozen)
+        columns: tuple[str, str] = ("anchor", "positive"),
+        prompts: dict[str, str] | None = None,
+        name: str = "negatives",
+        batch_size: int = 64,
+        cache: str | Path = "cache",
+    ) -> None:
+        if negatives.source == "bank":
+            raise UserError(
+                "negatives.source: bank is a source of `conan-embed train`; expected ranking, remine or static."
+            )
+        self.model, self.name, self.settings, self.batch_size = model, name, negatives, batch_size
+        anchor, positive = columns
+        given = prompts or {}
+        added = [f"negative_{number}" for number in range(1, per_query + 1)]
+        self.prompts = {
+            anchor: given.get(anchor, ""),
+            **dict.fromkeys([positive, *added], given.get(positive, "")),
+        }
+        frame = pl.DataFrame({"anchor": _texts(pairs, anchor), "positive": _texts(pairs, positive)})
+        passages = pl.Series("text", list(corpus), dtype=pl.String)
+        self.data, self.store = _retrieval_set(
+            name, frame, passages, (self.prompts[anchor], self.prompts[positive]), Path(cache)
+        )
+        found = rankings.mine(self.data, self.store, self._embed, mining)
+        self.table = NegativeTable(rankings.usable(found, mining.offset), per_query)
+        rows = _rows_with_enough(self.table, self.data, mining.offset)
+        self._dynamic = DynamicNegatives.start(
+            negatives, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
+        )
+        self._in_use = _InUse(self.table)
+        self._mark = zlib.crc32(name.encode())
+        kept = frame[rows]
+        self.dataset = datasets.Dataset.from_dict(
+            {anchor: kept["anchor"].to_list(), positive: kept["positive"].to_list(), "label": rows.tolist()}
+        )
+        self.dataset.set_transform(_AddNegatives(self._in_use, self.store, columns, added, self._mark))
+        self._trainer: SentenceTransformerTrainer | None = None
+        self._outputs: list[torch.Tensor] | None = None  # embeddings of the loss at work
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # labels and scores since the last check
+        self._consumed = 0  # batches that a loss took, this epoch
+
+    # ------------------------------------------------------------------------------------------- scores
+
+    def watch(self, trainer: SentenceTransformerTrainer) -> None:
+        """Read scores off the trainer's losses and check as it trains; call once, before `trainer.train()`."""
+        assert self._trainer is None, "watched already"
+        self._trainer = trainer
+        trainer.add_callback(self)
+        cast(torch.nn.Module, trainer.model).register_forward_hook(self._model_was_called)
+        losses = trainer.loss.values() if isinstance(trainer.loss, dict) else [trainer.loss]
+        for loss in losses:
+            loss.register_forward_pre_hook(self._loss_begins)
+            loss.register_forward_hook(self._loss_ends)
+
+    def _loss_begins(self, loss: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        labels = inputs[1]
+        training = cast(torch.nn.Module, cast(SentenceTransformerTrainer, self._trainer).model).training
+        # Batches of other data sets carry other labels, and evaluation has no rows of ours.
+        mine = isinstance(labels, torch.Tensor) and labels.ndim == 2 and labels.dtype == torch.int64
+        self._outputs = [] if training and mine and int(labels[0, 0]) == self._mark else None
+
+    def _model_was_called(self, model: torch.nn.Module, inputs: Any, output: dict[str, torch.Tensor]) -> None:
+        if self._outputs is not None:
+            self._outputs.append(output["sentence_embedding"].detach())
+
+    def _loss_ends(self, loss: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if self._outputs is None:
+            return
+        labels = inputs[1]
+        # However a loss cuts or joins its forward passes, it goes through the columns in order: anchors, positives,
+        # negatives. What comes after (smaller Matryoshka widths) is not looked at.
+        embeddings, self._outputs = self._outputs, None
+        width = max((rows.shape[1] for rows in embeddings), default=0)
+        rows = torch.cat([rows for rows in embeddings if rows.shape[1] == width] or [torch.empty(0, 0)])
+        columns, count = 2 + self.table.negatives, len(labels)
+        if len(rows) < columns * count:
+            raise UserError(
+                f"{type(loss).__name__}: embedded {len(rows)} texts of a batch of {columns} columns x {count} rows; "
+                "expected a loss that embeds every column, such as MultipleNegativesRankingLoss."
+            )
+        unit = torch.nn.functional.normalize(rows[: columns * count].float(), dim=1).view(columns, count, -1)
+        score = (unit[0] * unit[2:]).sum(dim=2).mean(dim=0)
+        if self.settings.relative:
+            background = background_cosine(unit[0], unit[1:].flatten(0, 1))
+            score = torch.from_numpy(above_background(score.cpu().numpy(), background))
+        self._seen.append((labels.detach(), score))
+        self._consumed += 1
+
+    def _observe(self) -> None:
+        """Note in the table what the losses of all processes have seen since the last time, batch by batch."""
+        mine = [(labels.cpu().numpy(), score.cpu().numpy()) for labels, score in self._seen]
+        self._seen = []
+        found = [mine]
+        if processes.world_size() > 1:
+            found = [[] for _ in range(processes.world_size())]
+            torch.distributed.all_gather_object(found, mine)
+        for together in zip_longest(*found):
+            for labels, score in filter(None, together):
+                row, replacement = labels[:, 1], labels[:, 2]
+                still = (
+                    replacement == self.table.replacements_Q[row]
+                )  # else read ahead, before they were replaced
+                self.table.observe(row[still], score[still])
+
+    # --------------------------------------------------------------------------------- the trainer's events
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Take up the checkpoint's table where the trainer resumes one."""
+        if state.global_step:
+            self._load(self._file(args, state))
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A loader begins anew: nothing has been read ahead."""
+        self._consumed = 0
+        self._in_use.begin()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Check at every `interval` steps; what it found goes to the trainer's log."""
+        if self.settings.source == "static" or state.global_step % self.settings.interval:
+            return
+        self._observe()
+        line = self._dynamic.after_step(state.global_step, np.empty(0, np.int64), torch.empty(0, 0))
+        assert line is not None
+        self._in_use.replace(self._consumed)
+        found = {
+            f"{self.name}/{key}": value
+            for key, value in line.items()
+            if key not in _NOT_LOGGED and value is not None
+        }
+        cast(SentenceTransformerTrainer, self._trainer).log(found)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Write the table into the trainer's checkpoint."""
+        self._observe()
+        if not state.is_world_process_zero:
+            return
+        with written_aside(self._file(args, state)) as aside:
+            arrays = {**self._dynamic.state(), **self._in_use.state(self._consumed)}
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                aside,
+                metadata={"texts": self.store.identity()},
+            )
+
+    def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
+        return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / f"{self.name}.safetensors"
+
+    def _load(self, path: Path) -> None:
+        if not path.exists():
+            raise UserError(
+                f"{path}: no such file; expected the negatives of the checkpoint that the trainer resumes, "
+                "which must lie in its output_dir."
+            )
+        with safe_open(path, "numpy") as file:
+            texts = (file.metadata() or {}).get("texts")
+        arrays = load_file(path)
+        if texts != self.store.identity() or arrays["ranking_QK"].shape != self.table.ranking_QK.shape:
+            raise UserError(
+                f"{path}: made for other texts or settings; expected the pairs and corpus of that run."
+            )
+        self._in_use.load_state({name: arrays.pop(name) for name in ("before_QN", "ahead")})
+        self._dynamic.load_state(arrays)
+        self._in_use.refresh()
+
+    # -------------------------------------------------------------------------------------------- embedding
+
+    @torch.no_grad()
+    def _embed(self, text_ids: np.ndarray, description: str) -> torch.Tensor:
+        """Embed texts of the store; processes share the work, and every one gets all rows, of length 1."""
+        parts = np.array_split(text_ids, processes.world_size())
+        mine = parts[processes.rank()]
+        anchor, positive = list(self.prompts.values())[:2]
+        prompts = [anchor if is_query else positive for is_query in np.isin(mine, self.data.query_Q)]
+        training = self.model.training
+        rows = self.model.encode(
+            [prompt + self.store.text(int(text)) for prompt, text in zip(prompts, mine, strict=True)],
+            prompt="",
+            batch_size=self.batch_size,
+            show_progress_bar=bool(description) and console.is_terminal,
+            convert_to_tensor=True,
+            normalize_embeddings=True,
+        )
+        self.model.train(training)
+        return processes.gather_rows(rows.float(), [len(part) for part in parts])
+
+
+class _InUse:
+    """The negatives in use, where dataloader workers can read them, and what was in use before the last check.
+
+    A resumed run reads those batches anew which the interrupted one had read ahead, with the negatives of before the
+    check. `num_read` counts the batches read in this process, to know how many these are; workers' reads are not
+    known, and taken for none.
+
+    Attributes:
+        now_QN: int32 [Q, n + 1] in shared memory, text ids and the number of replacements.
+        num_read: batches read this epoch.
+    """
+
+    def __init__(self, table: NegativeTable) -> None:
+        self.table = table
+        self.now_QN = torch.from_numpy(self._rows()).share_memory_()
+        self.before_QN = self.now_QN.clone()
+        self.num_read = 0
+        self._until = (
+            0  # batches that the losses will have taken when none is left from before the last check
+        )
+        self._old_reads = 0  # batches still to be read from before_QN
+
+    def _rows(self) -> np.ndarray:
+        table = self.table
+        ids = table.in_use(np.arange(len(table)))
+        return np.concatenate([ids, table.replacements_Q[:, None]], axis=1).astype(np.int32)
+
+    def begin(self) -> None:
+        """A loader begins: at the first batch of an epoch, or where a checkpoint left it."""
+        self.num_read = 0
+        self._until = self._old_reads
+
+    def read(self, rows: list[int]) -> torch.Tensor:
+        """Return int32 [B, n + 1]."""
+        self.num_read += 1
+        old = self._old_reads > 0
+        self._old_reads -= old
+        return (self.before_QN if old else self.now_QN)[rows]
+
+    def replace(self, consumed: int) -> None:
+        """Take over the table after a check, when `consumed` batches were taken of those that were read."""
+        self.before_QN = self.now_QN.clone()
+        self._until = max(self.num_read, consumed)
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.now_QN.copy_(torch.from_numpy(self._rows()))
+
+    def state(self, consumed: int) -> dict[str, np.ndarray]:
+        ahead = np.array([max(0, self._until - consumed)], np.int32)
+        return {"before_QN": self.before_QN.numpy(), "ahead": ahead}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        self.before_QN = torch.from_numpy(state["before_QN"])
+        self._old_reads = int(state["ahead"][0])
+
+    def __deepcopy__(self, memo: Any) -> "_InUse":
+        return self  # a data set may be copied (with_format, remove_columns); its negatives stay the table's
+
+
+class _AddNegatives:
+    """The data set's transform: pairs get the columns negative_1 .. negative_n and a label (mark, row, replacement)."""
+
+    def __init__(
+        self, in_use: _InUse, store: TextStore, columns: tuple[str, str], added: list[str], mark: int
+    ) -> None:
+        self.in_use, self.store, self.columns, self.added, self.mark = in_use, store, columns, added, mark
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        read = {name: batch[name] for name in self.columns if name in batch}
+        if (
+            "label" not in batch
+        ):  # the sampler without duplicates looks at the texts, whose negatives may change
+            return read
+        in_use = self.in_use.read(batch["label"]).tolist()
+        for place, name in enumerate(self.added):
+            read[name] = [self.store.text(ids[place]) for ids in in_use]
+        read["label"] = [[self.mark, row, ids[-1]] for row, ids in zip(batch["label"], in_use, strict=True)]
+        return read
+
+
+def _texts(pairs: "datasets.Dataset", column: str) -> pl.Series:
+    """Return a column of the user's data set, which must be texts."""
+    if column not in pairs.column_names:
+        near = suggestion(column, pairs.column_names)
+        raise UserError(f"pairs: no column {column!r}{near}; found {', '.join(pairs.column_names)}.")
+    kind = pairs.features[column]
+    if getattr(kind, "dtype", None) not in ("string", "large_string"):
+        raise UserError(f"pairs: column {column!r} holds {kind}; expected one text a row.")
+    texts = pl.Series(column, pairs[column][:], dtype=pl.String)
+    if texts.null_count():
+        row = int(texts.is_null().arg_max() or 0)
+        raise UserError(f"pairs: row {row} has no {column!r}; expected a text.")
+    return texts
+
+
+def _retrieval_set(
+    name: str, frame: pl.DataFrame, corpus: pl.Series, prompts: tuple[str, str], cache: Path
+) -> tuple[RetrievalSet, TextStore]:
+    """Return the pairs as text ids; the store holds no tokens, since the trainer's collator makes them."""
+    lists = (
+        frame.group_by("anchor", maintain_order=True)
+        .agg(pl.col("positive").unique(maintain_order=True))
+        .with_row_index("list")
+    )
+    list_of_row = frame.join(lists, on="anchor", maintain_order="left")["list"].to_numpy()
+    builder = TextStoreBuilder()
+    query = builder.add(frame["anchor"], prompts[0])
+    positive = builder.add(lists["positive"].explode(), prompts[1])
+    others = builder.add(corpus, prompts[1])
+    store, columns = builder.build(cache, _no_tokens, fingerprint="not tokenised")
+    data = RetrievalSet(
+        name,
+        columns[query],
+        list_of_row.astype(np.int64),
+        Ragged.of_lengths(columns[positive], lists["positive"].list.len().to_numpy()),
+        Ragged.empty(len(frame)),
+        np.unique(np.concatenate([columns[positive], columns[others]])),
+        "mined",
+        None,
+        None,
+    )
+    return data, store
+
+
+def _rows_with_enough(table: NegativeTable, data: RetrievalSet, offset: int) -> np.ndarray:
+    """Return the queries that have n negatives or more; every row of a data set has the same columns."""
+    rows = np.flatnonzero(table.available_Q >= table.negatives)
+    if len(rows) == 0:
+        raise UserError(
+            f"per_query: {table.negatives} negatives were asked for, but no query has more than "
+            f"{table.available_Q.max()} after the first {offset} of {len(data.passages):,} passages; expected a larger "
+            "corpus, a smaller mining.offset, a looser mining.below_positive or a smaller number."
+        )
+    if len(rows) < len(table):
+        console.print(
+            f"{data.name}: left out {len(table) - len(rows):,} of {len(table):,} queries, which have fewer than "
+            f"{table.negatives} negatives."
+        )
+    return rows
+
+
+def _no_tokens(texts: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty(0, np.int32), np.zeros(len(texts) + 1, np.int64)

@@ -1,0 +1,331 @@
+"""Which replaced negatives are false negatives? Counted where every relation is known, with the positive-aware bound and without.
+
+    python experiments/false_negatives.py --base MODEL --data DATA [--sources ranking bank] [--bounds 0 0.99] [--write]
+
+The set: finetune/classification/csldcp_train.parquet, abstracts of 67 disciplines; same discipline = relevant, so every
+pair of texts has a label. Half of the disciplines bring queries, one passage each that training knows as their positive,
+and `--hidden` passages that it does not know of: planted false negatives. The other half bring passages that are
+answers to no query. Training mines, watches and replaces as always; at the start and after every check the negatives in
+use are compared with the hidden positives. After training, nDCG@10 over the whole corpus against all passages of the
+query's discipline, known and hidden, tells what the false negatives did to the model. A second table shows many bounds
+on the mined ranking alone, which costs nothing.
+
+Labels are complete as far as disciplines go; they say nothing of two abstracts of neighbouring disciplines about one
+thing. No evaluation split is touched. Arms are kept in runs/false-negatives/ one by one, so that an interrupted table
+goes on where it stopped.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import polars as pl
+import xxhash
+from safetensors.numpy import load_file
+from sklearn.metrics import ndcg_score
+
+from conan_embed.console import console
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.files import read_json, write_json
+from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.table import NONE
+from conan_embed.recipes.schema import Recipe
+from conan_embed.training.run import mine, train
+
+SOURCES = ("static", "ranking", "bank", "remine")
+SWEEP = (None, 1.0, 0.995, 0.99, 0.98, 0.97, 0.95)
+QUERIES, OTHERS = 4, 20  # queries of a discipline that asks; passages of one that does not
+
+
+def make_data(arguments: argparse.Namespace) -> Path:
+    """Write queries with their known positive, and the corpus with the discipline of every passage."""
+    folder: Path = arguments.output / f"data-{arguments.hidden}"
+    if (folder / "corpus.parquet").exists():
+        return folder
+    texts = pl.read_parquet(arguments.data / "finetune" / "classification" / "csldcp_train.parquet")
+    texts = texts.unique("text", keep="none", maintain_order=True).sample(fraction=1, shuffle=True, seed=0)
+    classes = texts["label"].unique().sort().sample(fraction=1, shuffle=True, seed=0).to_list()
+    queries, corpus = [], []
+    for number, label in enumerate(classes):
+        members = texts.filter(pl.col("label") == label)["text"].to_list()
+        if number % 2:
+            corpus += [(text, label) for text in members[:OTHERS]]
+            continue
+        asked, known, hidden = members[:QUERIES], members[QUERIES], members[QUERIES + 1 :][: arguments.hidden]
+        queries += [(text, known, label) for text in asked]
+        corpus += [(text, label) for text in [known, *hidden]]
+    folder.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(queries, schema=["query", "positive", "label"], orient="row").write_parquet(
+        folder / "queries.parquet"
+    )
+    pl.DataFrame(corpus, schema=["text", "label"], orient="row").write_parquet(folder / "corpus.parquet")
+    return folder
+
+
+def recipe(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> Recipe:
+    folder = make_data(arguments)
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(arguments.base), "max_length": arguments.max_length},
+            "data": {
+                "retrieval": [
+                    {
+                        "name": "csldcp",
+                        "path": str(folder / "queries.parquet"),
+                        "columns": {"query": "query", "positive": "positive"},
+                        "corpus": str(folder / "corpus.parquet"),
+                        "corpus_columns": {"text": "text"},
+                    }
+                ]
+            },
+            "step": {
+                "queries": 16,
+                "negatives": arguments.negatives,
+                "sts_pairs": 0,
+                "too_few_negatives": "allow",
+            },
+            "mining": {"depth": arguments.depth, "offset": arguments.offset, "below_positive": bound},
+            "negatives": {
+                "source": source,
+                "interval": arguments.interval,
+                "decay": arguments.decay,
+                "ceiling": 0.8,
+                "relative": True,  # the cosines of E5 all lie high (docs/log.md)
+                "refresh": 16 if source == "bank" else 0,
+            },
+            "optimizer": {"learning_rate": 3e-5},
+            "training": {"steps": arguments.steps, "seed": seed, "checkpoint_every": 0},
+            "tracking": {"tensorboard": False},
+            "output": str(arguments.output / "run"),
+            "cache": str(arguments.output / "cache"),
+        }
+    )
+
+
+class Watched:
+    """Looks at the negatives in use after every check, and counts the hidden positives among them."""
+
+    def __init__(self, folder: Path) -> None:
+        corpus, queries = (
+            pl.read_parquet(folder / "corpus.parquet"),
+            pl.read_parquet(folder / "queries.parquet"),
+        )
+        self.label_of_text = dict(zip(corpus["text"], corpus["label"], strict=True))
+        self.labels = queries["label"].to_list()
+        self.lines: list[dict[str, Any]] = []
+        self.before: np.ndarray | None = None
+
+    def look(self, dynamic: DynamicNegatives, step: int) -> None:
+        table = dynamic.table
+        ids = table.in_use(np.arange(len(table)))
+        texts = {
+            int(text): self.label_of_text[dynamic.store.text(int(text))]
+            for text in np.unique(ids[ids != NONE])
+        }
+        false = np.array(
+            [
+                [texts.get(int(text)) == label for text in row]
+                for row, label in zip(ids, self.labels, strict=True)
+            ]
+        )
+        new = ids != NONE
+        if self.before is not None:
+            new &= (table.replacements_Q > self.before)[:, None]
+        self.before = table.replacements_Q.copy()
+        self.lines.append(
+            {
+                "step": step,
+                "in_use": int((ids != NONE).sum()),
+                "in_use_false": int(false.sum()),
+                "placed": int(new.sum()),
+                "placed_false": int((false & new).sum()),
+            }
+        )
+
+
+def score(arguments: argparse.Namespace, model: EmbeddingModel) -> float:
+    """Return nDCG@10 over the whole corpus against every passage of the query's discipline."""
+    folder = make_data(arguments)
+    queries, corpus = pl.read_parquet(folder / "queries.parquet"), pl.read_parquet(folder / "corpus.parquet")
+    query_QD = model.encode(queries["query"].to_list(), prompt=model.prompts["query"])
+    passage_MD = model.encode(corpus["text"].to_list(), prompt=model.prompts["passage"])
+    relevant_QM = queries["label"].to_numpy()[:, None] == corpus["label"].to_numpy()[None, :]
+    return float(ndcg_score(relevant_QM, np.asarray(query_QD) @ np.asarray(passage_MD).T, k=10))
+
+
+def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
+    """Train one arm and look at its negatives, or read its result."""
+    name = f"{source}-{bound}-{seed}"
+    path = arguments.output / f"{name}.json"
+    if not path.exists():
+        console.rule(name)
+        settings = recipe(arguments, source, bound, seed)
+        settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
+        watched = Watched(make_data(arguments))
+        start, after = DynamicNegatives.start.__func__, DynamicNegatives.after_step  # type: ignore[attr-defined]
+
+        def started(cls: type, *rest: Any, **named: Any) -> DynamicNegatives:
+            dynamic: DynamicNegatives = start(cls, *rest, **named)
+            watched.look(dynamic, 0)
+            return dynamic
+
+        def after_step(self: DynamicNegatives, step: int, *rest: Any) -> Any:
+            line = after(self, step, *rest)
+            if line is not None:
+                watched.look(self, step)
+            return line
+
+        with (
+            mock.patch.object(DynamicNegatives, "start", classmethod(started)),
+            mock.patch.object(DynamicNegatives, "after_step", after_step),
+        ):
+            run = train(settings, resume=False)
+        model = EmbeddingModel.load(run / "model", max_length=arguments.max_length)
+        mined = read_json(run / "mining" / "mining.json")["datasets"]["csldcp"]
+        write_json(
+            path,
+            {
+                "checks": watched.lines,
+                "ndcg": score(arguments, model),
+                "usable_per_query": mined["usable_per_query"],
+                "mean_positive_score": mined["mean_positive_score"],
+            },
+        )
+        shutil.rmtree(run)  # model and optimizer; what is wanted of them is in the result
+    result: dict[str, Any] = read_json(path)
+    return result
+
+
+def shares(found: list[dict[str, Any]]) -> list[str]:
+    """The cells of an arm: false among the negatives of the start, of all replacements, in use at the end; nDCG."""
+    starts, placed, ends = [], [], []
+    for result in found:
+        first, *checks = result["checks"]
+        starts.append(first["in_use_false"] / first["in_use"])
+        total = sum(check["placed"] for check in checks)
+        placed.append((sum(check["placed_false"] for check in checks), total))
+        last = result["checks"][-1]
+        ends.append(last["in_use_false"] / last["in_use"])
+    false, total = sum(pair[0] for pair in placed), sum(pair[1] for pair in placed)
+    scores = [100 * result["ndcg"] for result in found]
+    return [
+        f"{mean(result['usable_per_query'] for result in found):.0f}",
+        f"{100 * mean(starts):.1f} %",
+        f"{false} of {total:,} ({100 * false / total:.1f} %)" if total else "none replaced",
+        f"{100 * mean(ends):.1f} %",
+        f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""),
+    ]
+
+
+def sweep(arguments: argparse.Namespace) -> list[str]:
+    """Return lines of a table: the first window of the mined ranking under many bounds, without training."""
+    folder = make_data(arguments)
+    queries, corpus = pl.read_parquet(folder / "queries.parquet"), pl.read_parquet(folder / "corpus.parquet")
+    mined = mine(recipe(arguments, "static", None, 0), arguments.output / "mining-None")
+    found = load_file(mined / "csldcp.safetensors")  # texts are named by their hash
+    label = {
+        xxhash.xxh3_64_intdigest(text.encode()): of for text, of in corpus.select("text", "label").iter_rows()
+    }
+    own = {
+        xxhash.xxh3_64_intdigest(text.encode()): of
+        for text, of in queries.select("query", "label").iter_rows()
+    }
+    passage_M = np.array([label[int(text)] for text in found["passages"]])
+    query_Q = np.array([own[int(text)] for text in found["queries"]])
+    false_QK = passage_M[found["places"]] == query_Q[:, None]
+    lines = [
+        "| bound | queries with enough negatives | false, offset 0 | false, offset 10 |",
+        "|---" * 4 + "|",
+    ]
+    for bound in SWEEP:
+        kept_QK = found["scores"] < (np.inf if bound is None else bound * found["positive"][:, None])
+        rank_QK = np.cumsum(kept_QK, axis=1) - 1
+        cells = []
+        for offset in (0, 10):
+            used_QK = kept_QK & (rank_QK >= offset) & (rank_QK < offset + arguments.negatives)
+            cells.append(f"{100 * false_QK[used_QK].mean():.1f} %" if used_QK.any() else "none left")
+        enough = (kept_QK.sum(axis=1) >= 10 + arguments.negatives).mean()
+        lines.append(f"| {bound or 'none'} | {100 * enough:.0f} % | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--negatives", type=int, default=2)
+    parser.add_argument(
+        "--hidden", type=int, default=12, help="relevant passages of each query that nobody labelled"
+    )
+    parser.add_argument("--offset", type=int, default=10, help="first ranks never used")
+    parser.add_argument("--depth", type=int, default=500, help="ranks looked at, before the bound")
+    parser.add_argument("--interval", type=int, default=9)
+    parser.add_argument("--decay", type=float, default=1.15)
+    parser.add_argument("--max-length", type=int, default=48)
+    parser.add_argument("--sources", nargs="*", default=list(SOURCES), choices=SOURCES)
+    parser.add_argument(
+        "--bounds", type=float, nargs="*", default=[0, 0.99], help="mining.below_positive; 0: none"
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/false-negatives"))
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    arguments = parser.parse_args()
+    os.nice(10)
+    base = score(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
+    results = {
+        f"{source}, {f'below {bound} of the positive' if bound else 'no bound'}": [
+            run_arm(arguments, source, bound or None, seed) for seed in arguments.seeds
+        ]
+        for source in arguments.sources
+        for bound in arguments.bounds
+    }
+    head = "| source, bound | usable ranks | false at the start | false among replacements | false in use at the end | nDCG@10 |"
+    lines = [head, "|---" * 6 + "|", f"| base model | | | | | {100 * base:.2f} |"]
+    lines += [f"| {arm} | {' | '.join(shares(found))} |" for arm, found in results.items()]
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    folder = make_data(arguments)
+    passages = len(pl.read_parquet(folder / "corpus.parquet"))
+    queries = len(pl.read_parquet(folder / "queries.parquet"))
+    what = (
+        f"{arguments.base.name}; {queries} queries, {passages:,} passages, {arguments.hidden} hidden positives of each query "
+        f"({100 * arguments.hidden / passages:.1f} % of the corpus); {arguments.steps} steps of 16 queries x (1 positive + "
+        f"{arguments.negatives} negatives), depth {arguments.depth}, offset {arguments.offset}, check every {arguments.interval} steps, decay "
+        f"{arguments.decay}, ceiling 0.8, relative to the background; seeds {', '.join(map(str, arguments.seeds))}."
+    )
+    told = "Before training, the first window of the mined ranking under other bounds:"
+    text = "\n".join(
+        [
+            f"# False negatives among hard ones, {today}",
+            "",
+            what,
+            "",
+            *lines,
+            "",
+            told,
+            "",
+            *sweep(arguments),
+            "",
+        ]
+    )
+    print(text)
+    if arguments.write:
+        results_folder = Path(__file__).parent / "results"
+        (results_folder / f"false_negatives_{today}.md").write_text(text, encoding="utf-8")
+        raw = {"base": base, **results}
+        (results_folder / f"false_negatives_{today}.json").write_text(
+            json.dumps(raw, indent=1), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""SentenceTransformerTrainer with negatives that are replaced: a real trainer, a tiny random model, 24 steps."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import SENTENCES, make_tiny_model
+
+from conan_embed.errors import UserError
+from conan_embed.negatives.table import NegativeTable
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+datasets = pytest.importorskip("datasets")
+
+from sentence_transformers.losses import (  # noqa: E402
+    CachedMultipleNegativesRankingLoss,
+    CoSENTLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+
+from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Negatives  # noqa: E402
+
+QUERIES, PER_QUERY, BATCH, INTERVAL = 16, 2, 2, 6
+# Half of any S here is below its S_0: whatever was seen twice is replaced.
+EAGER = Negatives(source="ranking", interval=INTERVAL, decay=0.5, ceiling=2.0)
+MINING = Mining(depth=24, offset=2, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "model"
+    make_tiny_model("bert", hidden=16, layers=1).save(folder)
+    return folder
+
+
+def some_texts(count, seed):
+    generator = np.random.default_rng(seed)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split() if word.isascii()})
+    return [" ".join(generator.choice(words, 6)) for _ in range(count)]
+
+
+def pairs():
+    return datasets.Dataset.from_dict({"anchor": some_texts(QUERIES, 1), "positive": some_texts(QUERIES, 2)})
+
+
+class Recorded(MultipleNegativesRankingLoss):
+    """A loss that keeps what it was given: labels, and the tokens of every column."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.batches = []
+
+    def forward(self, sentence_features, labels):
+        features = list(sentence_features)
+        if self.model.training:
+            self.batches.append((labels.numpy().copy(), [column["input_ids"].clone() for column in features]))
+        return super().forward(features, labels)
+
+
+def train(base, output, *, steps=24, loss=Recorded, negatives=EAGER, resume=None, cache="cache", **arguments):
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    hard = HardNegatives(
+        model,
+        pairs(),
+        per_query=PER_QUERY,
+        corpus=some_texts(30, 3),
+        negatives=negatives,
+        mining=MINING,
+        cache=output.parent / cache,
+    )
+    settings = {"save_strategy": "no", "seed": 3, "dataloader_num_workers": 0} | arguments
+    trainer = sentence_transformers.SentenceTransformerTrainer(
+        model,
+        sentence_transformers.SentenceTransformerTrainingArguments(
+            str(output),
+            per_device_train_batch_size=BATCH,
+            max_steps=steps,
+            learning_rate=3e-3,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            **settings,
+        ),
+        train_dataset=hard.dataset,
+        loss=loss(model),
+    )
+    hard.watch(trainer)
+    trainer.train(resume_from_checkpoint=resume)
+    return hard, trainer
+
+
+def logged(trainer):
+    return [line for line in trainer.state.log_history if "negatives/replaced" in line]
+
+
+def text_of(model, tokens):
+    return [model.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_read_after_a_check_hold_the_new_negatives(base, tmp_path, workers):
+    """An epoch is 8 steps: the check at 18 comes when the third epoch's workers were started long before it."""
+    ahead = {"dataloader_prefetch_factor": 1} if workers else {}
+    hard, trainer = train(base, tmp_path / "run", steps=23, dataloader_num_workers=workers, **ahead)
+    checks = logged(trainer)
+    assert [line["step"] for line in checks] == [6, 12, 18]
+    assert sum(line["negatives/replaced"] for line in checks) == hard.table.replacements_Q.sum()
+    assert checks[-1]["negatives/replaced"] > 0
+    batches = trainer.loss.batches
+    newest = np.zeros(QUERIES, int)
+    for labels, columns in batches:
+        _, rows, placement = labels.T
+        # In use is the window of that placement (each replacement moves one window on), and nothing else.
+        ids = hard.table.ranking_QK[rows[:, None], placement[:, None] * PER_QUERY + np.arange(PER_QUERY)]
+        expected = [[hard.store.text(int(text)) for text in column] for column in ids.T]
+        tokens = [trainer.model.preprocess(column)["input_ids"] for column in expected]
+        for found, wanted in zip(columns[2:], tokens, strict=True):
+            assert text_of(trainer.model, found) == text_of(trainer.model, wanted)
+        assert (placement >= newest[rows]).all()
+        newest[rows] = placement
+    # At step 18 at most 3 batches had been read ahead.
+    rows, placement = np.concatenate([labels for labels, _ in batches[21:]])[:, 1:].T
+    np.testing.assert_array_equal(placement, hard.table.replacements_Q[rows])
+    assert placement.max() > 0
+    assert list(hard.dataset[3]) == ["anchor", "positive", "negative_1", "negative_2", "label"]
+
+
+@pytest.mark.parametrize(("relative", "decay"), [(False, 0.985), (True, 1.002)])
+def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path, relative, decay):
+    """The trainer's embeddings, looked at from outside, through NegativeTable alone."""
+    outputs = []
+
+    class Seen(Recorded):
+        def compute_loss_from_embeddings(self, embeddings, labels):
+            outputs.append([column.detach().double() for column in embeddings])
+            return super().compute_loss_from_embeddings(embeddings, labels)
+
+    rule = Negatives(source="ranking", interval=INTERVAL, decay=decay, ceiling=0.99, relative=relative)
+    hard, trainer = train(base, tmp_path / "run", loss=Seen, negatives=rule)
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    fresh = HardNegatives(
+        model, pairs(), per_query=PER_QUERY, corpus=some_texts(30, 3), mining=MINING, cache=tmp_path / "cache"
+    )
+    table, checks = fresh.table, []
+    assert isinstance(table, NegativeTable)
+    for step, ((labels, _), embeddings) in enumerate(zip(trainer.loss.batches, outputs, strict=True), 1):
+        unit = [column / column.norm(dim=1, keepdim=True) for column in embeddings]
+        candidates = torch.cat(unit[1:])
+        for place, (_, row, placement) in enumerate(labels.tolist()):
+            score = np.mean([float(unit[0][place] @ column[place]) for column in unit[2:]])
+            if relative:
+                background = float((unit[0] @ candidates.T).mean())
+                score = (score - background) / (1 - background)
+            if placement == table.replacements_Q[row]:
+                table.observe(np.array([row]), np.array([score]))
+        if step % INTERVAL == 0:
+            checks.append(table.check(rule.decay, rule.ceiling))
+    assert 0 < table.replacements_Q.sum() < 4 * QUERIES
+    np.testing.assert_array_equal(hard.table.replacements_Q, table.replacements_Q)
+    np.testing.assert_allclose(hard.table.current_Q, table.current_Q, atol=1e-5)
+    np.testing.assert_allclose(hard.table.initial_Q, table.initial_Q, atol=1e-5)
+    assert [line["negatives/replaced"] for line in logged(trainer)] == [
+        len(check.replaced) for check in checks
+    ]
+    assert [line["negatives/watched"] for line in logged(trainer)] == [check.watched for check in checks]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda model: CachedMultipleNegativesRankingLoss(model, mini_batch_size=3),
+        lambda model: MatryoshkaLoss(model, MultipleNegativesRankingLoss(model), [16, 8]),
+    ],
+    ids=["cached", "matryoshka"],
+)
+def test_scores_do_not_depend_on_how_a_loss_goes_through_the_model(base, tmp_path, loss):
+    """One step: the S_0 of the batch's queries are the same cosines whatever the loss."""
+    plain, _ = train(base, tmp_path / "a", steps=1, negatives=EAGER.model_copy(update={"interval": 1}))
+    other, _ = train(
+        base, tmp_path / "b", steps=1, negatives=EAGER.model_copy(update={"interval": 1}), loss=loss
+    )
+    assert np.isfinite(plain.table.initial_Q).sum() == BATCH
+    np.testing.assert_allclose(other.table.initial_Q, plain.table.initial_Q, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["ranking", "remine"])
+def test_a_resumed_run_reads_the_same_batches_and_makes_the_same_replacements(base, tmp_path, source):
+    """Saved right at a check, when a batch with the old negatives is already read ahead."""
+    rule = EAGER.model_copy(update={"source": source})
+    arguments = {"save_strategy": "steps", "save_steps": INTERVAL, "steps": 30}
+    whole, first = train(base, tmp_path / "run", negatives=rule, **arguments)
+    checkpoint = tmp_path / "run" / "checkpoint-18"
+    again, second = train(base, tmp_path / "run", negatives=rule, resume=str(checkpoint), **arguments)
+    assert whole.table.replacements_Q.sum() > QUERIES
+    assert len(second.loss.batches) == 12
+    for (labels, columns), (labels_again, columns_again) in zip(
+        first.loss.batches[18:], second.loss.batches, strict=True
+    ):
+        np.testing.assert_array_equal(labels, labels_again)
+        assert all(torch.equal(a, b) for a, b in zip(columns, columns_again, strict=True))
+    for name, values in whole.table.state().items():
+        np.testing.assert_array_equal(values, again.table.state()[name])
+
+
+def test_the_sampler_without_duplicates_and_a_second_data_set_beside_it(base, tmp_path):
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    hard = HardNegatives(
+        model, pairs(), per_query=2, corpus=some_texts(30, 3), negatives=EAGER, mining=MINING, cache=tmp_path
+    )
+    graded = datasets.Dataset.from_dict(
+        {"a": some_texts(16, 5), "b": some_texts(16, 6), "score": [0.5, 1.0] * 8}
+    )
+    trainer = sentence_transformers.SentenceTransformerTrainer(
+        model,
+        sentence_transformers.SentenceTransformerTrainingArguments(
+            str(tmp_path / "run"),
+            per_device_train_batch_size=BATCH,
+            max_steps=24,
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            batch_sampler="no_duplicates",
+            gradient_accumulation_steps=2,
+            learning_rate=3e-3,
+        ),
+        train_dataset={"pairs": hard.dataset, "graded": graded},
+        loss={
+            "pairs": MultipleNegativesRankingLoss(model),
+            "graded": CoSENTLoss(model),
+        },
+    )
+    hard.watch(trainer)
+    trainer.train()
+    assert sum(line["negatives/replaced"] for line in logged(trainer)) > 0
+
+
+def test_known_positives_are_never_mined_and_the_bound_holds(base, tmp_path):
+    texts = some_texts(QUERIES, 2)
+    # Every anchor twice, with two positives: neither is a negative of either row.
+    both = datasets.Dataset.from_dict({"q": some_texts(8, 1) * 2, "d": texts})
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    settings = MINING.model_copy(update={"below_positive": 0.99, "offset": 0})
+    hard = HardNegatives(
+        model,
+        both,
+        per_query=1,
+        corpus=some_texts(60, 3),
+        mining=settings,
+        columns=("q", "d"),
+        cache=tmp_path,
+    )
+    assert 0 < len(hard.dataset) < 16  # some have nothing below their bound, and are left out
+    vector = {text: model.encode(text, normalize_embeddings=True) for text in both["q"][:] + texts}
+    for row in hard.dataset:
+        mined, place = row["negative_1"], row["label"][1]
+        positives = {texts[place % 8], texts[place % 8 + 8]}
+        assert row["q"] == both["q"][place] and row["d"] in positives and mined not in positives
+        best = max(float(vector[row["q"]] @ vector[text]) for text in positives)
+        assert float(vector[row["q"]] @ model.encode(mined, normalize_embeddings=True)) < 0.99 * best + 1e-5
+
+
+def test_mistakes_are_named(base, tmp_path):
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+
+    def message(data, **settings):
+        with pytest.raises(UserError) as caught:
+            HardNegatives(model, data, **({"mining": MINING, "cache": tmp_path} | settings))
+        return str(caught.value)
+
+    assert "no column 'positive' (did you mean 'positives'?); found anchor, positives." in message(
+        pairs().rename_column("positive", "positives")
+    )
+    assert "column 'positive' holds" in message(
+        datasets.Dataset.from_dict({"anchor": ["a"], "positive": [["b", "c"]]})
+    )
+    assert "row 1 has no 'anchor'" in message(
+        datasets.Dataset.from_dict({"anchor": ["a", None], "positive": ["b", "c"]})
+    )
+    assert "per_query: 20 negatives were asked for" in message(pairs(), per_query=20)
+    assert "negatives.source: bank" in message(pairs(), negatives=Negatives(source="bank"))
