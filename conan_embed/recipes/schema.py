@@ -221,6 +221,9 @@ class Training(_Section):
     sts_share: Share = Field(
         0.2, description="dedicated: share of the processes for STS texts (figure 3: one in five)"
     )
+    timeout: PositiveFloat = Field(
+        10.0, description="minutes that a process of several waits for another within a step"
+    )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: only at the end")
     keep: PositiveInt = Field(2, description="checkpoints kept")
 
