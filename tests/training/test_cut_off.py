@@ -46,9 +46,12 @@ def _may_make_namespaces():
     return linked
 
 
-pytestmark = pytest.mark.skipif(
-    not _may_make_namespaces(), reason="needs `ip` and the right to make network namespaces"
-)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        not _may_make_namespaces(), reason="needs `ip` and the right to make network namespaces"
+    ),
+]
 
 
 class Cluster:
