@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,30 @@ from conan_embed.errors import UserError
 
 
 @contextlib.contextmanager
-def written_aside(path: str | Path) -> Iterator[Path]:
+def written_aside(path: str | Path, *, first_stays: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it.
 
-    Works for a file and for a folder (the block makes which it wants). An existing folder is replaced.
+    Works for a file and for a folder (the block makes which it wants), and for several machines that write to one
+    disk at the same time.
+
+    Args:
+        first_stays: a folder that another process has put there meanwhile is kept instead of replaced. For names that
+            are a hash of the content, so that both are the same and the first may be in use.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{socket.gethostname()}-{os.getpid()}"
+    aside = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(aside)
         yield aside
-        if path.is_dir() and aside.is_dir():
-            old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+        if first_stays:
+            _rename_unless_there(aside, path)
+        elif path.is_dir() and aside.is_dir():
+            old = path.with_name(f".{path.name}.{writer}.old.tmp")
             path.rename(old)
             aside.rename(path)
             _remove(old)
@@ -39,6 +48,15 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     except BaseException:
         _remove(aside)
         raise
+
+
+def _rename_unless_there(aside: Path, path: Path) -> None:
+    try:
+        aside.rename(path)  # a folder with something in it is never replaced by a rename
+    except OSError:
+        if not path.is_dir():
+            raise
+        _remove(aside)
 
 
 def _remove(path: Path) -> None:

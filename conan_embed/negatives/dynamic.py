@@ -19,7 +19,7 @@ import torch
 from conan_embed.errors import UserError
 from conan_embed.negatives import mining
 from conan_embed.negatives.bank import PassageBank, passages_of
-from conan_embed.negatives.mining import Embed
+from conan_embed.negatives.mining import Embed, Spread, alone
 from conan_embed.negatives.table import NONE, Check, NegativeTable
 from conan_embed.recipes.schema import Mining, Negatives
 from conan_embed.texts.store import TextStore
@@ -34,6 +34,7 @@ class DynamicNegatives:
         settings, mining: the recipe's sections.
         sets: the data sets, in the order of the table's rows.
         embed: embeds texts with the model as it is now.
+        spread: shares out the search of a ranking made anew.
         bank: for `source: bank`, else None.
     """
 
@@ -44,6 +45,7 @@ class DynamicNegatives:
     store: TextStore
     embed: Embed
     bank: PassageBank | None = None
+    spread: Spread = alone
     _seconds_in_steps: float = 0.0
 
     @classmethod
@@ -58,9 +60,10 @@ class DynamicNegatives:
         *,
         width: int,
         fill: bool,
+        spread: Spread = alone,
     ) -> "DynamicNegatives":
         """Make what the source needs; `fill`: embed all passages into a new bank (a resumed one is loaded instead)."""
-        dynamic = cls(settings, mining_settings, table, sets, store, embed)
+        dynamic = cls(settings, mining_settings, table, sets, store, embed, spread=spread)
         if settings.source == "bank":
             watched = [data.passages for data in sets if data.negatives == "mined"]
             if not watched:
@@ -153,7 +156,7 @@ class DynamicNegatives:
         else:
             passage_MD = self.bank.rows_of(data.passages).to(query_ND.device)
             query_ND = torch.nn.functional.normalize(query_ND[:, : self.bank.width], dim=1)
-        ranking = mining.rank(data, self.store, rows, query_ND, passage_MD, self.mining)
+        ranking = mining.rank(data, self.store, rows, query_ND, passage_MD, self.mining, self.spread)
         return mining.usable(ranking, self.mining.offset)
 
     def state(self) -> dict[str, np.ndarray]:

@@ -32,6 +32,16 @@ from conan_embed.texts.tasks import RetrievalSet, known_positives
 Embed = Callable[[np.ndarray, str], torch.Tensor]
 """Text ids int64 [N] and a word for the progress bar to float32 [N, D], rows of length 1."""
 
+RankPart = Callable[[int, int], "Ranking"]
+Spread = Callable[[int, RankPart], "Ranking"]
+"""How many queries there are, and a function that ranks those from a first to a last, to the ranking of all."""
+
+
+def alone(num_queries: int, rank_part: RankPart) -> "Ranking":
+    """Rank all queries here: the `Spread` of one process."""
+    return rank_part(0, num_queries)
+
+
 _RANDOM_ROWS = 16_384  # queries whose random passages are drawn at once
 
 
@@ -52,15 +62,18 @@ class Ranking:
     bounded_out: int
 
 
-def mine(data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining) -> Ranking:
-    """Rank the passages of one data set for each of its queries."""
+def mine(
+    data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining, spread: Spread = alone
+) -> Ranking:
+    """Rank the passages of one data set for each of its queries; `spread` may share out the search."""
     queries, query_of_row = np.unique(data.query_Q, return_inverse=True)
     # One row of each distinct query is enough: equal queries share their positives.
     rows = np.zeros(len(queries), np.int64)
     rows[query_of_row] = np.arange(len(data))
     query_ND = embed(queries, f"{data.name}: queries")
     passage_MD = embed(data.passages, f"{data.name}: passages")
-    found = rank(data, store, rows, query_ND, passage_MD, settings, progress=f"{data.name}: search")
+    search = f"{data.name}: search"
+    found = rank(data, store, rows, query_ND, passage_MD, settings, spread, progress=search)
     return Ranking(
         found.ids_QK[query_of_row],
         found.scores_QK[query_of_row],
@@ -76,16 +89,34 @@ def rank(
     query_ND: torch.Tensor,
     passage_MD: torch.Tensor,
     settings: Mining,
+    spread: Spread = alone,
     *,
     progress: str = "",
 ) -> Ranking:
-    """Rank the passages of one data set for some of its queries.
+    """Rank the passages of one data set for some of its queries; `spread` may share them out.
 
     Args:
         rows: int64 [N], the queries' places in the data set.
         query_ND: float [N, D], their embeddings, rows of length 1.
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
     """
+
+    def rank_part(start: int, stop: int) -> Ranking:
+        part = slice(start, stop)
+        return _rank_here(data, store, rows[part], query_ND[part], passage_MD, settings, progress)
+
+    return spread(len(rows), rank_part)
+
+
+def _rank_here(
+    data: RetrievalSet,
+    store: TextStore,
+    rows: np.ndarray,
+    query_ND: torch.Tensor,
+    passage_MD: torch.Tensor,
+    settings: Mining,
+    progress: str,
+) -> Ranking:
     exclude = _excluded(data, rows, store)
     scores, places = top_k(
         query_ND,

@@ -226,6 +226,9 @@ class Training(_Section):
         description="what the processes share out among them instead of each holding it: nothing; AdamW's moments "
         "(ZeRO stage 1, the paper's); parameters and gradients too (FSDP2); the numbers are the same",
     )
+    timeout: PositiveFloat = Field(
+        10.0, description="minutes that a process of several waits for another within a step"
+    )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: only at the end")
     keep: PositiveInt = Field(2, description="checkpoints kept")
 

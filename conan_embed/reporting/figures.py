@@ -126,6 +126,29 @@ def loss(runs: Sequence[Run], key: str) -> str:
     return _lines(_metric(runs, key), runs, key)
 
 
+def mixed_loss(runs: Sequence[Run], tasks: Sequence[str]) -> str:
+    """Draw a part of figure 4 of the paper: the loss of a task, or the sum of those of several, over steps,
+    raw thin and running mean thick for every run, since how much it oscillates is the point.
+
+    A step of one task alone says nothing of the others: their latest losses count.
+    """
+    curves = [
+        Curve(*known(_summed(run.metrics, tasks), "sum"), number, smooth=True, raw=True)
+        for number, run in enumerate(runs)
+    ]
+    return _lines([curve for curve in curves if len(curve.steps_N)], runs, f"mixed {tasks}")
+
+
+def _summed(metrics: pl.DataFrame, tasks: Sequence[str]) -> pl.DataFrame:
+    """The sum of the latest losses of the tasks at every step that has one of them."""
+    keys = [f"loss/{task}" for task in tasks]
+    if not set(keys) <= set(metrics.columns):
+        return pl.DataFrame()
+    return metrics.filter(pl.any_horizontal(pl.col(keys).is_not_null())).select(
+        "step", sum=pl.sum_horizontal(pl.col(keys).forward_fill(), ignore_nulls=False)
+    )
+
+
 def scores(runs: Sequence[Run], size: tuple[int, int]) -> str:
     """Draw figure 2 of the paper: mean score of positives and of hard negatives (dashed where runs are
     compared) over steps, with a vertical mark where a check replaced negatives, the stronger the more

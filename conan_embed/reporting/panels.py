@@ -96,6 +96,21 @@ def losses(runs: Sequence[Run]) -> list[Drawing]:
     return _drawn(*(Drawing(name, figures.loss(runs, key)) for key, name in names.items()))
 
 
+def mixing(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """Return figure 4 of the paper, where runs that mix their tasks differently are compared."""
+    ways = [None if run.recipe is None else run.recipe.step.mixing for run in runs]
+    if not {"joint", "sequential"} <= set(ways):
+        return None
+    names = {"joint": "all tasks in every step (Cross-GPU Batch Balance)", "sequential": "one task a step"}
+    legend = [
+        Entry(f"{run.name}: {names[way]}" if way else run.name, number % figures.NUM_SERIES)
+        for number, (run, way) in enumerate(zip(runs, ways, strict=True))
+    ]
+    tasks = {"Retrieval": ["retrieval"], "STS": ["sts"], "Retrieval + STS": ["retrieval", "sts"]}
+    drawings = _drawn(*(Drawing(name, figures.mixed_loss(runs, keys)) for name, keys in tasks.items()))
+    return {"legend": legend, "drawings": drawings} if drawings else None
+
+
 def speed(runs: Sequence[Run]) -> dict[str, Any] | None:
     """Return throughput, learning rate and gradient norm."""
     drawings = _drawn(

@@ -12,7 +12,7 @@ One text under two prompts ("query: x", "passage: x") is two text ids, since its
                            hashes.npy   uint64 [texts], xxh3 of each text without its prompt
 
 The folder's name is a hash of everything that went in (texts, prompts, tokenizer, max length), so a second run on the
-same data maps the files of the first.
+same data maps the files of the first, and several machines may write one store to a shared disk at the same time.
 """
 
 import json
@@ -113,7 +113,7 @@ def _write_store(folder: Path, unique: pl.DataFrame, hashes: np.ndarray, tokeniz
     encoded = unique["text"].cast(pl.Binary)
     characters = np.frombuffer(b"".join(encoded.to_list()), np.uint8)
     sizes = unique["text"].str.len_bytes().to_numpy()
-    with written_aside(folder) as aside:
+    with written_aside(folder, first_stays=True) as aside:
         aside.mkdir(parents=True)
         tokens, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         starts = range(0, len(unique), _TEXTS_PER_BATCH)

@@ -8,6 +8,7 @@ matter in which collective the others stand.
 What all processes find wrong alike (a recipe, a file) is said by the first of them: the others give it a moment.
 """
 
+import contextlib
 import os
 import re
 import sys
@@ -21,8 +22,13 @@ _LOOK_EVERY = 0.2  # seconds
 _GRACE = 0.5  # for a process that is ending by itself
 _MOMENT = 1.0  # for the first process to say what all have found
 _LINGER = 2.0  # until the others have seen it
+_LAST_WORDS = 5.0  # to write to the store; whoever is cut off cannot reach it
 
 _watch: "_Watch | None" = None
+
+
+class Lost(RuntimeError):
+    """Another process of the group died or cannot be reached."""
 
 
 def watch(store: Any, rank: int) -> None:
@@ -64,8 +70,12 @@ def several() -> bool:
 
 def lost_another(error: BaseException) -> bool:
     """Return whether `error` comes from a collective in which another process was missing."""
-    return isinstance(error, RuntimeError) and bool(
-        re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", str(error), re.IGNORECASE)
+    # torch's error classes are known by name: this file is read before every command, and torch is slow to import.
+    return isinstance(error, RuntimeError) and (
+        any(kind.__name__ in ("Lost", "DistError") for kind in type(error).__mro__)
+        or bool(
+            re.search(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", str(error), re.IGNORECASE)
+        )
     )
 
 
@@ -93,10 +103,18 @@ class _Watch:
         """Return whether this process is the first to fail, and the exit status of whoever is."""
         if self.rank:
             time.sleep(_MOMENT)  # the thread may end the process meanwhile
-        try:
-            rank, status = map(int, self.store.compare_set(_KEY, "", f"{self.rank} {status}").split())
-        except RuntimeError:  # rather said twice than not at all
+        answers: list[bytes] = []
+
+        def ask() -> None:
+            with contextlib.suppress(RuntimeError):
+                answers.append(self.store.compare_set(_KEY, "", f"{self.rank} {status}"))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_LAST_WORDS)
+        if not answers:  # rather said twice than not at all
             return True, status
+        rank, status = map(int, answers[0].split())
         return rank == self.rank, status
 
 

@@ -1,52 +1,139 @@
-"""Several processes under `torchrun`, or one: who we are, and the two collectives that a step needs.
+"""Several processes under `torchrun`, or one: who we are, how we wait, and the collectives that a step needs.
 
 A step's unique texts are shared out, each process embeds its share, and `gather_rows` gives every process all
 embeddings, with gradient. Each process then works out its rows of the loss. Backwards, the gradient of an embedding is
 the sum over the processes that used it, and parameter gradients are summed once a step (trainee.py). So the loss is
 that of the whole step, however many processes there are.
+
+Two kinds of waiting. In a step all do the same at the same time, so a collective that takes minutes means that a
+process is gone: `start(timeout)` bounds it. While one process tokenises, evaluates or saves, the others may wait for
+hours: `wait_for_all` asks the store of the process group instead, where every process leaves a sign of life, so that
+even the longest wait ends soon after somebody died or was cut off. How all of them end then: failures.py.
 """
 
+import contextlib
 import datetime
+import itertools
+import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from conan_embed.training import failures
 
+_TIMEOUT = 10.0  # minutes
+_JOIN = datetime.timedelta(minutes=30)  # nodes of a cluster start one after the other
+_BEATS = 10  # signs of life in one timeout,
+_LONGEST_BEAT = 5.0  # and never more seconds between two
 
-def start(device: str | None = None) -> torch.device:
-    """Join the process group that torchrun describes in the environment, if any; return this process's device."""
+
+class _Meeting:
+    """Where the processes of a group meet outside of collectives: a part of the group's store, and signs of life.
+
+    Args:
+        store: keys that only this start of the group uses.
+        timeout: seconds without a sign of life after which a process counts as lost.
+    """
+
+    def __init__(self, store: dist.Store, timeout: float) -> None:
+        self.store, self.timeout = store, timeout
+        self._turn = itertools.count()
+        self._seen = [(0, time.monotonic())] * world_size()  # last sign of each process, and when it came
+        self._stopped = threading.Event()
+        store.add(f"alive/{rank()}", 1)
+        # A connection of its own: a store serves one call of a process at a time.
+        self._life = threading.Thread(target=self._live, args=(store.clone(),), daemon=True)  # type: ignore[attr-defined]
+        self._life.start()
+
+    def _live(self, store: dist.Store) -> None:
+        with contextlib.suppress(dist.DistError):  # the others will miss the sign, and we find out ourselves
+            while not self._stopped.wait(self._beat):
+                store.add(f"alive/{rank()}", 1)
+
+    @property
+    def _beat(self) -> float:
+        return min(self.timeout / _BEATS, _LONGEST_BEAT)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._life.join(_LONGEST_BEAT)
+
+    def everybody(self) -> int:
+        """Wait until all processes have come here; return the number of this meeting.
+
+        Raises:
+            failures.Lost: one gave no sign of life for `timeout`.
+        """
+        turn = next(self._turn)
+        if self.store.add(f"came/{turn}", 1) == world_size():
+            self.store.set(f"all/{turn}", "")
+        pause, looked = 0.001, time.monotonic()
+        self._seen = [(sign, looked) for sign, _ in self._seen]
+        while not self.store.check([f"all/{turn}"]):
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.5)
+            if time.monotonic() - looked > self._beat:
+                looked = time.monotonic()
+                self._look_around()
+        return turn
+
+    def _look_around(self) -> None:
+        signs = [int(sign) for sign in self.store.multi_get([f"alive/{r}" for r in range(world_size())])]
+        now = time.monotonic()
+        self._seen = [
+            (sign, now if sign != before else when)
+            for sign, (before, when) in zip(signs, self._seen, strict=True)
+        ]
+        silent = [number for number, (_, when) in enumerate(self._seen) if now - when > self.timeout]
+        if silent:
+            raise failures.Lost(f"process {silent[0]} gave no sign of life for {self.timeout / 60:g} minutes")
+
+
+_meeting: _Meeting | None = None
+
+
+def start(device: str | None = None, *, timeout: float | None = None) -> torch.device:
+    """Join the process group that torchrun describes in the environment, if any; return this process's device.
+
+    Args:
+        timeout: minutes after which a collective, or a process without a sign of life, counts as lost (10 unless told;
+            may be told later, by another call).
+    """
+    global _meeting
     cuda = torch.cuda.is_available() if device is None else device == "cuda"
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    chosen = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    chosen = torch.device("cuda", local_rank()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        # Tensors on the CPU (the request to stop) are exchanged on GPU machines too. Processes may wait long for the
-        # first one, while it tokenises or evaluates.
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        timeout = datetime.timedelta(hours=12)
-        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-        store.set_timeout(timeout)
-        meeting = _meeting(store, rank, world_size)
+        minutes = timeout or _TIMEOUT
+        store, me, size = next(dist.rendezvous("env://", timeout=_JOIN))
+        store.set_timeout(_JOIN)
+        name = _name_of_meeting(store, me, size)
+        # Tensors on the CPU (the request to stop) are exchanged on GPU machines too.
         dist.init_process_group(
-            backend,
-            store=dist.PrefixStore(f"{meeting}/group", store),
-            rank=rank,
-            world_size=world_size,
-            timeout=timeout,
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=dist.PrefixStore(f"{name}/group", store),
+            rank=me,
+            world_size=size,
+            timeout=datetime.timedelta(minutes=minutes),
         )
-        failures.watch(dist.PrefixStore(f"{meeting}/failures", store.clone()), rank)
+        failures.watch(dist.PrefixStore(f"{name}/failures", store.clone()), me)
+        _meeting = _Meeting(dist.PrefixStore(f"{name}/meeting", store), 60 * minutes)
+        dist.barrier()  # all have left their first sign of life
+    elif timeout is not None and _meeting is not None:
+        _meeting.timeout = 60 * timeout
+        dist.distributed_c10d._set_pg_timeout(datetime.timedelta(minutes=timeout))
     return chosen
 
 
-def _meeting(store: dist.Store, rank: int, world_size: int) -> str:
+def _name_of_meeting(store: dist.Store, rank: int, world_size: int) -> str:
     """Return a name for this meeting of the processes that no earlier one had.
 
     torchrun keeps one store through all its restarts, and what an earlier group left there, addresses and failures,
@@ -69,7 +156,11 @@ def _meeting(store: dist.Store, rank: int, world_size: int) -> str:
 
 def stop() -> None:
     """Leave the process group."""
+    global _meeting
     failures.stop_watching()
+    if _meeting is not None:
+        _meeting.close()
+        _meeting = None
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -86,9 +177,52 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def local_rank() -> int:
+    """Return this process's number on its node (without torchrun all processes are of one node)."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def node_size() -> int:
+    """Return how many processes there are on this node."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def is_first_of_node() -> bool:
+    return local_rank() == 0
+
+
 def wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait until all processes have come here, however long one of them works alone.
+
+    Raises:
+        failures.Lost: one died or was cut off.
+    """
+    if _meeting is not None:
+        _meeting.everybody()
+
+
+def from_first_of_node(value: str | None) -> str:
+    """Return the `value` of the first process of this node to all processes of the node; waits for all nodes.
+
+    Args:
+        value: the others' is not looked at.
+    """
+    if _meeting is None:
+        assert value is not None
+        return value
+    key = f"node/{os.environ.get('GROUP_RANK', 0)}"
+    if is_first_of_node():
+        assert value is not None
+        _meeting.store.set(key, value)
+    _meeting.everybody()
+    value = _meeting.store.get(key).decode()
+    _meeting.everybody()  # before the key is used again
+    return value
+
+
+def everywhere(statement: bool) -> bool:
+    """Is `statement` true on every process? The answer is the same on all of them."""
+    return sum_over_processes(torch.tensor(float(statement))).item() == world_size()
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
@@ -116,7 +250,12 @@ def gathered(value: Any) -> list[Any]:
 
 def my_rows(total: int) -> tuple[int, int]:
     """Return start and stop of this process's share of `total` rows."""
-    return total * rank() // world_size(), total * (rank() + 1) // world_size()
+    return rows_of(total, rank())
+
+
+def rows_of(total: int, process: int) -> tuple[int, int]:
+    """Return start and stop of a process's share of `total` rows."""
+    return total * process // world_size(), total * (process + 1) // world_size()
 
 
 def gather_rows(local: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
@@ -127,6 +266,15 @@ def gather_rows(local: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         counts: rows of every process; any of them may be 0.
     """
     return local if world_size() == 1 else _GatherRows.apply(local, list(counts))
+
+
+def gather_arrays(local: np.ndarray, total: int) -> np.ndarray:
+    """Return the rows of all processes in order, where each has the rows `my_rows(total)` of an array."""
+    if world_size() == 1:
+        return local
+    counts = [stop - start for start, stop in (rows_of(total, number) for number in range(world_size()))]
+    rows = torch.from_numpy(np.ascontiguousarray(local)).reshape(len(local), math.prod(local.shape[1:]))
+    return gather_rows(rows, counts).numpy().reshape(total, *local.shape[1:])
 
 
 class _GatherRows(torch.autograd.Function):

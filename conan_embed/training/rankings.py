@@ -12,7 +12,7 @@ from conan_embed.encoder.model import EmbeddingModel, autocast
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives import mining
-from conan_embed.negatives.mining import Embed
+from conan_embed.negatives.mining import Embed, Ranking, RankPart
 from conan_embed.negatives.table import NONE, NegativeTable
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
@@ -47,6 +47,8 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
                 on_chunk=lambda count: progress.advance(task, count),
             )
         model.train(was_training)
+        if description:  # long enough for a progress bar: shares are not ready at the same time
+            processes.wait_for_all()
         rows = torch.nn.functional.normalize(rows.float(), dim=1)
         gathered = processes.gather_rows(rows, [len(part) for part in parts])
         return gathered[torch.from_numpy(np.argsort(np.concatenate(parts))).to(gathered.device)]
@@ -54,37 +56,66 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
     return embed
 
 
+def shared_out(num_queries: int, rank_part: RankPart) -> Ranking:
+    """Rank the queries, each process its share; return the ranking of all of them to every process."""
+    part = rank_part(*processes.my_rows(num_queries))
+    processes.wait_for_all()  # a search of hours is not over everywhere at the same time
+    bounded_out = processes.sum_over_processes(torch.tensor(part.bounded_out))
+    return Ranking(
+        processes.gather_arrays(part.ids_QK, num_queries),
+        processes.gather_arrays(part.scores_QK, num_queries),
+        processes.gather_arrays(part.positive_Q, num_queries),
+        int(bounded_out),
+    )
+
+
 def make_rankings(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> None:
     """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it.
 
-    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings.
+    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings. Nodes that do
+    not see the first process's folder get one of their own.
     """
     embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
     settings = {
         "mining": recipe.mining.model_dump(mode="json"),
         "model": recipe.model.model_dump(mode="json"),
     }
-    before = read_json(folder / "mining.json") if (folder / "mining.json").exists() else {}
+    before = _mining_facts(folder)
     done = before.get("datasets", {}) if before.get("settings") == settings else {}
     facts: dict[str, Any] = {}
     for data in tasks.retrieval:
         if data.negatives != "mined":
             continue
-        ranking = None
+        ranking: Ranking | None = None
         if data.ranking is not None:
             ranking = mining.load_ranking(Path(data.ranking), data, tasks.store)
         elif data.name in done:
             with contextlib.suppress(UserError):  # of other texts, or broken: made anew
                 ranking = mining.load_ranking(folder, data, tasks.store)
-        if ranking is None:
-            ranking = mining.mine(data, tasks.store, embed, recipe.mining)
+        # All mine or none does: a new node has nothing of an earlier start.
+        if not processes.everywhere(ranking is not None) or ranking is None:
+            ranking = mining.mine(data, tasks.store, embed, recipe.mining, shared_out)
         processes.wait_for_all()  # before the first process writes what the others still look for
+        facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
+        record = {"settings": settings, "datasets": facts}
         if processes.is_first():
-            mining.save_ranking(folder, data, tasks.store, ranking)
-            facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
+            _write_ranking(folder, data, tasks.store, ranking, record)
             mining.say(data.name, facts[data.name])
-            write_json(folder / "mining.json", {"settings": settings, "datasets": facts})
+        processes.wait_for_all()
+        if processes.is_first_of_node() and _mining_facts(folder) != record:
+            _write_ranking(folder, data, tasks.store, ranking, record)
     processes.wait_for_all()
+
+
+def _mining_facts(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "mining.json") if (folder / "mining.json").exists() else {}
+
+
+def _write_ranking(
+    folder: Path, data: RetrievalSet, store: TextStore, ranking: Ranking, record: dict[str, Any]
+) -> None:
+    mining.save_ranking(folder, data, store, ranking)
+    write_json(folder / "mining.json", record)
 
 
 def make_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:

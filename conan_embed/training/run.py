@@ -28,6 +28,7 @@ from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
+from conan_embed.texts.shared import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
 from conan_embed.training import processes
 from conan_embed.training.ceiling import matmul_floor_tokens_per_second
@@ -39,11 +40,11 @@ from conan_embed.training.checkpoint import (
 )
 from conan_embed.training.loop import Loop
 from conan_embed.training.plan import Planner, check_enough_negatives
-from conan_embed.training.rankings import embed_with, make_rankings, make_table
+from conan_embed.training.rankings import embed_with, make_rankings, make_table, shared_out
 from conan_embed.training.trainee import Trainee
 
 # Settings that do not change what is trained: a resumed run may have others.
-_MAY_DIFFER = ("output", "cache", "tracking", "evaluation", "training.sharding")
+_MAY_DIFFER = ("output", "cache", "tracking", "evaluation", "training.sharding", "training.timeout")
 
 
 def load_model(recipe: Recipe) -> EmbeddingModel:
@@ -64,23 +65,22 @@ def load_model(recipe: Recipe) -> EmbeddingModel:
 
 
 def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
-    """Read and tokenise the recipe's files; the first process of a machine does, the others map what it wrote."""
+    """Read and tokenise the recipe's files; the first process of each node does, the others map what it wrote.
+
+    Nodes may share a disk or have their own: each looks into the recipe's cache as it sees it.
+    """
     fingerprint = f"{model.max_length} {model.tokenizer.backend_tokenizer.to_str()}"
-
-    def load() -> Tasks:
-        return load_tasks(
-            recipe.data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=Path(recipe.cache)
-        )
-
-    if processes.is_first():
-        tasks = load()
-    processes.wait_for_all()
-    return tasks if processes.is_first() else load()
+    cache = Path(recipe.cache)
+    if not processes.is_first_of_node():
+        return read_tasks(Path(processes.from_first_of_node(None)), cache)
+    tasks = load_tasks(recipe.data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=cache)
+    processes.from_first_of_node(str(write_tasks(tasks, cache)) if processes.node_size() > 1 else "")
+    return tasks
 
 
 def mine(recipe: Recipe, output: Path) -> Path:
     """Mine every retrieval set of the recipe into `output`; return the folder."""
-    model = load_model(recipe).to(processes.start())
+    model = load_model(recipe).to(processes.start(timeout=recipe.training.timeout))
     make_rankings(recipe, load_data(recipe, model), model, output)
     return output
 
@@ -95,7 +95,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     Raises:
         UserError: whatever a user can do wrong; checkpoints written so far stay usable.
     """
-    device = processes.start()
+    device = processes.start(timeout=recipe.training.timeout)
     run = Path(recipe.output)
     started = time.time()
     # All go on from the checkpoint that the first one sees.
@@ -128,6 +128,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
             embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens),
             width=model.width,
             fill=not found,
+            spread=shared_out,
         )
     progress = Progress(0)
     if found:

@@ -153,3 +153,19 @@ def test_without_data_there_is_no_figure():
     empty = [_run()]
     assert not any(_all(empty).values())
     assert figures.evaluation(empty, "sts/A") == ""
+
+
+def test_the_sum_of_mixed_losses_takes_the_latest_of_each_task():
+    """Figure 4 of the paper: steps of one task, and steps of both."""
+    rows = [
+        {"step": 1, "loss/retrieval": 4.0, "loss/sts": None},
+        {"step": 2, "loss/retrieval": None, "loss/sts": 1.0},
+        {"step": 3, "loss/retrieval": 2.0, "loss/sts": None},
+        {"step": 4, "loss/retrieval": 1.0, "loss/sts": 3.0},
+    ]
+    metrics = pl.DataFrame(rows, infer_schema_length=None)
+    of = figures._summed
+    assert of(metrics, ["retrieval", "sts"]).rows() == [(1, None), (2, 5.0), (3, 3.0), (4, 4.0)]
+    assert of(metrics, ["sts"]).rows() == [(2, 1.0), (4, 3.0)]
+    assert len(_data(figures.mixed_loss([_run(rows), _run(rows)], ["retrieval", "sts"]))) == 2
+    assert figures.mixed_loss([_run(rows[:1])], ["sts", "other"]) == ""

@@ -1,79 +1,31 @@
 """Command lines in processes of their own, disturbed on purpose: killed, or failing, at a chosen moment on one of them.
 
-`run_world` starts a world of processes, forked from one that has made the slow imports. What is disturbed is patched
-from outside; the product knows nothing of it.
+What is disturbed is patched from outside; the product knows nothing of it.
 """
 
-import multiprocessing
 import os
 import signal
-import socket
 import sys
-import time
 from pathlib import Path
-
-import torch
 
 import conan_embed.reporting.page
 from conan_embed import cli
 from conan_embed.errors import UserError
 from conan_embed.training import checkpoint, loop, processes, step
+from training.many_processes import start_world
 
-SLOW_IMPORTS = [
-    "conan_embed.training.run",
-    "conan_embed.reporting.page",
-    "transformers.models.bert.modeling_bert",
-    "torch._dynamo",
-]
 MESSAGE = "the disturbance that was asked for"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def forked():
-    """The context in which processes start quickly: forked from one that has made the slow imports.
-
-    (Modules of the tests would not be found there: before Python 3.12.4 it has another sys.path.)
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(SLOW_IMPORTS)
-    return context
 
 
 def run_world(size, arguments, stderr, disturbance=None, *, limit=120):
     """Run `conan-embed ARGUMENTS` on `size` processes; return their exit codes. All write into the file `stderr`."""
-    port = free_port()
-    members = [
-        forked().Process(target=member, args=(rank, size, port, arguments, stderr, disturbance))
-        for rank in range(size)
-    ]
-    for process in members:
-        process.start()
-    end = time.monotonic() + limit
-    for process in members:
-        process.join(max(0.0, end - time.monotonic()))
-    hanging = [rank for rank, process in enumerate(members) if process.is_alive()]
-    for process in members:
-        process.kill()
-    assert not hanging, f"processes {hanging} hang; they said: {Path(stderr).read_text()}"
-    return [process.exitcode for process in members]
+    return start_world(size, member, arguments, stderr, disturbance, limit=limit)
 
 
-def member(rank, size, port, arguments, stderr, disturbance):
+def member(arguments, stderr, disturbance):
     """What one process of a world does."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1)
-    torch.set_num_threads(1)
     run_command(arguments, disturbance)
 
 

@@ -5,7 +5,6 @@ Each world is started once and goes through all scenarios; a world of one proces
 A run also wanders from world to world, through checkpoints of every sharding.
 """
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from conan_embed.training.plan import Planner
 from conan_embed.training.rankings import embed_with
 from conan_embed.training.step import embed_step, step_loss, train_step
 from conan_embed.training.trainee import Trainee
-from training.disturbed import forked, free_port
+from training.many_processes import start_world
 
 WORLDS = (2, 3, 4)
 DEFAULT = {
@@ -206,17 +205,11 @@ def travel(folder, cache, world_size):
     return said
 
 
-def process(rank, world_size, port, folder, journey):
+def process(world_size, folder, journey):
     """What one process of a world does."""
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    torch.set_num_threads(1)
     processes.start("cpu")
-    assert (processes.rank(), processes.world_size()) == (rank, world_size)
+    rank = processes.rank()
+    assert processes.world_size() == world_size
     cache = folder / f"cache{rank}"
     results = {name: run_scenario(scenario, cache) for name, scenario in SCENARIOS.items()}
     for sharding in ("none", "full") if world_size == 2 else ():
@@ -226,7 +219,6 @@ def process(rank, world_size, port, folder, journey):
         )
     results["journey"] = travel(journey, cache, world_size)
     torch.save(results, folder / f"{rank}.pt")
-    processes.stop()
 
 
 @pytest.fixture(scope="module")
@@ -245,11 +237,9 @@ def worlds(tmp_path_factory, journey):
     results = {name: run_scenario(scenario, alone) for name, scenario in SCENARIOS.items()}
     found[1] = [results | {"journey": travel(journey, alone, 1)}]
     torch.set_num_threads(threads)
-    forked()
     for size in WORLDS:
         folder = tmp_path_factory.mktemp(f"world{size}")
-        arguments = (size, free_port(), folder, journey)
-        torch.multiprocessing.start_processes(process, arguments, nprocs=size, start_method="forkserver")
+        assert start_world(size, process, size, folder, journey) == [0] * size
         found[size] = [torch.load(folder / f"{rank}.pt") for rank in range(size)]
     return found
 
