@@ -36,7 +36,8 @@ def case(trim_every: int, steps: int) -> list[float]:
     from conan_embed.training.memory import give_back_freed
     from conan_embed.training.plan import Planner
     from conan_embed.training.rankings import make_table
-    from conan_embed.training.step import make_optimizer, train_step
+    from conan_embed.training.step import train_step
+    from conan_embed.training.trainee import Trainee
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
@@ -52,11 +53,11 @@ def case(trim_every: int, steps: int) -> list[float]:
         model = run.load_model(recipe)
         tasks = run.load_data(recipe, model)
         table = make_table(recipe, tasks, model, Path(folder))
-        planner, optimizer = Planner(tasks, recipe.step, 0), make_optimizer(model, recipe)
+        planner, trainee = Planner(tasks, recipe.step, 0), Trainee(model, recipe)
         model.train()
         found = []
         for step in range(steps):
-            train_step(model, optimizer, tasks.store, planner.step(step, table), table, recipe)
+            train_step(trainee, tasks.store, planner.step(step, table), table, recipe)
             if trim_every and (step + 1) % trim_every == 0:
                 give_back_freed()
             found.append(resident())
