@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test lint benchmarks clean
+.PHONY: quickstart test test-cluster lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/conan-embed quickstart
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Nodes as network namespaces, cut off and back: minutes, and root (or the right to make namespaces).
+test-cluster: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

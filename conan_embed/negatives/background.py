@@ -11,14 +11,15 @@ import torch
 
 
 def background_cosine(query_QD: torch.Tensor, candidate_CD: torch.Tensor) -> float:
-    """Return the mean cosine over all Q x C pairs of a step, almost all of them unrelated.
+    """Return the mean cosine over all Q x C pairs, almost all of them unrelated.
 
     The mean of all products is the product of the two means: O((Q + C) D), no score matrix.
+
+    Args:
+        query_QD, candidate_CD: float [Q, D] and [C, D], rows of length 1.
     """
-    means = [
-        torch.nn.functional.normalize(x.detach().float(), dim=1).mean(0) for x in (query_QD, candidate_CD)
-    ]
-    return float(means[0] @ means[1])
+    means = [x.detach().mean(0, dtype=torch.float32) for x in (query_QD, candidate_CD)]
+    return float(means[0] @ means[1].to(means[0].device))
 
 
 def above_background(cosine: np.ndarray, background: float) -> np.ndarray:

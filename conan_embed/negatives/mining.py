@@ -5,7 +5,8 @@ are left out, and what remains in order of score is the query's *ranking*. Train
 the mining offset on: the very first ranks are often answers that nobody labelled.
 
 A ranking may also be bounded by the positive: only passages that score below `below_positive` times the (best)
-positive's score are kept (0.95 is usual), which removes most unlabelled positives.
+positive's score are kept (0.95 is usual), which removes most unlabelled positives. Where the cosines of a model all lie
+high, a share of the cosine says little; `relative` takes the share of what lies above the background (background.py).
 
 Shapes: Q queries, M passages, K ranks, D width.
 """
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from conan_embed.console import console
 from conan_embed.errors import UserError
 from conan_embed.files import written_aside
+from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.table import NONE
 from conan_embed.recipes.schema import Mining
 from conan_embed.search.exact import top_k
@@ -101,9 +103,11 @@ def rank(
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
     """
 
+    background = background_cosine(query_ND, passage_MD) if settings.relative else 0.0
+
     def rank_part(start: int, stop: int) -> Ranking:
         part = slice(start, stop)
-        return _rank_here(data, store, rows[part], query_ND[part], passage_MD, settings, progress)
+        return _rank_here(data, store, rows[part], query_ND[part], passage_MD, settings, background, progress)
 
     return spread(len(rows), rank_part)
 
@@ -115,6 +119,7 @@ def _rank_here(
     query_ND: torch.Tensor,
     passage_MD: torch.Tensor,
     settings: Mining,
+    background: float,
     progress: str,
 ) -> Ranking:
     exclude = _excluded(data, rows, store)
@@ -131,7 +136,8 @@ def _rank_here(
     ids = np.where(found >= 0, data.passages[found], NONE).astype(np.int32)
     bounded_out = 0
     if settings.below_positive is not None:
-        too_near = (score >= settings.below_positive * positive[:, None]) & (ids != NONE)
+        bound = background + settings.below_positive * (positive - background)
+        too_near = (score >= bound[:, None]) & (ids != NONE)
         bounded_out = int(too_near.sum())
         ids, score = _squeezed(ids, score, ~too_near)
     return Ranking(ids, score, positive, bounded_out)

@@ -161,6 +161,11 @@ class Mining(_Section):
     below_positive: PositiveFloat | None = Field(
         None, description="keep a candidate only where its score < this times the positive's (0.95 is usual)"
     )
+    relative: bool = Field(
+        False,
+        description="count below_positive from the background, the mean cosine of unrelated texts: for models whose "
+        "cosines all lie high (E5)",
+    )
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 

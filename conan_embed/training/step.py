@@ -141,9 +141,8 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     background = None
     if plan.retrieval is not None:
-        background = background_cosine(
-            embedding_UD[plan.retrieval.query_Q], embedding_UD[plan.retrieval.candidate_C]
-        )
+        unit_UD = torch.nn.functional.normalize(embedding_UD.detach(), dim=1)
+        background = background_cosine(unit_UD[plan.retrieval.query_Q], unit_UD[plan.retrieval.candidate_C])
         if table is not None:
             relative = recipe.negatives.relative
             score_Q = above_background(facts.negative_Q, background) if relative else facts.negative_Q

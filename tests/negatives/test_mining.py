@@ -73,13 +73,24 @@ def data_sets(draw):
 
 @settings(max_examples=60)
 @given(
-    data_sets(), st.integers(1, 12), st.integers(0, 3), st.sampled_from([None, 0.5, 0.95]), st.integers(0, 99)
+    data_sets(),
+    st.integers(1, 12),
+    st.integers(0, 3),
+    st.sampled_from([None, 0.5, 0.95]),
+    st.booleans(),
+    st.integers(0, 99),
 )
-def test_rankings(tmp_path_factory, texts, depth, offset, below_positive, seed):
+def test_rankings(tmp_path_factory, texts, depth, offset, below_positive, relative, seed):
     data, store = make_set(tmp_path_factory.getbasetemp() / "cache", *texts)
     vectors = embeddings(store, seed)
-    chosen = Mining(depth=depth, offset=offset, below_positive=below_positive, precision="float32")
+    chosen = Mining(
+        depth=depth, offset=offset, below_positive=below_positive, relative=relative, precision="float32"
+    )
     found = mine(data, store, embed_from(vectors), chosen)
+    pairs = [(q, i) for q in np.unique(data.query_Q) for i in data.passages]
+    background = (
+        np.mean([float(vectors[q].double() @ vectors[i].double()) for q, i in pairs]) if relative else 0
+    )
     width = min(depth + offset, len(data.passages))
     assert found.ids_QK.shape == found.scores_QK.shape == (len(data), width)
     assert found.ids_QK.dtype == np.int32
@@ -91,8 +102,9 @@ def test_rankings(tmp_path_factory, texts, depth, offset, below_positive, seed):
         allowed = [i for i in score if store.text(i) not in positives | {store.text(query)}]
         expected = sorted(allowed, key=lambda i: -score[i])[:width]
         if below_positive is not None:
-            removed[query] = sum(score[i] >= below_positive * best for i in expected)
-            expected = [i for i in expected if score[i] < below_positive * best]
+            bound = background + below_positive * (best - background)
+            removed[query] = sum(score[i] >= bound for i in expected)
+            expected = [i for i in expected if score[i] < bound]
         assert found.ids_QK[row].tolist() == expected + [NONE] * (width - len(expected))
         np.testing.assert_allclose(
             found.scores_QK[row, : len(expected)], [score[i] for i in expected], atol=1e-6
