@@ -3,7 +3,8 @@
 `transformers` lets a program register an attention function; the user's encoder stays unchanged. The stream's layout
 (where each text begins) travels in a context variable, because not every encoder passes extra arguments down.
 
-- CUDA, 16-bit: `torch.nn.attention.varlen.varlen_attn`, no padding anywhere.
+- CUDA, 16-bit: `torch.nn.attention.varlen.varlen_attn` (torch 2.11 to 2.13), no padding anywhere. It knows no dropout
+  and takes only some head sizes (`kernel_takes`).
 - everything else: the tokens are copied into a few padded blocks of similar length, scaled-dot-product attention in
   float32 (on CPUs the bfloat16 kernel is the slower one), and copied back. Only attention sees that padding.
 
@@ -23,6 +24,8 @@ from conan_embed.encoder.packing import Packed, PaddedBlocks
 
 PACKED_ATTENTION = "conan_packed"
 
+MAX_HEAD_SIZE = 256  # of the variable-length kernel; and it must be a multiple of 8
+
 _stream: ContextVar[Packed | None] = ContextVar("packed stream", default=None)
 
 
@@ -34,6 +37,33 @@ def packed_stream(packed: Packed) -> Iterator[None]:
         yield
     finally:
         _stream.reset(token)
+
+
+Layout = tuple[torch.Tensor, int]
+
+
+def layout_arguments(packed: Packed) -> Layout | None:
+    """Return offsets and longest text as compiled code takes them, or None where no compiled kernel serves.
+
+    The padded blocks of other devices have other shapes in every chunk and stay outside of compiled code.
+    """
+    if packed.device.type != "cuda":
+        return None
+    offsets = packed.offsets_N1
+    torch._dynamo.maybe_mark_dynamic(offsets, 0)
+    return offsets, packed.max_length
+
+
+def kernel_takes(query: torch.Tensor, dropout: float) -> bool:
+    """Tell whether the variable-length kernel serves these queries ([1, H, T, E])."""
+    size = query.shape[-1]
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and dropout == 0.0
+        and size % 8 == 0
+        and size <= MAX_HEAD_SIZE
+    )
 
 
 class _Rearrange(torch.autograd.Function):
@@ -74,6 +104,7 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    packed_layout: Layout | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of each text of the stream with itself, in the signature of `transformers.AttentionInterface`.
@@ -81,23 +112,40 @@ def packed_attention(
     Args:
         query, key, value: [1, H, T, E] (key and value may have fewer heads).
         sliding_window: transformers' value: a token sees those nearer than this many places, on both sides.
+        packed_layout: see `layout_arguments`; only given while compiled.
 
     Returns:
         [1, T, H, E] in the dtype of `query`, and None for the weights.
     """
-    packed = _stream.get()
-    assert packed is not None, "packed attention runs only inside packed_stream()"
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     reach = None if sliding_window is None else sliding_window - 1
-    if packed.device.type == "cuda" and query.dtype in (torch.bfloat16, torch.float16):
-        output = _variable_length_kernel(packed, query, key, value, scaling, causal, reach)
+    if packed_layout is not None and kernel_takes(query, dropout):
+        output = _variable_length_kernel(packed_layout, query, key, value, scaling, causal, reach)
     else:
-        output = _padded_blocks(packed, query, key, value, scaling, dropout, causal, reach)
+        output = _by_stream(query, key, value, scaling, dropout, causal, reach)
     return output.unsqueeze(0), None
 
 
+@torch.compiler.disable
+def _by_stream(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    causal: bool,
+    reach: int | None,
+) -> torch.Tensor:
+    packed = _stream.get()
+    assert packed is not None, "packed attention runs only inside packed_stream()"
+    if kernel_takes(query, dropout):
+        layout = packed.offsets_N1, packed.max_length
+        return _variable_length_kernel(layout, query, key, value, scaling, causal, reach)
+    return _padded_blocks(packed, query, key, value, scaling, dropout, causal, reach)
+
+
 def _variable_length_kernel(
-    packed: Packed,
+    layout: Layout,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -108,10 +156,10 @@ def _variable_length_kernel(
     from torch.nn.attention.varlen import varlen_attn
 
     left = -1 if reach is None else reach
-    offsets, longest = packed.offsets_N1, packed.max_length
+    offsets, longest = layout
     query_THE, key_THE, value_THE = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     if key.shape[1] != query.shape[1]:
-        times = query.shape[1] // key.shape[1]
+        times = query.shape[1] // key.shape[1]  # torch 2.11's kernel wants equal heads; 2.12 has an argument for it
         key_THE, value_THE = (tensor.repeat_interleave(times, dim=1) for tensor in (key_THE, value_THE))
     output = varlen_attn(
         query_THE,

@@ -10,7 +10,7 @@ Shapes: N texts, T tokens, D embedding width.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging as transformers_logging
 
 from conan_embed.console import progress_bar
-from conan_embed.encoder.attention import PACKED_ATTENTION, packed_stream
+from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
 from conan_embed.encoder.formats import (
     POOLINGS,
     Layout,
@@ -32,7 +32,8 @@ from conan_embed.encoder.formats import (
     read_layout,
     write_layout,
 )
-from conan_embed.encoder.packing import Packed, chunks_by_tokens, gather_tokens, pack_flat
+from conan_embed.device import sent
+from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, filled_up, pack
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, written_aside
 
@@ -83,6 +84,7 @@ class EmbeddingModel(nn.Module):
         self.width = dense_width or self.hidden
         self.widths = _checked_widths(widths, self.width)
         self.own_dropout: dict[str, float] = {}
+        self.compiled = False
         self.prompts = {"query": "", "passage": "", "sts": "", **(prompts or {})}
         positions = _usable_positions(encoder.config)
         self.max_length = _checked_length(max_length or min(positions, 512), positions)
@@ -101,10 +103,13 @@ class EmbeddingModel(nn.Module):
         Returns:
             float32 (float64 for a float64 model) [N, D], not normalised.
         """
+        # Compiled code cannot read the context variable: there the layout travels as arguments.
+        layout = {"packed_layout": layout_arguments(packed)} if self.compiled else {}
         with packed_stream(packed):
             output = self.encoder(
                 input_ids=packed.token_ids_T[None],
                 position_ids=packed.position_ids_T[None] + self._first_position,
+                **layout,
             )
         pooled = self._pool(output.last_hidden_state[0], packed)
         return (
@@ -153,25 +158,67 @@ class EmbeddingModel(nn.Module):
         Returns:
             float32 [N, D] in the order of `text_ids`, not normalised.
         """
-        flat, lengths = gather_tokens(tokens, offsets, text_ids)
-        starts = np.cumsum(lengths) - lengths
+        chunks = self.pack(tokens, offsets, text_ids, token_budget=token_budget)
+        return self.embed_chunks(chunks, recompute=recompute, num_passes=num_passes, on_chunk=on_chunk)
 
-        def embedded(chunk_tokens: np.ndarray, chunk_lengths: np.ndarray) -> torch.Tensor:
-            packed = pack_flat(chunk_tokens, chunk_lengths, self.device)
+    def pack(
+        self, tokens: np.ndarray, offsets: np.ndarray, text_ids: np.ndarray, *, token_budget: int
+    ) -> Iterator[Chunk]:
+        """Yield the texts as chunks on the model's device; a list of them can be made while a GPU still works."""
+        return pack(
+            tokens,
+            offsets,
+            text_ids,
+            token_budget=self.chunk_budget(token_budget),
+            device=self.device,
+            fill_up=self._fills_up,
+        )
+
+    def embed_chunks(
+        self,
+        chunks: Iterable[Chunk],
+        *,
+        recompute: bool = False,
+        num_passes: int = 1,
+        on_chunk: Callable[[int], None] | None = None,
+    ) -> torch.Tensor:
+        """Embed what `pack` gave; arguments and result as in `embed_tokens`."""
+
+        def embedded(packed: Packed) -> torch.Tensor:
             if recompute and torch.is_grad_enabled():
                 return checkpoint(self, packed, use_reentrant=False)
             return self(packed)
 
         pieces, places = [], [np.empty(0, np.int64)]
-        for chunk in chunks_by_tokens(lengths, self.chunk_budget(token_budget)):
-            pieces.append(embedded(*gather_tokens(flat, np.append(starts, len(flat)), chunk)))
-            places.append(chunk)
+        for chunk in chunks:
+            pieces.append(embedded(chunk.packed)[: len(chunk.places)])
+            places.append(chunk.places)
             if on_chunk is not None:
-                on_chunk(len(chunk))
+                on_chunk(len(chunk.places))
         while len(pieces) < num_passes:
-            pieces.append(embedded(np.zeros(1, np.int64), np.ones(1, np.int64))[:0])
-        back = torch.from_numpy(np.argsort(np.concatenate(places))).to(self.device)
+            nothing = np.zeros(1, np.int64), np.ones(1, np.int64)
+            if self._fills_up:
+                nothing = filled_up(*nothing)
+            pieces.append(embedded(Packed(sent(nothing[0], self.device), nothing[1]))[:0])
+        back = sent(np.argsort(np.concatenate(places)), self.device)
         return torch.cat(pieces).index_select(0, back)
+
+    # ------------------------------------------------------------------------------------------------ compiling
+
+    @property
+    def _fills_up(self) -> bool:
+        wanted = self.compiled or self.device.type == "cuda"
+        return wanted and _usable_positions(self.encoder.config) >= PADDED_TO
+
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse what stands between the matrix products of a layer.
+
+        Layer by layer: all layers of a kind share their code, so this takes seconds where a whole encoder takes
+        minutes, and it goes together with sharding. The number of tokens is a variable of the compiled code.
+        """
+        for layer in encoder_layers(self.encoder):
+            layer.compile(dynamic=True)
+        self.compiled = True
 
     # --------------------------------------------------------------------------------------------- from texts
 
@@ -342,6 +389,12 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
+    """Return the encoder's stack of layers: its largest list of modules."""
+    stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=[]))
 
 
 def _rows(layout: Layout) -> int | None:

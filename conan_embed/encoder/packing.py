@@ -17,6 +17,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from conan_embed.device import sent
+
+PADDED_TO = 128
+"""On GPUs a stream is filled up to a multiple of so many tokens: few different sizes for compiled code and for the
+memory allocator, aligned matrix products, and less than 1 % of a full chunk."""
+
 # Upper bounds of the lengths that share one padded block in the attention function where no variable-length kernel
 # exists. Few blocks and at most a third of padding: with 16-token steps up to 512 the call overhead of small blocks
 # costs as much as the padding saves (docs/log.md). Attention to padding grows with the square of
@@ -26,11 +32,11 @@ BLOCK_LENGTHS = (16, 32, 48, *(step * 2**power for power in range(5, 14) for ste
 
 @dataclass(frozen=True)
 class Packed:
-    """One chunk of texts as a padding-free stream, longest text first or last (any order that is sorted by length).
+    """One chunk of texts as a padding-free stream, sorted by length (so that padded blocks are few).
 
     Attributes:
         token_ids_T: int64, all tokens of all texts, special tokens included.
-        lengths_N: int64 on the CPU, tokens per text, sorted.
+        lengths_N: int64 on the CPU, tokens per text. A text of no meaning may stand last (`filled_up`).
     """
 
     token_ids_T: torch.Tensor
@@ -53,10 +59,7 @@ class Packed:
     def tensor(self, name: str, values: np.ndarray) -> torch.Tensor:
         """Return `values` on the device of the stream, copied once a chunk under that name."""
         if name not in self._on_device:
-            tensor = torch.from_numpy(values)
-            if self.device.type == "cuda":
-                tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-            self._on_device[name] = tensor
+            self._on_device[name] = sent(values, self.device)
         return self._on_device[name]
 
     @property
@@ -145,7 +148,47 @@ def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device 
     """Pack texts that already lie end to end, sorted by length."""
     steps = np.diff(lengths_N)
     assert (steps <= 0).all() or (steps >= 0).all(), "texts of a chunk must be sorted by length"
-    tokens = torch.from_numpy(np.ascontiguousarray(tokens_T, dtype=np.int64))
-    if torch.device(device).type == "cuda":
-        tokens = tokens.pin_memory().to(device, non_blocking=True)
-    return Packed(tokens, np.asarray(lengths_N, dtype=np.int64))
+    return Packed(sent(np.ascontiguousarray(tokens_T, dtype=np.int64), device), np.asarray(lengths_N, np.int64))
+
+
+def filled_up(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Append one text of zeros (any token will do: its embedding is dropped) up to a multiple of PADDED_TO."""
+    missing = -len(tokens_T) % PADDED_TO
+    if not missing:
+        return tokens_T, lengths_N
+    return np.append(tokens_T, np.zeros(missing, tokens_T.dtype)), np.append(lengths_N, missing)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A packed stream, and the places (int64, on the CPU) of its texts among those that were asked for."""
+
+    packed: Packed
+    places: np.ndarray
+
+
+def pack(
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    text_ids: np.ndarray,
+    *,
+    token_budget: int,
+    device: torch.device | str = "cpu",
+    fill_up: bool = False,
+) -> Iterator[Chunk]:
+    """Yield the texts `text_ids` of a store in chunks of at most `token_budget` tokens, on `device`, longest first.
+
+    Args:
+        tokens: all tokens of the store, [all tokens].
+        offsets: int64 [texts + 1], where each text begins in `tokens`.
+        text_ids: int64 [N].
+        fill_up: to a multiple of PADDED_TO tokens.
+    """
+    lengths = offsets[text_ids + 1] - offsets[text_ids]
+    for places in chunks_by_tokens(lengths, token_budget):
+        flat, lengths_N = gather_tokens(tokens, offsets, text_ids[places])
+        if not fill_up:
+            yield Chunk(pack_flat(flat, lengths_N, device), places)
+            continue
+        flat, lengths_N = filled_up(flat, lengths_N)
+        yield Chunk(Packed(sent(flat, device), lengths_N), places)

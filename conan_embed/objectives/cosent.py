@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 import torch
 
+from conan_embed.device import sent
+
 
 def cosent(
     score_P: torch.Tensor, label_P: torch.Tensor, group_P: torch.Tensor, *, temperature: float
@@ -25,7 +27,7 @@ def cosent(
 
     Args:
         score_P: float [P], cosines.
-        label_P: float [P], higher means closer.
+        label_P: float [P], higher means closer; on the CPU, as `group_P`: their order is worked out there.
         group_P: int64 [P], pairs are compared where groups agree.
         temperature: tau.
     """
@@ -33,11 +35,13 @@ def cosent(
     for group in group_P.unique():
         members = torch.nonzero(group_P == group).squeeze(1)
         label, order = label_P[members].sort(stable=True)
-        logit = score_P[members[order]] / temperature
         lower = torch.searchsorted(label, label)  # how many pairs have a lower label
-        running = logit.logcumsumexp(dim=0)
-        has_lower = lower > 0
-        terms.append(running[lower[has_lower] - 1] - logit[has_lower])
+        has_lower = torch.nonzero(lower > 0).squeeze(1)
+        places, last_lower, above = (
+            sent(index, score_P.device) for index in (members[order], lower[has_lower] - 1, has_lower)
+        )
+        logit = score_P[places] / temperature
+        terms.append(logit.logcumsumexp(dim=0)[last_lower] - logit[above])
     return torch.cat(terms).logsumexp(dim=0)
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from conan_embed.objectives.relations import NEGATIVE, Relations
+from conan_embed.device import sent
+from conan_embed.objectives.relations import NEGATIVE, Relations, cuts
 
 BLOCK_BYTES = 256 * 2**20
 """Memory for the score blocks; the rows per block follow from it."""
@@ -62,10 +63,11 @@ def infonce(
     Args:
         query_QD: float [Q, D], not normalised.
         candidate_CD: float [C, D], not normalised.
+        relations: on the CPU; they are sent to the embeddings' device.
         temperature: tau.
         widths: Matryoshka prefixes; the full width D alone when empty.
         total_queries: divide by this many queries instead of Q, where the rows are shared out over processes.
-        watched: rows and columns (int64 [X] each, sorted by row) whose full-width cosines to return.
+        watched: rows and columns (int64 [X] each, sorted by row, on the CPU) whose full-width cosines to return.
         block_rows: rows scored at once; chosen from BLOCK_BYTES when None.
 
     Returns:
@@ -111,9 +113,20 @@ class _StreamedInfoNCE(torch.autograd.Function):
         segments = list(zip([0, *widths[:-1]], widths, strict=True))
         query_scale = _inverse_norms(query_QD, segments)  # one [Q] per width
         candidate_scale = _inverse_norms(candidate_CD, segments)
+        # What belongs to which block is looked up where the relations are, on the CPU: a GPU is never asked.
         positive_row, positive_column = relations.positives()
+        borders = [*range(0, num_queries, block_rows), num_queries]
+        positive_cut, watched_cut, exception_cut = (
+            cuts(row, borders) for row in (positive_row, watched[0], relations.row_X)
+        )
         positives_of_Q = torch.bincount(positive_row, minlength=num_queries)
-        weight_X = 1.0 / (positives_of_Q[positive_row].to(query_QD) * total_queries * len(widths))
+        weight_X = 1.0 / (positives_of_Q[positive_row].to(query_QD.dtype) * total_queries * len(widths))
+        device = query_QD.device
+        positive_row, positive_column, weight_X = (
+            sent(tensor, device) for tensor in (positive_row, positive_column, weight_X)
+        )
+        watched = sent(watched[0], device), sent(watched[1], device)
+        relations = relations.to(device)
 
         loss = query_QD.new_zeros(())
         positive_X = query_QD.new_empty(len(positive_row))
@@ -123,15 +136,11 @@ class _StreamedInfoNCE(torch.autograd.Function):
         candidate_pull = [
             torch.zeros_like(scale) for scale in candidate_scale
         ]  # sum over queries of G logits, [C]
-        borders = torch.arange(0, num_queries + block_rows, block_rows, device=query_QD.device).clamp_(
-            max=num_queries
-        )
-        positive_cut = torch.searchsorted(positive_row, borders).tolist()
-        watched_cut = torch.searchsorted(watched[0], borders).tolist()
 
         for number, start in enumerate(range(0, num_queries, block_rows)):
             stop = min(start + block_rows, num_queries)
-            not_negative_BC = relations.rows(start, stop) != NEGATIVE
+            exceptions = slice(exception_cut[number], exception_cut[number + 1])
+            not_negative_BC = relations.rows(start, stop, exceptions) != NEGATIVE
             mine = slice(positive_cut[number], positive_cut[number + 1])
             row, column, weight = positive_row[mine] - start, positive_column[mine], weight_X[mine]
             dot_BC = query_QD.new_zeros(stop - start, len(candidate_CD))

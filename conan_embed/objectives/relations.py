@@ -9,14 +9,17 @@ another one, repeated texts and in-batch negatives restricted to one data set ar
     -1  negative
 
 The table is never whole in memory: a default by group (equal groups: negative) plus sparse exceptions, expanded row
-block by row block.
+block by row block. A plan holds it on the CPU, where the loss looks up which exceptions belong to which rows.
 
 Shapes: Q queries, C candidates, X exceptions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+from conan_embed.device import sent
 
 POSITIVE, IGNORED, NEGATIVE = 1, 0, -1
 
@@ -42,12 +45,17 @@ class Relations:
     def shape(self) -> tuple[int, int]:
         return len(self.group_Q), len(self.group_C)
 
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Return int8 [stop - start, C], the relations of those queries."""
+    def rows(self, start: int, stop: int, exceptions: slice | None = None) -> torch.Tensor:
+        """Return int8 [stop - start, C], the relations of those queries.
+
+        Args:
+            exceptions: which of the X belong to these rows, where that is known; else they are looked up.
+        """
         relation = (self.group_Q[start:stop, None] == self.group_C[None, :]).to(torch.int8).neg_()
-        first, last = torch.searchsorted(
-            self.row_X, torch.tensor([start, stop], device=self.row_X.device)
-        ).tolist()
+        if exceptions is None:
+            first, last = cuts(self.row_X, [start, stop])
+        else:
+            first, last = exceptions.start, exceptions.stop
         relation[self.row_X[first:last] - start, self.column_X[first:last]] = self.value_X[first:last]
         return relation
 
@@ -58,9 +66,7 @@ class Relations:
 
     def part(self, start: int, stop: int) -> "Relations":
         """Return the relations of the queries start..stop alone."""
-        first, last = torch.searchsorted(
-            self.row_X, torch.tensor([start, stop], device=self.row_X.device)
-        ).tolist()
+        first, last = cuts(self.row_X, [start, stop])
         return Relations(
             self.group_Q[start:stop],
             self.group_C,
@@ -70,4 +76,10 @@ class Relations:
         )
 
     def to(self, device: torch.device) -> "Relations":
-        return Relations(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
+        return Relations(*(sent(tensor, device) for tensor in vars(self).values()))
+
+
+def cuts(row_X: torch.Tensor, borders: Sequence[int]) -> list[int]:
+    """Return where the sorted rows `row_X` reach each border."""
+    found: list[int] = torch.searchsorted(row_X, torch.tensor(borders, device=row_X.device)).tolist()
+    return found

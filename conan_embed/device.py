@@ -1,0 +1,37 @@
+"""Copies between main memory and a GPU that nobody waits for.
+
+A GPU works through a queue. Whatever asks it for a value (`.item()`, `.tolist()`, a boolean mask, a copy from or to
+ordinary memory) waits until the queue is empty, and then the GPU waits for the program. So a step keeps all that it
+must know (which rows, how many) on the CPU, sends index tensors ahead through pinned memory (`sent`), and reads its
+results once (`Reading`). On CPUs both do nothing.
+"""
+
+import numpy as np
+import torch
+
+
+def sent(values: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Return `values` on `device`; on a GPU the copy is queued, from pinned memory, and nobody waits for it."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class Reading:
+    """A tensor on its way to main memory: made when all work on it is queued, and read when it is needed."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._done: torch.cuda.Event | None = None
+        self._values = tensor.detach()
+        if tensor.device.type == "cuda":
+            self._values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._values.copy_(tensor.detach(), non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def numpy(self) -> np.ndarray:
+        """Wait for the copy and return it; this is the one synchronisation of a step."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._values.numpy()
