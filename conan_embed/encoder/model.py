@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from conan_embed.console import progress_bar
+from conan_embed.device import sent
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
 from conan_embed.encoder.formats import (
     POOLINGS,
@@ -32,7 +34,6 @@ from conan_embed.encoder.formats import (
     read_layout,
     write_layout,
 )
-from conan_embed.device import sent
 from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, filled_up, pack
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, written_aside
@@ -389,6 +390,11 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs torch.compile has made in this process: more than a handful is a recompilation storm."""
+    return int(counters["stats"]["unique_graphs"])
 
 
 def encoder_layers(encoder: nn.Module) -> list[nn.Module]:

@@ -148,7 +148,9 @@ def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device 
     """Pack texts that already lie end to end, sorted by length."""
     steps = np.diff(lengths_N)
     assert (steps <= 0).all() or (steps >= 0).all(), "texts of a chunk must be sorted by length"
-    return Packed(sent(np.ascontiguousarray(tokens_T, dtype=np.int64), device), np.asarray(lengths_N, np.int64))
+    return Packed(
+        sent(np.ascontiguousarray(tokens_T, dtype=np.int64), device), np.asarray(lengths_N, np.int64)
+    )
 
 
 def filled_up(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

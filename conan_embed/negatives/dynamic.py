@@ -75,6 +75,10 @@ class DynamicNegatives:
                 dynamic.bank.write(dynamic.bank.passages, embed(dynamic.bank.passages, "filling the bank"), 0)
         return dynamic
 
+    def checks_after(self, step: int) -> bool:
+        """Tell whether negatives may be replaced after step `step` (counted from 1)."""
+        return self.settings.source != "static" and step % self.settings.interval == 0
+
     def after_step(
         self, step: int, text_ids: np.ndarray, embedding_UD: torch.Tensor
     ) -> dict[str, Any] | None:
@@ -91,7 +95,7 @@ class DynamicNegatives:
             if len(extra):
                 self.bank.write(extra, self.embed(extra, ""), step)
         self._seconds_in_steps += time.perf_counter() - started
-        if self.settings.source == "static" or step % self.settings.interval:
+        if not self.checks_after(step):
             return None
         check = self._check()
         line: dict[str, Any] = {

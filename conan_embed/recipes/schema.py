@@ -217,8 +217,16 @@ class Training(_Section):
     precision: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="of matrix products; weights stay float32"
     )
-    chunk_tokens: PositiveInt = Field(16_384, description="tokens per packed forward")
-    recompute: bool = Field(False, description="keep no activations: memory of one chunk, a third more time")
+    chunk_tokens: PositiveInt | None = Field(
+        None, description="tokens per packed forward; else 16,384, or on GPUs what fits if that is less"
+    )
+    recompute: bool | None = Field(
+        None,
+        description="keep no activations: memory of one chunk, a third more time; else where a GPU could not hold a step",
+    )
+    compile: bool = Field(
+        False, description="torch.compile the encoder's layers (minutes once, less memory traffic)"
+    )
     placement: Literal["balanced", "dedicated"] = Field(
         "balanced",
         description="which process embeds what: by token count, or some only STS texts; the loss is the same",

@@ -26,7 +26,14 @@ from conan_embed.training.checkpoint import Progress, checkpoints, save_checkpoi
 from conan_embed.training.memory import give_back_freed
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.plan import Planner
-from conan_embed.training.step import NotFinite, StepResult, learning_rate, train_step
+from conan_embed.training.step import (
+    NotFinite,
+    ReadyStep,
+    StepResult,
+    learning_rate,
+    make_ready,
+    train_step,
+)
 from conan_embed.training.trainee import Trainee
 
 _TRIM_EVERY = 10  # steps
@@ -53,6 +60,7 @@ class Loop:
         self.began = began  # as time.time(); where a run was resumed, as if it had never stood still
         self.log: MetricsLog | None = None
         self.saved_step: int | None = None
+        self.ahead: ReadyStep | None = None
 
     def go(self) -> None:
         """Run from where the progress stands to the last step."""
@@ -92,9 +100,12 @@ class Loop:
         for group in self.trainee.optimizer.param_groups:
             group["lr"] = rate
         self.trainee.model.train()
-        plan = self.planner.step(step, self.table)
+        ready, self.ahead = self.ahead or self._make_ready(step), None
+        plan = ready.plan
         try:
-            result = train_step(self.trainee, self.tasks.store, plan, self.table, self.recipe)
+            result = train_step(
+                self.trainee, self.tasks.store, ready, self.table, self.recipe, meanwhile=self._look_ahead
+            )
         except NotFinite as error:
             saved = checkpoints(self.run / "checkpoints")
             last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
@@ -115,6 +126,16 @@ class Loop:
         if every and (step + 1) % every == 0:
             self._save()
         return result
+
+    def _make_ready(self, step: int) -> ReadyStep:
+        plan = self.planner.step(step, self.table)
+        return make_ready(self.trainee, self.tasks.store, plan, self.recipe)
+
+    def _look_ahead(self) -> None:
+        """Plan and pack the next step while the GPU works on this one, unless a check may replace its negatives."""
+        done = self.progress.step + 1  # steps when the running one is over
+        if done < self.num_steps and not (self.negatives is not None and self.negatives.checks_after(done)):
+            self.ahead = self._make_ready(done)
 
     def _evaluate(self) -> None:
         if self.recipe.evaluation.folder is None:

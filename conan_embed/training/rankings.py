@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from conan_embed.console import progress_bar
-from conan_embed.encoder.model import EmbeddingModel, autocast
+from conan_embed.device import sent
+from conan_embed.encoder.model import TOKEN_BUDGET, EmbeddingModel, autocast
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives import mining
@@ -22,11 +23,14 @@ from conan_embed.training.placement import shares
 from conan_embed.training.trainee import num_passes
 
 
-def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_tokens: int) -> Embed:
+def embed_with(
+    model: EmbeddingModel, store: TextStore, precision: str, chunk_tokens: int | None = None
+) -> Embed:
     """Return a function that embeds texts of the store, without gradient, rows of length 1.
 
     The texts are shared out over the processes, and every process gets all rows.
     """
+    budget = chunk_tokens or TOKEN_BUDGET
 
     @torch.no_grad()
     def embed(text_ids: np.ndarray, description: str) -> torch.Tensor:
@@ -42,8 +46,8 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
                 store.tokens,
                 store.offsets,
                 mine,
-                token_budget=chunk_tokens,
-                num_passes=num_passes(model, store, [text_ids[part] for part in parts], chunk_tokens),
+                token_budget=budget,
+                num_passes=num_passes(model, store, [text_ids[part] for part in parts], budget),
                 on_chunk=lambda count: progress.advance(task, count),
             )
         model.train(was_training)
@@ -51,7 +55,7 @@ def embed_with(model: EmbeddingModel, store: TextStore, precision: str, chunk_to
             processes.wait_for_all()
         rows = torch.nn.functional.normalize(rows.float(), dim=1)
         gathered = processes.gather_rows(rows, [len(part) for part in parts])
-        return gathered[torch.from_numpy(np.argsort(np.concatenate(parts))).to(gathered.device)]
+        return gathered[sent(np.argsort(np.concatenate(parts)), gathered.device)]
 
     return embed
 

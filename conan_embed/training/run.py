@@ -23,7 +23,7 @@ import transformers
 
 import conan_embed
 from conan_embed.console import console
-from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
@@ -39,12 +39,16 @@ from conan_embed.training.checkpoint import (
     saved_recipe,
 )
 from conan_embed.training.loop import Loop
+from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table, shared_out
 from conan_embed.training.trainee import Trainee
 
 # Settings that do not change what is trained: a resumed run may have others.
-_MAY_DIFFER = ("output", "cache", "tracking", "evaluation", "training.sharding", "training.timeout")
+_MAY_DIFFER = (
+    *("output", "cache", "tracking", "evaluation"),
+    *("training.sharding", "training.timeout", "training.compile"),
+)
 
 
 def load_model(recipe: Recipe) -> EmbeddingModel:
@@ -117,6 +121,8 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     planner = Planner(tasks, recipe.step, recipe.training.seed)
     num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
     trainee = Trainee(model, recipe)
+    if device.type == "cuda":
+        trainee.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
     negatives = None
     if table is not None:
         negatives = DynamicNegatives.start(
@@ -149,7 +155,13 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     Loop(recipe, run, trainee, negatives, tasks, planner, num_steps, progress, began).go()
     if processes.is_first():
         finished = time.time()
-        times = {"finished": _moment(finished), "seconds": round(finished - began, 1)}
+        times = {
+            "finished": _moment(finished),
+            "seconds": round(finished - began, 1),
+            "chunk_tokens": trainee.memory.chunk_tokens,
+            "recompute": trainee.memory.recompute,
+            "compiled_graphs": compiled_graphs(),
+        }
         write_json(run / "run.json", facts | times)
     processes.wait_for_all()
     return run

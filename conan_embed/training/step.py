@@ -7,11 +7,14 @@ Shapes: U unique texts of the step, D width.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from conan_embed.console import console
+from conan_embed.device import Reading, sent
 from conan_embed.encoder.model import EmbeddingModel, autocast
 from conan_embed.errors import UserError
 from conan_embed.negatives.background import above_background, background_cosine
@@ -22,7 +25,7 @@ from conan_embed.texts.store import TextStore
 from conan_embed.training import processes
 from conan_embed.training.placement import shares
 from conan_embed.training.plan import StepPlan
-from conan_embed.training.trainee import Trainee
+from conan_embed.training.trainee import PackedShare, Trainee
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,21 @@ def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
     return settings.learning_rate
 
 
-def embed_step(trainee: Trainee, store: TextStore, plan: StepPlan, recipe: Recipe) -> torch.Tensor:
-    """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
+@dataclass(frozen=True)
+class ReadyStep:
+    """A step's plan, and this process's texts of it on its device.
+
+    Attributes:
+        parts: for every process the places of its texts among the U.
+    """
+
+    plan: StepPlan
+    parts: list[np.ndarray]
+    share: PackedShare
+
+
+def make_ready(trainee: Trainee, store: TextStore, plan: StepPlan, recipe: Recipe) -> ReadyStep:
+    """Share the step's texts out and pack this process's; can be done while a GPU still works on the step before."""
     parts = shares(
         store.lengths(plan.text_ids),
         plan.is_sts,
@@ -69,11 +85,15 @@ def embed_step(trainee: Trainee, store: TextStore, plan: StepPlan, recipe: Recip
         recipe.training.placement,
         sts_share=recipe.training.sts_share,
     )
+    return ReadyStep(plan, parts, trainee.pack_share(store, [plan.text_ids[part] for part in parts]))
+
+
+def embed_step(trainee: Trainee, ready: ReadyStep, recipe: Recipe) -> torch.Tensor:
+    """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
     with autocast(trainee.model.device, recipe.training.precision):
-        local = trainee.embed_share(store, [plan.text_ids[part] for part in parts], recipe)
-    gathered = processes.gather_rows(local, [len(part) for part in parts])
-    back = torch.from_numpy(np.argsort(np.concatenate(parts))).to(gathered.device)
-    return gathered.index_select(0, back)
+        local = trainee.embed_share(ready.share)
+    gathered = processes.gather_rows(local, [len(part) for part in ready.parts])
+    return gathered.index_select(0, sent(np.argsort(np.concatenate(ready.parts)), gathered.device))
 
 
 def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan, recipe: Recipe) -> JointLoss:
@@ -85,18 +105,18 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
         rows, columns = plan.retrieval.watched
         first, last = np.searchsorted(rows.numpy(), [start, stop])
         retrieval = RetrievalPart(
-            embedding_UD.index_select(0, plan.retrieval.query_Q[start:stop].to(device)),
-            embedding_UD.index_select(0, plan.retrieval.candidate_C.to(device)),
-            plan.retrieval.relations.part(start, stop).to(device),
+            embedding_UD.index_select(0, sent(plan.retrieval.query_Q[start:stop], device)),
+            embedding_UD.index_select(0, sent(plan.retrieval.candidate_C, device)),
+            plan.retrieval.relations.part(start, stop),
             len(plan.retrieval.rows),
-            ((rows[first:last] - start).to(device), columns[first:last].to(device)),
+            (rows[first:last] - start, columns[first:last]),
         )
     if plan.sts is not None:
         sts = StsPart(
-            embedding_UD.index_select(0, plan.sts.left_P.to(device)),
-            embedding_UD.index_select(0, plan.sts.right_P.to(device)),
-            plan.sts.label_P.to(device),
-            plan.sts.group_P.to(device),
+            embedding_UD.index_select(0, sent(plan.sts.left_P, device)),
+            embedding_UD.index_select(0, sent(plan.sts.right_P, device)),
+            plan.sts.label_P,
+            plan.sts.group_P,
             1 / processes.world_size(),
         )
     return joint_loss(
@@ -112,24 +132,39 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
 def train_step(
     trainee: Trainee,
     store: TextStore,
-    plan: StepPlan,
+    plan: StepPlan | ReadyStep,
     table: NegativeTable | None,
     recipe: Recipe,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """Do one optimizer step and note the scores of the hard negatives in the table.
 
+    Args:
+        meanwhile: called when all work but the update is queued, before the one wait for its results: on a GPU what it
+            does costs nothing. The table does not know this step's scores yet.
+
     Raises:
         NotFinite: loss or gradient is NaN or infinite; the parameters are as before.
+        UserError: memory does not suffice, and smaller chunks are of no use or several processes take part.
     """
     started = time.perf_counter()
-    # Dropout must not depend on what came before, or a resumed run would differ.
-    torch.manual_seed(hash((recipe.training.seed, plan.step, processes.rank())) % 2**63)
-    embedding_UD = embed_step(trainee, store, plan, recipe)
-    loss = step_loss(trainee.model, embedding_UD, plan, recipe)
-    loss.total.backward()
-    gradient_norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
-    facts = _gathered_facts(loss, plan)
-    optimizer, total = trainee.optimizer, facts.total
+    ready = plan if isinstance(plan, ReadyStep) else make_ready(trainee, store, plan, recipe)
+    plan = ready.plan
+    while True:
+        try:
+            embedding_UD, loss = _forward_and_back(trainee, ready, recipe)
+            break
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(". ")[0]
+        # Outside of the handler: the error holds on to the tensors of the pass that failed.
+        _make_room(trainee, ready, reason)
+        ready = make_ready(trainee, store, plan, recipe)
+    norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
+    reading = Reading(_sums(loss, norm, plan))
+    meanwhile()
+    facts = _facts(reading.numpy(), plan)
+    optimizer, total, gradient_norm = trainee.optimizer, facts.total, facts.gradient_norm
     if not (np.isfinite(total) and np.isfinite(gradient_norm)):
         optimizer.zero_grad(set_to_none=True)
         name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)
@@ -162,17 +197,48 @@ def train_step(
     )
 
 
+def _forward_and_back(trainee: Trainee, ready: ReadyStep, recipe: Recipe) -> tuple[torch.Tensor, JointLoss]:
+    # Dropout must not depend on what came before, or a resumed run would differ.
+    torch.manual_seed(hash((recipe.training.seed, ready.plan.step, processes.rank())) % 2**63)
+    embedding_UD = embed_step(trainee, ready, recipe)
+    loss = step_loss(trainee.model, embedding_UD, ready.plan, recipe)
+    loss.total.backward()
+    return embedding_UD, loss
+
+
+def _make_room(trainee: Trainee, ready: ReadyStep, reason: str) -> None:
+    """After an out-of-memory error: forget the failed pass, make chunks smaller, and say so."""
+    step, budget = ready.plan.step + 1, ready.share.token_budget
+    trainee.optimizer.zero_grad(set_to_none=True)
+    if processes.world_size() > 1:  # the others wait in the middle of a pass that cannot be taken up again
+        raise UserError(
+            f"step {step}: {reason}; expected a smaller training.chunk_tokens (it was {budget:,}), "
+            "training.recompute: true, or a smaller step."
+        )
+    if not trainee.memory.shrink(budget):
+        raise UserError(
+            f"step {step}: {reason}, even with chunks of {budget:,} tokens; expected a smaller step or model."
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    console.print(
+        f"step {step}: {reason}; from here on activations are computed again, in chunks of "
+        f"{trainee.memory.chunk_tokens:,} tokens. The numbers stay the same."
+    )
+
+
 @dataclass(frozen=True)
 class _Facts:
     total: float
     retrieval: float
     sts: float
+    gradient_norm: float
     positive_Q: np.ndarray  # mean cosine of each query's positives, nan where it has none
     negative_Q: np.ndarray  # the same of its own hard negatives
 
 
-def _gathered_facts(loss: JointLoss, plan: StepPlan) -> _Facts:
-    """Sum losses and put together per-query scores over the processes, in one small exchange."""
+def _sums(loss: JointLoss, norm: torch.Tensor, plan: StepPlan) -> torch.Tensor:
+    """Losses, sums and counts of every query's scores, in one small exchange over the processes; and the norm."""
     zero = loss.total.detach().new_zeros(())
     losses = torch.stack(
         [loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))]
@@ -186,11 +252,16 @@ def _gathered_facts(loss: JointLoss, plan: StepPlan) -> _Facts:
             sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X
         )
         _add_scores(sums[2:4], _rows_between(plan.retrieval.watched[0], start, stop), loss.watched_X)
-    everything = processes.sum_over_processes(torch.cat([losses, sums.flatten()])).cpu().double().numpy()
-    total, retrieval, sts = (float(x) for x in everything[:3])
-    sums_Q = everything[3:].reshape(4, num_queries)
+    everything = processes.sum_over_processes(torch.cat([losses, sums.flatten()]))
+    return torch.cat([norm.detach().to(everything).reshape(1), everything])
+
+
+def _facts(everything: np.ndarray, plan: StepPlan) -> _Facts:
+    """What `_sums` put together, read back."""
+    norm, total, retrieval, sts = (float(x) for x in everything[:4])
+    sums_Q = everything[4:].astype(np.float64).reshape(4, -1)
     with np.errstate(invalid="ignore"):
-        return _Facts(total, retrieval, sts, sums_Q[0] / sums_Q[1], sums_Q[2] / sums_Q[3])
+        return _Facts(total, retrieval, sts, norm, sums_Q[0] / sums_Q[1], sums_Q[2] / sums_Q[3])
 
 
 def _rows_between(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -198,7 +269,7 @@ def _rows_between(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 
 
 def _add_scores(sum_and_count: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> None:
-    rows = rows.to(scores.device)
+    rows = sent(rows, scores.device)
     sum_and_count[0].index_add_(0, rows, scores)
     sum_and_count[1].index_add_(0, rows, torch.ones_like(scores))
 

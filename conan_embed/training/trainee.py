@@ -14,6 +14,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,12 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.encoder.packing import chunks_by_tokens
+from conan_embed.encoder.model import EmbeddingModel, encoder_layers
+from conan_embed.encoder.packing import Chunk, chunks_by_tokens
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.training import processes
+from conan_embed.training.memory import Memory
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -42,6 +44,7 @@ class Trainee:
     Attributes:
         model: this process's model; under `full` its parameters are `DTensor`s, of which each process holds a piece.
         optimizer: AdamW over them.
+        memory: how large chunks are and when activations are computed again; smaller after an out-of-memory error.
     """
 
     def __init__(self, model: EmbeddingModel, recipe: Recipe) -> None:
@@ -57,30 +60,35 @@ class Trainee:
         elif not alone:
             self._embed_share = _summing(self._embed_share)
         self.optimizer = make_optimizer(model, recipe, share_state=sharding == "optimizer")
+        if recipe.training.compile:
+            model.compile_layers()
+        self.memory = Memory.of(recipe)
 
-    def embed_share(self, store: TextStore, shares: Sequence[np.ndarray], recipe: Recipe) -> torch.Tensor:
-        """Embed this process's share of a step, with gradient; the backward pass sums the gradients of all processes.
+    def pack_share(self, store: TextStore, shares: Sequence[np.ndarray]) -> "PackedShare":
+        """Pack this process's share of a step, on its device; on a GPU nobody waits for the copies.
 
         Args:
             shares: for each process the ids of its texts.
+        """
+        budget = self.memory.chunk_tokens
+        mine = shares[processes.rank()]
+        most = max(int(store.lengths(share).sum()) for share in shares)
+        chunks = list(self.model.pack(store.tokens, store.offsets, mine, token_budget=budget))
+        passes = num_passes(self.model, store, shares, budget)
+        return PackedShare(chunks, self.memory.recomputes(most), passes, budget)
+
+    def embed_share(self, share: "PackedShare") -> torch.Tensor:
+        """Embed this process's share of a step, with gradient; the backward pass sums the gradients of all processes.
 
         Returns:
-            float [len(shares[rank]), D], not normalised.
+            float [texts of the share, D], not normalised.
         """
-        settings = recipe.training
-        return self._embed_share(
-            store.tokens,
-            store.offsets,
-            shares[processes.rank()],
-            token_budget=settings.chunk_tokens,
-            recompute=settings.recompute,
-            num_passes=num_passes(self.model, store, shares, settings.chunk_tokens),
-        )
+        return self._embed_share(share.chunks, recompute=share.recompute, num_passes=share.num_passes)
 
-    def clip_gradient(self, limit: float | None) -> float:
-        """Scale the gradient down to norm `limit`; return its norm before, that of the whole model."""
+    def clip_gradient(self, limit: float | None) -> torch.Tensor:
+        """Scale the gradient down to norm `limit`; return its norm before, that of the whole model (a scalar)."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[EmbeddingModel]:
@@ -155,6 +163,16 @@ class Trainee:
         return self.model.named_parameters()
 
 
+@dataclass(frozen=True)
+class PackedShare:
+    """One process's texts of a step, ready on its device, and how to go through them."""
+
+    chunks: list[Chunk]
+    recompute: bool
+    num_passes: int
+    token_budget: int
+
+
 class _EmbedShare(nn.Module):
     """All of a process's share of a step as one forward pass, which is what DistributedDataParallel wraps."""
 
@@ -162,8 +180,8 @@ class _EmbedShare(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *arguments: Any, **settings: Any) -> torch.Tensor:
-        return self.model.embed_tokens(*arguments, **settings)
+    def forward(self, chunks: list[Chunk], **settings: Any) -> torch.Tensor:
+        return self.model.embed_chunks(chunks, **settings)
 
 
 def make_optimizer(
@@ -225,7 +243,7 @@ def _sum_bucket(_: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.
 def _shard(model: EmbeddingModel) -> None:
     """Cut every encoder layer, and the rest, into pieces on the processes."""
     mesh = init_device_mesh(model.device.type, (processes.world_size(),))
-    for module in (*_layers(model.encoder), model):
+    for module in (*encoder_layers(model.encoder), model):
         # Weights stay float32 and autocast narrows what is multiplied, as without sharding: the same numbers.
         # (FSDP2's own mixed precision would run norms and residuals in 16 bits too.)
         fully_shard(module, mesh=mesh)
@@ -233,9 +251,3 @@ def _shard(model: EmbeddingModel) -> None:
         # A sum, not a mean; gloo knows no other.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-
-
-def _layers(encoder: nn.Module) -> list[nn.Module]:
-    """The encoder's stack of layers: its largest list of modules."""
-    stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=[]))

@@ -71,9 +71,9 @@ def disturb(at, what, marker=None):
 
     original = loop.train_step
 
-    def stepping(*arguments):
-        where["now"] = arguments[2].step + 1 == at
-        result = original(*arguments)
+    def stepping(*arguments, **settings):
+        where["now"] = arguments[2].plan.step + 1 == at
+        result = original(*arguments, **settings)
         if what == "kill" and armed():
             kill()
         return result

@@ -134,9 +134,9 @@ def interrupt_at(monkeypatch, step, interruption):
     """Call `interruption` after the optimizer's work of step `step` (counted from 1)."""
     original = loop_module.train_step
 
-    def stepping(*arguments):
-        result = original(*arguments)
-        if arguments[2].step + 1 == step:
+    def stepping(*arguments, **settings):
+        result = original(*arguments, **settings)
+        if arguments[2].plan.step + 1 == step:
             interruption()
         return result
 

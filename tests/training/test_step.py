@@ -8,7 +8,7 @@ from tiny_models import make_tiny_model
 from conan_embed.objectives.relations import NEGATIVE, POSITIVE
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.plan import Planner
-from conan_embed.training.step import embed_step, learning_rate, step_loss, train_step
+from conan_embed.training.step import embed_step, learning_rate, make_ready, step_loss, train_step
 from conan_embed.training.trainee import Trainee, make_optimizer
 from training.test_world import DEFAULT, make_tasks, recipe_of
 
@@ -58,7 +58,9 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     trainee = Trainee(model, recipe)
-    loss = step_loss(model, embed_step(trainee, store, plan, recipe), plan, recipe)
+    loss = step_loss(
+        model, embed_step(trainee, make_ready(trainee, store, plan, recipe), recipe), plan, recipe
+    )
     loss.total.backward()
     torch.testing.assert_close(loss.retrieval, retrieval.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(loss.sts, sts.detach(), rtol=1e-9, atol=1e-9)

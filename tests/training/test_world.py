@@ -25,7 +25,7 @@ from conan_embed.training import processes
 from conan_embed.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from conan_embed.training.plan import Planner
 from conan_embed.training.rankings import embed_with
-from conan_embed.training.step import embed_step, step_loss, train_step
+from conan_embed.training.step import embed_step, make_ready, step_loss, train_step
 from conan_embed.training.trainee import Trainee
 from training.many_processes import start_world
 
@@ -155,7 +155,8 @@ class Run:
 
     def gradients(self):
         plan = self.planner.step(0, self.table)
-        embedding_UD = embed_step(self.trainee, self.store, plan, self.recipe)
+        ready = make_ready(self.trainee, self.store, plan, self.recipe)
+        embedding_UD = embed_step(self.trainee, ready, self.recipe)
         step_loss(self.trainee.model, embedding_UD, plan, self.recipe).total.backward()
         found = {name: whole(p.grad).clone() for name, p in self.trainee.model.named_parameters()}
         self.trainee.model.zero_grad()
