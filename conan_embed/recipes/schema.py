@@ -222,7 +222,7 @@ class Training(_Section):
     )
     recompute: bool | None = Field(
         None,
-        description="keep no activations: memory of one chunk, a third more time; else where a GPU could not hold a step",
+        description="keep no activations: memory of one chunk, a third more time; else where a GPU cannot hold a step",
     )
     compile: bool = Field(
         False, description="torch.compile the encoder's layers (minutes once, less memory traffic)"

@@ -7,6 +7,8 @@ in its upper half and the reversed index in its lower half, so keys are unique, 
 score or, between equal scores, a lower index. The result therefore does not hang on how a device breaks
 ties, and blocks merge by taking the best k keys of two lists.
 
+On a GPU the blocks are as large as its free memory allows.
+
 With `precision="bfloat16"` the products keep eight bits; the best 2 k by them are scored again in float32.
 Texts of one model often share a direction, which would use up these bits: so a common vector c is taken off
 the corpus first. It changes no order, since q.(d - c) = q.d - q.c.
@@ -26,6 +28,7 @@ from conan_embed.console import tracked
 
 CORPUS_BLOCK = 16384  # corpus rows a matrix product
 SCORES_BLOCK = 1 << 24  # scores held at once: 64 MiB of float32
+GPU_SCORES_BLOCK = 1 << 28  # where so much memory is free: large products, and few of them
 OVERSAMPLING = 2  # candidates rescored per result, after a bfloat16 product
 _MAX_INDEX = 2**32 - 1
 
@@ -58,12 +61,12 @@ def top_k(
     num_queries, num_rows = len(queries), len(corpus)
     rounded = precision == "bfloat16"
     num_kept = OVERSAMPLING * k if rounded else k
-    query_step = max(1, SCORES_BLOCK // max(1, min(CORPUS_BLOCK, num_rows)))
+    query_step = max(1, _scores_at_once(queries.device) // max(1, min(CORPUS_BLOCK, num_rows)))
 
     device, dtype = queries.device, torch.bfloat16 if rounded else torch.float32
     queries_QD = queries.to(dtype)
     centre_D = corpus[:CORPUS_BLOCK].to(device, torch.float32).mean(dim=0)
-    excluded = None if exclude is None else _Excluded(*(part.to(device) for part in exclude))
+    excluded = None if exclude is None else _Excluded(exclude[0].cpu(), exclude[1].to(device))
     worst = _keys(torch.tensor(-torch.inf), torch.tensor(_MAX_INDEX))
     best_QK = worst.to(device).expand(num_queries, num_kept).clone()
 
@@ -74,7 +77,7 @@ def top_k(
             block_ND = (block_ND - centre_D).to(dtype)
         for first in range(0, num_queries, query_step):
             rows = slice(first, min(first + query_step, num_queries))
-            scores_QN = (queries_QD[rows] @ block_ND.T).float()
+            scores_QN = queries_QD[rows] @ block_ND.T
             if excluded is not None:
                 excluded.hide(scores_QN, rows, start)
             found_QK = _best_keys(scores_QN, num_kept, start)
@@ -90,15 +93,23 @@ class _Excluded:
     """Corpus rows hidden from each query (compressed rows: offsets and indices)."""
 
     def __init__(self, offsets: Tensor, indices: Tensor) -> None:
-        self.offsets, self.indices = offsets, indices
+        self.offsets, self.indices = offsets, indices  # offsets on the CPU
 
     def hide(self, scores_QN: Tensor, rows: slice, start: int) -> None:
         """Set the hidden scores of a block (queries `rows`, corpus rows from `start`) to -inf, in place."""
         bounds = self.offsets[rows.start : rows.stop + 1]
         columns = self.indices[int(bounds[0]) : int(bounds[-1])] - start
-        queries = torch.repeat_interleave(torch.arange(len(scores_QN), device=columns.device), bounds.diff())
+        queries = torch.repeat_interleave(torch.arange(len(scores_QN)), bounds.diff()).to(columns.device)
         inside = (columns >= 0) & (columns < scores_QN.shape[1])
         scores_QN[queries[inside], columns[inside]] = -torch.inf
+
+
+def _scores_at_once(device: torch.device) -> int:
+    """Return how many scores a block holds; with keys and indices each takes some 32 bytes at worst."""
+    if device.type != "cuda":
+        return SCORES_BLOCK
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1 << 20, min(GPU_SCORES_BLOCK, free // 2 // 32))
 
 
 def _keys(scores: Tensor, indices: Tensor) -> Tensor:
@@ -117,20 +128,23 @@ def _from_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_keys(scores_QN: Tensor, k: int, start: int) -> Tensor:
-    """Return the keys of the best `min(k, N)` scores of each row, in any order; column 0 is row `start`."""
+    """Return the keys of the best `min(k, N)` scores of each row, in any order; column 0 is row `start`.
+
+    Scores of 16 bits are widened (exactly) once they are few: their block is the largest thing that moves.
+    """
     num_columns, device = scores_QN.shape[1], scores_QN.device
     # Groups of about sqrt(N / k) columns make both rounds equally long.
     size = 1 << round(math.log2(max(1.0, num_columns / k)) / 2)
     if size == 1:
-        keys_QN = _keys(scores_QN, torch.arange(num_columns, device=device) + start)
+        keys_QN = _keys(scores_QN.float(), torch.arange(num_columns, device=device) + start)
         return keys_QN.topk(min(k, num_columns), dim=1, sorted=False).values
     if num_columns % size:
         scores_QN = torch.nn.functional.pad(scores_QN, (0, -num_columns % size), value=-torch.inf)
     maxima_QG = scores_QN.unflatten(1, (-1, size)).amax(dim=2)
     groups_G = torch.arange(maxima_QG.shape[1], device=device)
-    _, groups_QK = _from_keys(_keys(maxima_QG, groups_G).topk(k, dim=1, sorted=False).values)
+    _, groups_QK = _from_keys(_keys(maxima_QG.float(), groups_G).topk(k, dim=1, sorted=False).values)
     members_QM = (groups_QK[:, :, None] * size + torch.arange(size, device=device)).flatten(1)
-    keys_QM = _keys(scores_QN.gather(1, members_QM), members_QM + start)
+    keys_QM = _keys(scores_QN.gather(1, members_QM).float(), members_QM + start)
     return keys_QM.topk(k, dim=1, sorted=False).values
 
 
