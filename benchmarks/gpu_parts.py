@@ -153,20 +153,26 @@ def world(bench: Bench) -> None:
 
     from conan_embed.negatives.table import NegativeTable
     from conan_embed.training import processes
+    from conan_embed.training.trainee import _summing
 
-    def losses() -> tuple[list[float], int]:
+    def losses(grouped: bool) -> tuple[list[float], int]:
         scenario = test_world.DEFAULT | test_world.JOINT | {"dtype": "float32", "num_steps": 12}
         with tempfile.TemporaryDirectory() as cache:
             run = test_world.Run(scenario, cache)
             run.trainee.model.to(bench.device)
+            if grouped:
+                run.trainee._embed_share = _summing(run.trainee._embed_share)
             found = [run.step(number)["loss"] for number in range(12)]
             return found, run.replaced
 
-    alone, replaced = losses()
+    alone, replaced = losses(False)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     os.environ.setdefault("MASTER_PORT", str(test_world.free_port()))
     processes.start(bench.device.type)
-    grouped, _ = losses()
+    # A world of one skips its collectives; here they are the point.
+    processes.gather_rows = lambda local, counts: processes._GatherRows.apply(local, list(counts))
+    processes.sum_over_processes = lambda tensor: (torch.distributed.all_reduce(tensor), tensor)[1]
+    grouped, _ = losses(True)
     processes.stop()
     difference = max(abs(a - b) for a, b in zip(alone, grouped, strict=True))
     say(
