@@ -184,7 +184,7 @@ class HardNegatives(TrainerCallback):
         unit = torch.nn.functional.normalize(rows[: columns * count].float(), dim=1).view(columns, count, -1)
         score = (unit[0] * unit[2:]).sum(dim=2).mean(dim=0)
         if self.settings.relative:
-            background = background_cosine(unit[0], unit[1:].flatten(0, 1))
+            background = float(background_cosine(unit[0], unit[1:].flatten(0, 1)))
             score = torch.from_numpy(above_background(score.cpu().numpy(), background))
         self._seen.append((labels.detach(), score))
         self._consumed += 1

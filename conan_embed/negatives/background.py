@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 
-def background_cosine(query_QD: torch.Tensor, candidate_CD: torch.Tensor) -> float:
-    """Return the mean cosine over all Q x C pairs, almost all of them unrelated.
+def background_cosine(query_QD: torch.Tensor, candidate_CD: torch.Tensor) -> torch.Tensor:
+    """Return the mean cosine over all Q x C pairs, almost all of them unrelated (a float32 scalar on their device).
 
     The mean of all products is the product of the two means: O((Q + C) D), no score matrix.
 
@@ -19,7 +19,7 @@ def background_cosine(query_QD: torch.Tensor, candidate_CD: torch.Tensor) -> flo
         query_QD, candidate_CD: float [Q, D] and [C, D], rows of length 1.
     """
     means = [x.detach().mean(0, dtype=torch.float32) for x in (query_QD, candidate_CD)]
-    return float(means[0] @ means[1].to(means[0].device))
+    return means[0] @ means[1].to(means[0].device)
 
 
 def above_background(cosine: np.ndarray, background: float) -> np.ndarray:

@@ -103,7 +103,7 @@ def rank(
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
     """
 
-    background = background_cosine(query_ND, passage_MD) if settings.relative else 0.0
+    background = background_cosine(query_ND, passage_MD).item() if settings.relative else 0.0
 
     def rank_part(start: int, stop: int) -> Ranking:
         part = slice(start, stop)

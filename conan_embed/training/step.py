@@ -161,7 +161,7 @@ def train_step(
         _make_room(trainee, ready, reason)
         ready = make_ready(trainee, store, plan, recipe)
     norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
-    reading = Reading(_sums(loss, norm, plan))
+    reading = Reading(_sums(loss, norm, embedding_UD.detach(), plan))
     meanwhile()
     facts = _facts(reading.numpy(), plan)
     optimizer, total, gradient_norm = trainee.optimizer, facts.total, facts.gradient_norm
@@ -174,21 +174,17 @@ def train_step(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    background = None
-    if plan.retrieval is not None:
-        unit_UD = torch.nn.functional.normalize(embedding_UD.detach(), dim=1)
-        background = background_cosine(unit_UD[plan.retrieval.query_Q], unit_UD[plan.retrieval.candidate_C])
-        if table is not None:
-            relative = recipe.negatives.relative
-            score_Q = above_background(facts.negative_Q, background) if relative else facts.negative_Q
-            table.observe(plan.retrieval.rows, score_Q)
+    if table is not None and plan.retrieval is not None:
+        relative = recipe.negatives.relative
+        score_Q = above_background(facts.negative_Q, facts.background) if relative else facts.negative_Q
+        table.observe(plan.retrieval.rows, score_Q)
     return StepResult(
         loss=total,
         retrieval=facts.retrieval if plan.retrieval is not None else None,
         sts=facts.sts if plan.sts is not None else None,
         positive_score=_mean(facts.positive_Q),
         negative_score=_mean(facts.negative_Q),
-        background=background,
+        background=facts.background if plan.retrieval is not None else None,
         gradient_norm=gradient_norm,
         texts=len(plan.text_ids),
         tokens=int(store.lengths(plan.text_ids).sum()),
@@ -233,18 +229,20 @@ class _Facts:
     retrieval: float
     sts: float
     gradient_norm: float
+    background: float  # mean cosine of a query and any candidate
     positive_Q: np.ndarray  # mean cosine of each query's positives, nan where it has none
     negative_Q: np.ndarray  # the same of its own hard negatives
 
 
-def _sums(loss: JointLoss, norm: torch.Tensor, plan: StepPlan) -> torch.Tensor:
-    """Losses, sums and counts of every query's scores, in one small exchange over the processes; and the norm."""
+def _sums(loss: JointLoss, norm: torch.Tensor, embedding_UD: torch.Tensor, plan: StepPlan) -> torch.Tensor:
+    """Losses, sums and counts of every query's scores, summed over the processes; norm and background, known to all."""
     zero = loss.total.detach().new_zeros(())
     losses = torch.stack(
         [loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))]
     )
     num_queries = 0 if plan.retrieval is None else len(plan.retrieval.rows)
     sums = zero.new_zeros(4, num_queries)
+    background = zero
     if plan.retrieval is not None:
         assert loss.positive_X is not None and loss.watched_X is not None
         start, stop = processes.my_rows(num_queries)
@@ -252,16 +250,21 @@ def _sums(loss: JointLoss, norm: torch.Tensor, plan: StepPlan) -> torch.Tensor:
             sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X
         )
         _add_scores(sums[2:4], _rows_between(plan.retrieval.watched[0], start, stop), loss.watched_X)
+        unit_UD = torch.nn.functional.normalize(embedding_UD.detach(), dim=1)
+        background = background_cosine(
+            unit_UD.index_select(0, sent(plan.retrieval.query_Q, zero.device)),
+            unit_UD.index_select(0, sent(plan.retrieval.candidate_C, zero.device)),
+        )
     everything = processes.sum_over_processes(torch.cat([losses, sums.flatten()]))
-    return torch.cat([norm.detach().to(everything).reshape(1), everything])
+    return torch.cat([torch.stack([norm.detach().to(everything), background.to(everything)]), everything])
 
 
 def _facts(everything: np.ndarray, plan: StepPlan) -> _Facts:
     """What `_sums` put together, read back."""
-    norm, total, retrieval, sts = (float(x) for x in everything[:4])
-    sums_Q = everything[4:].astype(np.float64).reshape(4, -1)
+    norm, background, total, retrieval, sts = (float(x) for x in everything[:5])
+    sums_Q = everything[5:].astype(np.float64).reshape(4, -1)
     with np.errstate(invalid="ignore"):
-        return _Facts(total, retrieval, sts, norm, sums_Q[0] / sums_Q[1], sums_Q[2] / sums_Q[3])
+        return _Facts(total, retrieval, sts, norm, background, sums_Q[0] / sums_Q[1], sums_Q[2] / sums_Q[3])
 
 
 def _rows_between(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
