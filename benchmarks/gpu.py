@@ -23,7 +23,7 @@ PARTS = [
     ("ceilings", "", 40),
     ("correct", "", 90),
     ("world", "", 60),
-    ("train", "bert-large", 110),
+    ("train", "bert-large", 150),
     ("peers", "bert-large", 70),
     ("search", "", 45),
     ("loss", "", 40),
