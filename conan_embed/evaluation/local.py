@@ -22,7 +22,7 @@ differences between embeddings. `accuracy_full_train`, on all training texts, st
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,11 +102,7 @@ def evaluate(
         UserError: a task, width or limit that does not exist, or a file that is not as it should be.
     """
     selected = sets.select(sets.discover(folder), tasks)
-    for width in widths or ():
-        if not 1 <= width <= model.width:
-            raise UserError(
-                f"width {width}: the model has {model.width}, expected a width from 1 to {model.width}."
-            )
+    check_widths(widths, model.width)
     for type_, most in (limit or {}).items():
         if most < 1:
             raise UserError(f"limit of {type_}: found {most}, expected 1 or more.")
@@ -157,6 +153,26 @@ def evaluate_task(
     return result
 
 
+def widths_from(given: Sequence[str] | None) -> list[int] | None:
+    """Return the widths that a person wrote, each as one number or several: `["256,512", "768"]`.
+
+    Raises:
+        UserError: something is not a number.
+    """
+    words = [word.strip() for text in given or () for word in text.split(",") if word.strip()]
+    wrong = next((word for word in words if not word.isdigit()), None)
+    if wrong is not None:
+        raise UserError(f"width {wrong!r}: not a number; expected widths such as 256,512.")
+    return [int(word) for word in words] or None
+
+
+def check_widths(widths: Sequence[int] | None, full: int) -> None:
+    """Raise UserError for a width that a model of width `full` does not have."""
+    for width in widths or ():
+        if not 1 <= width <= full:
+            raise UserError(f"width {width}: the model has {full}, expected a width from 1 to {full}.")
+
+
 def summarise(main_scores: Mapping[str, float]) -> dict[str, float]:
     """Average the main scores of tasks (`{"sts/STSB": 0.7, ...}`).
 
@@ -166,15 +182,25 @@ def summarise(main_scores: Mapping[str, float]) -> dict[str, float]:
         ("Mean (Task)").
     """
     means = {
-        type_: float(np.mean(values))
-        for type_ in TYPES
-        if (values := [score for key, score in main_scores.items() if key.split("/", 1)[0] == type_])
+        type_: float(np.mean([score for key, score in main_scores.items() if type_of(key) == type_]))
+        for type_ in types_of(main_scores)
     }
     return {
         **means,
         "average": float(np.mean(list(means.values()))),
         "average_of_tasks": float(np.mean(list(main_scores.values()))),
     }
+
+
+def type_of(key: str) -> str:
+    """Return the type of a task: `sts` for `sts/STSB`."""
+    return key.split("/", 1)[0]
+
+
+def types_of(keys: Iterable[str]) -> list[str]:
+    """Return the types that occur, in the order of `TYPES`; mteb has others, which come last."""
+    found = dict.fromkeys(map(type_of, keys))
+    return [*(type_ for type_ in TYPES if type_ in found), *(type_ for type_ in found if type_ not in TYPES)]
 
 
 # ---- one function per type: reads, encodes once, returns the number of rows and how to score a width ----
@@ -263,10 +289,7 @@ def _pair_classification(model: Embedder, task: LocalTask, limit: int | None) ->
 def _classification(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
     train, test = sets.read_classification(task.path, limit)
     vectors = _Vectors(model, [*train.texts, *test.texts], "sts")
-    samples_per_label = next(
-        (count for prefix, count in SAMPLES_PER_LABEL_BY_PREFIX.items() if task.name.startswith(prefix)),
-        SAMPLES_PER_LABEL,
-    )
+    samples_per_label = few_shot_size(task.name)
 
     def score(width: int | None) -> dict[str, float]:
         train_ND, test_ND = np.split(vectors.all(width), [len(train.texts)])
@@ -277,6 +300,12 @@ def _classification(model: Embedder, task: LocalTask, limit: int | None) -> tupl
         return scores
 
     return len(test.texts), score
+
+
+def few_shot_size(name: str) -> int:
+    """Return how many training texts a label mteb draws for the classification set of that name."""
+    sizes = (count for prefix, count in SAMPLES_PER_LABEL_BY_PREFIX.items() if name.startswith(prefix))
+    return next(sizes, SAMPLES_PER_LABEL)
 
 
 def _clustering(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:

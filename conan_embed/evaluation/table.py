@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from conan_embed.evaluation.local import summarise
-from conan_embed.evaluation.sets import TYPES
+from conan_embed.evaluation import published
+from conan_embed.evaluation.local import summarise, type_of, types_of
 
 
 def table(
@@ -49,15 +49,51 @@ def table(
             cells.append(Text(f"{100 * mean({key: tasks[key]['widths'][str(width)] for key in keys}):.2f}"))
         shown.add_row(*cells, style=style)
 
-    for type_ in TYPES:
-        keys = [key for key in tasks if key.split("/", 1)[0] == type_]
+    for type_ in types_of(tasks):
+        keys = [key for key in tasks if type_of(key) == type_]
         for key in keys:
             add_row(f"  {key.split('/', 1)[1]}", tasks[key]["metric"], [key], type_)
-        if keys:
-            add_row(type_, f"mean of {len(keys)}", keys, type_, style="bold")
-            shown.add_section()
+        add_row(type_, f"mean of {len(keys)}", keys, type_, style="bold")
+        shown.add_section()
     add_row("average", "mean of types", list(tasks), "average", style="bold")
     add_row("", "mean of tasks", list(tasks), "average_of_tasks")
+    return shown
+
+
+def by_type(results: Mapping[str, Any]) -> Table | None:
+    """Show the averages of C-MTEB's six types beside published rows; None for results of another benchmark.
+
+    Rows are comparable in so far as the model's cover the same sets: the number of sets stands beside each average.
+    """
+    if results.get("benchmark") not in published.BENCHMARKS:
+        return None
+    tasks: Mapping[str, Mapping[str, Any]] = results["tasks"]
+    counts = {type_: sum(type_of(key) == type_ for key in tasks) for type_ in published.COLUMNS}
+    shown = Table(title="Averages by type of task (scores x 100)", title_justify="left", caption_justify="left")
+    shown.add_column("model")
+    shown.add_column("sets", justify="right")
+    shown.add_column("Avg", justify="right")
+    for short in published.COLUMNS.values():
+        shown.add_column(short, justify="right")
+    scores = {str(results["width"]): {key: task["main_score"] for key, task in tasks.items()}}
+    for width in results.get("widths", {}):
+        scores[width] = {key: task["widths"][width] for key, task in tasks.items()}
+    for width, of_tasks in scores.items():
+        means = summarise(of_tasks)
+        cells = [f"{100 * means[type_]:.2f}" if type_ in means else "" for type_ in published.COLUMNS]
+        name = f"{results['model']}, width {width}"
+        shown.add_row(name, str(len(of_tasks)), f"{100 * means['average_of_tasks']:.2f}", *cells, style="bold")
+    shown.add_row("  sets of each type", "", "", *(str(count) for count in counts.values()), style="dim")
+    shown.add_section()
+    for name, (average, of_types) in published.ROWS.items():
+        cells = [f"{value:.2f}" for value in of_types]
+        shown.add_row(f"{name} (published)", str(published.NUM_SETS), f"{average:.2f}", *cells)
+    captions = ["Published rows: Conan-embedding, arXiv 2408.15710; not measured here."]
+    precisions = [task["average_precision"] for task in tasks.values() if "average_precision" in task]
+    if precisions:
+        mean = 100 * sum(precisions) / len(precisions)
+        captions.append(f"PairCls by average precision, as the published rows: {mean:.2f} (mteb ranks by accuracy).")
+    shown.caption = "\n".join(captions)
     return shown
 
 

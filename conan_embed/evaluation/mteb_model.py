@@ -1,0 +1,85 @@
+"""Our model as mteb sees one: its encoder protocol and its metadata. Imports mteb, which is an extra."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xxhash
+from mteb.models.model_meta import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.types import PromptType
+from numpy.typing import NDArray
+
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.vectors import VectorCache
+
+_ROLES = {PromptType.query: "query", PromptType.document: "passage"}
+
+
+class MtebEncoder(AbsEncoder):
+    """One width of a model, its vectors taken from a cache that all widths share.
+
+    Prompts are the model's own, by role: queries and documents of retrieval and reranking have theirs, all other texts
+    are `sts`. The instructions that mteb keeps for its tasks are not used.
+    """
+
+    def __init__(self, vectors: VectorCache, prompts: dict[str, str], width: int, meta: ModelMeta) -> None:
+        self.vectors, self.prompts, self.width, self.mteb_model_meta = vectors, prompts, width, meta
+
+    def encode(
+        self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any
+    ) -> NDArray[np.float32]:
+        """Return float32 [N, width] for a loader whose batches hold their texts under "text"."""
+        texts = [text for batch in inputs for text in batch["text"]]
+        role = "sts" if prompt_type is None else _ROLES[prompt_type]
+        return self.vectors(texts, prompt=self.prompts[role], width=self.width)
+
+
+def model_meta(
+    model: EmbeddingModel, name: str, *, width: int, precision: str, base: str | None = None
+) -> ModelMeta:
+    """Return mteb's metadata of one width of a model.
+
+    The revision is a hash of everything that its vectors follow from, so results of a model that was trained further
+    are kept apart. A narrower width is an experiment of mteb's with the keyword `embed_dim`.
+
+    Args:
+        name: "organisation/name".
+        base: hub name of the model that it was trained from.
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    embeddings = sum(parameter.numel() for parameter in model.encoder.get_input_embeddings().parameters())
+    return ModelMeta(
+        loader=None,
+        name=name,
+        revision=fingerprint(model, precision),
+        release_date=None,
+        languages=None,
+        n_parameters=parameters,
+        n_embedding_parameters=embeddings,
+        memory_usage_mb=round(4 * parameters / 2**20, 1),
+        max_tokens=model.max_length,
+        embed_dim=width,
+        license=None,
+        open_weights=None,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["Sentence Transformers", "PyTorch", "safetensors"],
+        similarity_fn_name="cosine",  # type: ignore[arg-type]  # mteb turns it into its own enumeration
+        use_instructions=any(model.prompts.values()),
+        training_datasets=None,
+        adapted_from=base,
+        experiment_kwargs=None if width == model.width else {"embed_dim": width},
+    )
+
+
+def fingerprint(model: EmbeddingModel, precision: str) -> str:
+    """Return 16 hexadecimal digits that change with weights, pooling, prompts, length, tokenizer or precision."""
+    digest = xxhash.xxh3_64()
+    settings: Sequence[Any] = (model.pooling, sorted(model.prompts.items()), model.max_length, precision)
+    digest.update(repr(settings).encode())
+    digest.update(model.tokenizer.backend_tokenizer.to_str().encode())  # type: ignore[attr-defined]
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
