@@ -102,30 +102,68 @@ def filter_(
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model folder, or a hub name")],
-    folder: Annotated[Path, typer.Argument(help="evaluation sets: retrieval/, sts/, classification/, ...")],
+    model: Annotated[str, typer.Argument(help="a model folder, or a hub name")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="evaluation sets: retrieval/, sts/, classification/, ...")
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help='a benchmark of mteb, as "MTEB(cmn, v1)", or C-MTEB: the paper\'s 35 sets'),
+    ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help='as "retrieval/NAME" or "sts"; can be repeated')
+        list[str] | None, typer.Option(help='as "retrieval/NAME", "sts" or "AFQMC"; can be repeated')
+    ] = None,
+    local: Annotated[
+        Path | None, typer.Option(help="mteb's classes on local copies of their data, offline")
     ] = None,
     width: Annotated[
-        list[int] | None, typer.Option(help="a Matryoshka width to score too; can be repeated")
+        list[str] | None, typer.Option("--width", "--dims", help="Matryoshka widths to score too: 256,512")
     ] = None,
+    precision: Annotated[
+        Literal["bfloat16", "float32"], typer.Option(help="of matrix products; float32 for leaderboards")
+    ] = "bfloat16",
     baseline: Annotated[
         Path | None, typer.Option(help="JSON of an earlier evaluation to compare with")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="write the scores as JSON")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="scores as JSON; of a benchmark the folder of results"),
+    ] = None,
+    update_card: Annotated[bool, typer.Option(help="write the scores into the model's README.md")] = False,
 ) -> None:
-    """Evaluate a model on a folder of sets, with mteb's metrics: a table on screen, JSON on request."""
-    from conan_embed.encoder.model import EmbeddingModel
-    from conan_embed.evaluation.local import evaluate as run
-    from conan_embed.evaluation.table import table
-    from conan_embed.files import read_json, write_json
+    """Evaluate a model on a folder of sets, or on a benchmark by mteb itself: a table on screen, scores as JSON.
 
-    loaded = EmbeddingModel.load(model)
-    results = run(loaded, folder, tasks=task, widths=width, name=str(model))
+    A benchmark's results stand in mteb's own layout under `--output` (`results` by default); a task that is there
+    is not computed again. Under torchrun its tasks are shared out over the processes.
+    """
+    from conan_embed.encoder.card import note_results
+    from conan_embed.evaluation.command import evaluate_as_asked
+    from conan_embed.evaluation.table import by_type, table
+    from conan_embed.files import read_json
+    from conan_embed.training import processes
+
+    results = evaluate_as_asked(
+        model,
+        folder,
+        benchmark=benchmark,
+        tasks=task,
+        local=local,
+        widths=width,
+        precision=precision,
+        output=output,
+        device=processes.start(),
+    )
+    first = processes.is_first()
+    processes.stop()
+    if not first:
+        return
     typer_console().print(table(results, baseline=None if baseline is None else read_json(baseline)))
-    if output is not None:
-        write_json(output, results)
+    if (averages := by_type(results)) is not None:
+        typer_console().print(averages)
+    if update_card:
+        note_results(Path(model), results)
+    if results.get("missing"):
+        raise UserError(f"not evaluated: {', '.join(results['missing'])}; the same command tries them again.")
 
 
 @app.command()

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from conan_embed.console import progress_bar
 from conan_embed.device import sent
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
+from conan_embed.encoder.card import Interface, write_card
 from conan_embed.encoder.formats import (
     POOLINGS,
     Layout,
@@ -360,8 +361,15 @@ class EmbeddingModel(nn.Module):
                 )
         return model
 
-    def save(self, folder: str | Path, *, details: dict[str, Any] | None = None) -> None:
-        """Write a folder that sentence-transformers (5 and 6) and TEI load; written aside, then renamed."""
+    def save(
+        self, folder: str | Path, *, details: dict[str, Any] | None = None, card: Path | None = None
+    ) -> None:
+        """Write a folder that sentence-transformers (5 and 6) and TEI load; written aside, then renamed.
+
+        Args:
+            details: noted in `conan_embed.json`, and on the model card what it says of training and results.
+            card: an earlier README.md of the model, whose filled-in parts are kept.
+        """
         with written_aside(folder) as aside:
             aside.mkdir()
             with _quiet_transformers():
@@ -381,6 +389,8 @@ class EmbeddingModel(nn.Module):
                 widths=self.widths,
                 details=details,
             )
+            interface = Interface(self.prompts, self.width, self.widths, self.max_length)
+            write_card(aside, interface, details or {}, earlier=card)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:

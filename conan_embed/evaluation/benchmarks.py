@@ -13,12 +13,13 @@ torchrun each process takes every so many-th task with a device of its own; the 
 mteb is an extra, so everything that imports it is imported here, once it is known to be there.
 """
 
+import contextlib
 import importlib.util
 import logging
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ from conan_embed.evaluation.vectors import VectorCache
 from conan_embed.files import write_json
 
 if TYPE_CHECKING:
-    from mteb.cache import ResultCache
     from mteb.abstasks import AbsTask
+    from mteb.cache import ResultCache
     from mteb.models.model_meta import ModelMeta
     from mteb.results import TaskResult
 
@@ -143,7 +144,8 @@ def _compute(
         started = time.perf_counter()
         console.print(f"{number + 1}/{len(pending)} {key_of(task)}", highlight=False)
         try:
-            count = _compute_task(model, task, {w: metas[w] for w in lacking[id(task)]}, cache, precision, scratch)
+            wanted = {width: metas[width] for width in lacking[id(task)]}
+            count = _compute_task(model, task, wanted, cache, precision, scratch)
         except Exception as error:  # the network, the data, the libraries: the other tasks are worth having
             reason = (str(error).strip() or type(error).__name__).split("\n")[0]
             console.print(f"  failed: {reason}", style="red", markup=False, soft_wrap=True)
@@ -164,12 +166,14 @@ def _compute_task(
     import mteb
 
     from conan_embed.evaluation.mteb_model import MtebEncoder
+    from conan_embed.evaluation.mteb_tasks import parts_of
 
     def encode(texts: Sequence[str], prompt: str) -> Any:
         return model.encode(texts, prompt=prompt, precision=precision, show_progress=len(texts) > 1000)
 
     with VectorCache(encode, model.width, scratch) as vectors:
-        task.load_data()
+        for part in parts_of(task):
+            part.load_data()
         for width, meta in metas.items():
             mteb.evaluate(
                 MtebEncoder(vectors, model.prompts, width, meta),
@@ -180,7 +184,8 @@ def _compute_task(
                 show_progress_bar=False,
                 encode_kwargs={"batch_size": _BATCH, "show_progress_bar": False},
             )
-        task.unload_data()
+        for part in parts_of(task):
+            part.dataset, part.data_loaded = None, False  # mteb's own unloading forgets where local data is
         return len(vectors)
 
 
@@ -223,7 +228,9 @@ def _collect(
         }
         if with_widths:
             collected[key_of(task)]["widths"] = {
-                str(width): float(result.get_score()) for width, result in results.items() if result is not None
+                str(width): float(result.get_score())
+                for width, result in results.items()
+                if result is not None
             }
     if not collected:
         raise UserError("evaluate: every task failed; the reasons stand above.")
@@ -249,22 +256,18 @@ def _average_precision(result: "TaskResult") -> dict[str, float]:
     return {"average_precision": sum(found) / len(found)} if found else {}
 
 
-class _quiet:  # noqa: N801  # used as a function is
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """mteb, datasets and what they use speak of their own affairs at length; errors still come through."""
+    from datasets.utils import logging as datasets_logging
 
-    def __enter__(self) -> None:
-        from datasets.utils import logging as datasets_logging
-
-        self._level = logging.root.manager.disable
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        datasets_logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from datasets.utils import logging as datasets_logging
-
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    datasets_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
         datasets_logging.enable_progress_bar()
-        logging.disable(self._level)
-        self._warnings.__exit__(None, None, None)
+        logging.disable(level)

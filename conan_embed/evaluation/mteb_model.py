@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from mteb.models.model_meta import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 from numpy.typing import NDArray
 
@@ -26,9 +26,7 @@ class MtebEncoder(AbsEncoder):
     def __init__(self, vectors: VectorCache, prompts: dict[str, str], width: int, meta: ModelMeta) -> None:
         self.vectors, self.prompts, self.width, self.mteb_model_meta = vectors, prompts, width, meta
 
-    def encode(
-        self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any
-    ) -> NDArray[np.float32]:
+    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> NDArray[np.float32]:
         """Return float32 [N, width] for a loader whose batches hold their texts under "text"."""
         texts = [text for batch in inputs for text in batch["text"]]
         role = "sts" if prompt_type is None else _ROLES[prompt_type]

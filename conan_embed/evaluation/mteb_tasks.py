@@ -3,15 +3,17 @@
 A local folder may hold, in any mixture,
 
 - copies of hub repositories: `ORGANISATION/NAME/`, `NAME/` or `TASK/`, with the README that names a retrieval set's
-  parts, as `hf download --repo-type dataset` brings them, or a hub cache (`datasets--ORGANISATION--NAME/`). mteb loads them itself;
+  parts, as `hf download --repo-type dataset` brings them, or a hub cache (`datasets--ORGANISATION--NAME/`). mteb loads
+  them itself;
 - evaluation sets in our layout (`conan_embed.evaluation.sets`). A set of the same type and name as a task of mteb
-  (`sts/AFQMC.parquet`) is that task's data; any other becomes a task of its own, of the class that mteb has for the type.
+  (`sts/AFQMC.parquet`) is that task's data; any other becomes a task of its own, of mteb's class for the type.
 
 A task with local data has as its data revision `local-` and a hash of the files: results say so, and are computed anew
 when the files change.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,15 @@ _C_MTEB_REST = (
 
 def key_of(task: AbsTask) -> str:
     """Return the key of a task in results, as `sts/AFQMC`."""
+    if hasattr(task, "local_key"):  # a set that mteb does not know
+        return str(task.local_key)
     type_ = str(task.metadata.type)
     return f"{TYPES.get(type_, type_)}/{task.metadata.name}"
+
+
+def parts_of(task: AbsTask) -> list[AbsTask]:
+    """Return the tasks that have data: those that an aggregate is made of, else the task itself."""
+    return list(task.metadata.tasks) if isinstance(task, AbsTaskAggregate) else [task]
 
 
 def choose_tasks(benchmark: str | None, names: Sequence[str] | None, local: Path | None) -> list[AbsTask]:
@@ -106,13 +115,11 @@ def choose_tasks(benchmark: str | None, names: Sequence[str] | None, local: Path
 
 def _benchmark(name: str) -> list[AbsTask]:
     if name == C_MTEB:
-        rest = mteb.get_tasks(tasks=list(_C_MTEB_REST), languages=["cmn"], exclude_superseded=False)
-        # Of the multilingual sets the Chinese part alone, not pairs with another language.
-        chinese = [
-            task.filter_languages(["cmn"], hf_subsets=[s for s in task.hf_subsets if s in ("zh", "zh-CN")])
-            for task in rest
-        ]
-        return [*mteb.get_benchmark("MTEB(cmn, v1)").tasks, *chinese]
+        rest = [mteb.get_task(task) for task in _C_MTEB_REST]
+        for task in rest:  # of the multilingual sets the Chinese part alone, not pairs with another language
+            task.hf_subsets = [subset for subset in task.hf_subsets if subset in ("zh", "zh-CN")]
+            task.filter_eval_splits(["test"])
+        return [*mteb.get_benchmark("MTEB(cmn, v1)").tasks, *rest]
     try:
         return list(mteb.get_benchmark(name).tasks)
     except KeyError:
@@ -159,12 +166,12 @@ def _sets_of(folder: Path | None) -> list[LocalTask]:
 def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bool:
     """Let `task` take its data from `folder`; return whether there is any."""
     if isinstance(task, AbsTaskAggregate):
-        return all([_use_local_data(part, folder, own) for part in task.metadata.tasks])
+        return all(_use_local_data(part, folder, own) for part in parts_of(task))
     for local in own:
         if local.key == key_of(task):
             _point_at(task, local.path)
             # The task itself does not know how to read the file; it asks for its data when its turn comes.
-            task.load_data = lambda **_: _fill(task, local)  # type: ignore[method-assign]
+            task.load_data = partial(_fill, task, local)  # type: ignore[method-assign]
             return True
     copy = _hub_copy(folder, str(task.metadata.dataset["path"]), task.metadata.name)
     if copy is not None:
@@ -207,7 +214,7 @@ def _own_task(local: LocalTask) -> AbsTask:
     # mteb ranks pair classification by average precision or by accuracy, depending on the set; ours is the former.
     main_score = {"pair_classification": "max_ap"}.get(local.type, MAIN_SCORES[local.type])
     metadata = TaskMetadata(
-        name=local.name,
+        name=f"{local.name}.{local.type}",  # results stand under this name: sets of two types may share theirs
         type=next(theirs for theirs, ours in TYPES.items() if ours == local.type),  # type: ignore[arg-type]
         description=f"The local set {local.key}.",
         dataset={"path": str(local.path.resolve()), "revision": "local"},
@@ -217,13 +224,13 @@ def _own_task(local: LocalTask) -> AbsTask:
         category="t2t",
         modalities=["text"],
     )
-    attributes: dict[str, Any] = {"metadata": metadata}
+    attributes: dict[str, Any] = {"metadata": metadata, "local_key": local.key}
     if local.type == "classification":
         attributes["samples_per_label"] = few_shot_size(local.name)
     return type(local.name, (_CLASSES[local.type],), attributes)()
 
 
-def _fill(task: AbsTask, local: LocalTask) -> None:
+def _fill(task: AbsTask, local: LocalTask, **_: Any) -> None:
     """Put the set of `local` into `task`, as mteb has it after loading and transforming."""
     split = task.eval_splits[0]
     task.filter_eval_splits([split])
@@ -291,9 +298,7 @@ def _sts(path: Path, split: str) -> DatasetDict:
 
 def _pair_classification(path: Path, split: str) -> DatasetDict:
     data = sets.read_pairs(path, binary=True)
-    return _split(
-        split, sentence1=data.first, sentence2=data.second, labels=data.score.astype(int).tolist()
-    )
+    return _split(split, sentence1=data.first, sentence2=data.second, labels=data.score.astype(int).tolist())
 
 
 def _classification(path: Path, split: str) -> DatasetDict:

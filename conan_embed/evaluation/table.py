@@ -69,7 +69,9 @@ def by_type(results: Mapping[str, Any]) -> Table | None:
         return None
     tasks: Mapping[str, Mapping[str, Any]] = results["tasks"]
     counts = {type_: sum(type_of(key) == type_ for key in tasks) for type_ in published.COLUMNS}
-    shown = Table(title="Averages by type of task (scores x 100)", title_justify="left", caption_justify="left")
+    shown = Table(
+        title="Averages by type of task (scores x 100)", title_justify="left", caption_justify="left"
+    )
     shown.add_column("model")
     shown.add_column("sets", justify="right")
     shown.add_column("Avg", justify="right")
@@ -82,7 +84,9 @@ def by_type(results: Mapping[str, Any]) -> Table | None:
         means = summarise(of_tasks)
         cells = [f"{100 * means[type_]:.2f}" if type_ in means else "" for type_ in published.COLUMNS]
         name = f"{results['model']}, width {width}"
-        shown.add_row(name, str(len(of_tasks)), f"{100 * means['average_of_tasks']:.2f}", *cells, style="bold")
+        shown.add_row(
+            name, str(len(of_tasks)), f"{100 * means['average_of_tasks']:.2f}", *cells, style="bold"
+        )
     shown.add_row("  sets of each type", "", "", *(str(count) for count in counts.values()), style="dim")
     shown.add_section()
     for name, (average, of_types) in published.ROWS.items():
@@ -92,7 +96,9 @@ def by_type(results: Mapping[str, Any]) -> Table | None:
     precisions = [task["average_precision"] for task in tasks.values() if "average_precision" in task]
     if precisions:
         mean = 100 * sum(precisions) / len(precisions)
-        captions.append(f"PairCls by average precision, as the published rows: {mean:.2f} (mteb ranks by accuracy).")
+        captions.append(
+            f"PairCls by average precision, as the published rows: {mean:.2f} (mteb ranks by accuracy)."
+        )
     shown.caption = "\n".join(captions)
     return shown
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from conan_embed.console import console
+from conan_embed.encoder import card
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.export import graph, parity
@@ -65,13 +66,17 @@ def export(
         )
     width = width or full_width
     expected_ND = parity.embed(model, width)
+    details = _details(Path(model_folder), None if width == full_width else width, quantize)
+    earlier = Path(model_folder) / card.FILE
     _cut(model, width)
     with console.status(f"exporting {model_folder}"), written_aside(output) as aside:
         if format == "onnx":
             aside.mkdir(parents=True)
             found_ND = _write_onnx(model, aside, quantize)
+            interface = card.Interface(model.prompts, width, (width,), model.max_length, onnx=True)
+            card.write_card(aside, interface, details, earlier=earlier)
         else:
-            model.save(aside, details=_details(Path(model_folder)))
+            model.save(aside, details=details, card=earlier)
             found_ND = parity.embed(EmbeddingModel.load(aside), width)
         facts = {
             "model": str(model_folder),
@@ -132,8 +137,19 @@ def _write_onnx(model: EmbeddingModel, folder: Path, quantize: str | None) -> np
     return parity.embed_with(graph.runner(folder), model.prompts)
 
 
-def _details(model_folder: Path) -> dict[str, Any]:
-    """What training noted about the model (its step), to go with the copy."""
+def _details(model_folder: Path, width: int | None, quantize: str | None) -> dict[str, Any]:
+    """What was noted about the model (its step, training, results), as far as it holds for the copy.
+
+    A copy cut to `width` has the results of that width, where they are known, and int8 weights have none yet.
+    """
     path = model_folder / "conan_embed.json"
     noted = read_json(path) if path.exists() else {}
-    return {name: value for name, value in noted.items() if name != "widths"}
+    results = [] if quantize else noted.pop("results", [])
+    if width is not None:
+        results = [
+            {**row, "score": row["widths"][str(width)], "base": None, "widths": {}}
+            for row in results
+            if str(width) in row["widths"]
+        ]
+    details = {name: value for name, value in noted.items() if name not in ("widths", "results")}
+    return {**details, "results": results} if results else details

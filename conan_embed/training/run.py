@@ -23,6 +23,7 @@ import transformers
 
 import conan_embed
 from conan_embed.console import console
+from conan_embed.encoder.card import note_training
 from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
@@ -163,6 +164,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
             "compiled_graphs": compiled_graphs(),
         }
         write_json(run / "run.json", facts | times)
+        note_training(run / "model", run)
     processes.wait_for_all()
     return run
 

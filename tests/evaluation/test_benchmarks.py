@@ -1,0 +1,221 @@
+"""Benchmarks through mteb's classes: the figures are those of mteb called by hand, from local copies, offline."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from evaluation_fakes import small_tables, write_tables
+
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.errors import UserError
+from conan_embed.evaluation import benchmarks
+from conan_embed.evaluation.benchmarks import evaluate_benchmark, result_name
+from conan_embed.files import read_json
+
+SHARED = Path(__file__).parents[2] / "../shared/data/eval"
+PROMPTS = {"query": "how ", "passage": "read ", "sts": "好"}
+
+
+def test_without_mteb(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarks.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(
+        UserError, match=r"mteb is not installed; expected pip install \"conan-embed\[mteb\]\""
+    ):
+        evaluate_benchmark(tiny_model("bert"), tmp_path, benchmark="MTEB(cmn, v1)")
+
+
+def test_names_of_results(tmp_path):
+    (tmp_path / "my-run" / "model").mkdir(parents=True)
+    assert result_name(str(tmp_path / "my-run" / "model")) == "local/my-run"
+    assert result_name(str(tmp_path / "my-run")) == "local/my-run"
+    assert result_name("org/name") == "org/name"
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """mteb without a network, and its caches in a folder of their own."""
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("mteb")
+
+    def refuse(*_):
+        raise OSError("a test reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The texts that the model encodes, in order."""
+    texts: list[str] = []
+    encode = EmbeddingModel.encode
+
+    def counting(self, given, *, prompt="", **options):
+        texts.extend(prompt + text for text in given)
+        return encode(self, given, prompt=prompt, **options)
+
+    monkeypatch.setattr(EmbeddingModel, "encode", counting)
+    return texts
+
+
+@pytest.mark.usefixtures("offline")
+def test_every_type_is_encoded_once_for_all_widths_and_not_computed_again(tiny_model, tmp_path, counted):
+    tables = small_tables()
+    folder = write_tables(tmp_path / "sets", tables)
+    model = tiny_model("bert", prompts=PROMPTS)
+
+    def run(**options):
+        counted.clear()
+        return evaluate_benchmark(model, tmp_path / "out", local=folder, widths=[8, 16], **options)
+
+    results = run()
+    per_task = {  # a text of two tasks, or under two prompts, is encoded for each
+        "retrieval/Small": [
+            *{row["text"] for row in tables["retrieval/Small/queries"][:20]},
+            *{f"{row['title']} {row['text']}".strip() for row in tables["retrieval/Small/corpus"]},
+        ],
+        "sts/Small": {text for row in tables["sts/Small"] for text in (row["text_a"], row["text_b"])},
+        "clustering/Small": {row["text"] for row in tables["clustering/Small"]},
+    }
+    for key, texts in per_task.items():
+        assert set(results["tasks"][key]["widths"]) == {"32", "8", "16"}
+        counted.clear()
+        other = evaluate_benchmark(model, tmp_path / "other", local=folder, tasks=[key], widths=[8, 16])
+        assert len(counted) == len(texts), key
+        assert other["tasks"][key]["widths"] == results["tasks"][key]["widths"]
+    assert set(results["tasks"]) == {
+        "/".join(name.split("/")[:2]) for name in tables
+    }  # six of them are called Small
+
+
+@pytest.mark.usefixtures("offline")
+def test_benchmark_of_hub_copies(tiny_model, tmp_path, counted):
+    """Copies as the hub has them; what is there is evaluated, once, and anew when the data changes."""
+    copies = tmp_path / "copies"
+    rng = np.random.default_rng(0)
+    words = ["Python", "file", "read", "lines", "天气", "公园", "模型", "数据"]
+
+    def text() -> str:
+        return " ".join(rng.choice(words, size=4))
+
+    def write(path: str, rows: list[dict]) -> None:
+        (copies / path).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(rows).write_parquet(copies / path)
+
+    pairs = [{"sentence1": text(), "sentence2": text(), "score": int(rng.integers(2))} for _ in range(40)]
+    write("C-MTEB/AFQMC/data/validation-00000-of-00001.parquet", pairs)
+    write(
+        "CovidRetrieval/corpus/dev.parquet",
+        [{"_id": f"d{i}", "title": "", "text": text()} for i in range(30)],
+    )
+    write("CovidRetrieval/queries/dev.parquet", [{"_id": f"q{i}", "text": text()} for i in range(10)])
+    judged = [{"query-id": f"q{i}", "corpus-id": f"d{i}", "score": 1} for i in range(10)]
+    write("CovidRetrieval/qrels/dev.parquet", judged)
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: dev\n    path: {folder}/dev.parquet\n"
+        for name, folder in (("corpus", "corpus"), ("queries", "queries"), ("default", "qrels"))
+    )
+    (copies / "CovidRetrieval/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    model = tiny_model("bert", prompts=PROMPTS)
+
+    def run() -> dict:
+        counted.clear()
+        options = {"benchmark": "C-MTEB", "local": copies, "name": "org/tiny"}
+        return evaluate_benchmark(model, tmp_path / "out", **options)
+
+    first = run()
+    assert set(first["tasks"]) == {"retrieval/CovidRetrieval", "sts/AFQMC"} and not first["missing"]
+    assert any(line.startswith("how ") for line in counted) and any(line.startswith("好") for line in counted)
+    (saved,) = (tmp_path / "out/results/org__tiny").iterdir()
+    assert {"AFQMC.json", "CovidRetrieval.json", "model_meta.json"} <= {path.name for path in saved.iterdir()}
+    assert read_json(saved / "model_meta.json")["embed_dim"] == 32
+    assert read_json(tmp_path / "out/org__tiny.json")["tasks"] == first["tasks"]
+
+    assert run()["tasks"] == first["tasks"] and not counted
+    write(
+        "C-MTEB/AFQMC/data/validation-00000-of-00001.parquet",
+        [{**row, "score": 1 - row["score"]} for row in pairs],
+    )
+    again = run()
+    assert counted and not any(line.startswith(("how ", "read ")) for line in counted)
+    before, after = first["tasks"]["sts/AFQMC"]["main_score"], again["tasks"]["sts/AFQMC"]["main_score"]
+    assert after == pytest.approx(-before, abs=1e-6)
+
+    for wrong, words in (
+        ({"benchmark": "MTEB(cmn, v0)"}, "mteb has none of that name.*MTEB"),
+        ({"benchmark": "C-MTEB", "tasks": ["AFQM"]}, "'AFQM' is not among.*'AFQMC'"),
+        ({"tasks": ["AFQM"]}, "'AFQM': mteb has none of that name.*did you mean"),
+        ({"benchmark": "C-MTEB", "local": tmp_path / "out"}, "holds none of the data sets"),
+        ({"benchmark": "C-MTEB", "widths": [99]}, "width 99: the model has 32"),
+    ):
+        with pytest.raises(UserError, match=words):
+            evaluate_benchmark(model, tmp_path / "out", **wrong)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.skipif(not SHARED.exists(), reason="the development sets are not here")
+def test_figures_are_those_of_mteb_by_hand(tiny_model, tmp_path):
+    """By hand: sentence-transformers loads the folder, mteb's own wrapper calls it, the data is read here."""
+    mteb = pytest.importorskip("mteb")
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    from datasets import Dataset, DatasetDict
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    # mteb picks prompts by type of task or of text.
+    theirs = {"query": "how ", "document": "read ", "STS": "好", "Classification": "好"}
+    model = tiny_model("bert", prompts=PROMPTS, layers=1)
+    model.save(tmp_path / "model")
+    wanted = ["sts/STSB", "classification/TNews", "retrieval/DuReaderRobust"]
+    ours = evaluate_benchmark(
+        model, tmp_path / "out", local=SHARED, tasks=wanted, widths=[16], precision="float32"
+    )["tasks"]
+
+    def parquet(path: str, **names: str) -> Dataset:
+        return Dataset.from_polars(pl.read_parquet(SHARED / f"{path}.parquet").rename(names))
+
+    def tasks() -> list:
+        sts = mteb.get_task("STSB")
+        pairs = parquet("sts/STSB", text_a="sentence1", text_b="sentence2")
+        sts.dataset = DatasetDict({"test": pairs})
+        tnews = mteb.get_task("TNews")
+        parts = {"train": "train", "validation": "test"}
+        tnews.dataset = DatasetDict({s: parquet(f"classification/TNews/{f}") for s, f in parts.items()})
+        metadata = TaskMetadata(
+            name="DuReaderRobust",
+            description="by hand",
+            type="Retrieval",
+            dataset={"path": "none", "revision": "none"},
+            eval_splits=["test"],
+            eval_langs=["cmn-Hans"],
+            main_score="ndcg_at_10",
+            category="t2t",
+            modalities=["text"],
+        )
+        searched = type("ByHand", (AbsTaskRetrieval,), {"metadata": metadata})()
+        judged: dict[str, dict[str, int]] = {}
+        for row in parquet("retrieval/DuReaderRobust/qrels"):
+            judged.setdefault(row["query_id"], {})[row["doc_id"]] = int(row["score"])
+        split = {
+            "corpus": parquet("retrieval/DuReaderRobust/corpus", doc_id="id"),
+            "queries": parquet("retrieval/DuReaderRobust/queries", query_id="id"),
+            "relevant_docs": judged,
+            "top_ranked": None,
+        }
+        searched.dataset = {"default": {"test": split}}
+        for task in (sts, tnews, searched):
+            task.data_loaded = True
+        return [sts, tnews, searched]
+
+    for width in (32, 16):
+        by_hand = sentence_transformers.SentenceTransformer(
+            str(tmp_path / "model"), prompts=theirs, truncate_dim=width, device="cpu"
+        )
+        found = mteb.evaluate(by_hand, tasks(), cache=None, co2_tracker=False, show_progress_bar=False)
+        for key, result in zip(wanted, found.task_results, strict=True):
+            # Packed and padded embeddings differ by rounding, which may turn a decision or two of thousands.
+            score = ours[key]["widths"][str(width)]
+            assert score == pytest.approx(result.get_score(), abs=1e-3), (key, width)
+            assert ours[key]["main_score"] == ours[key]["widths"]["32"]
