@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,filter,peers,onnx,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,filter,peers,onnx,mteb,dev]"
 	touch $@
 
 clean:

@@ -78,13 +78,14 @@ def write_card(
     kept, yours = _filled_in(earlier)
     name = _name(details)
     training, results = details.get("training", {}), details.get("results", [])
+    evaluated: dict[str, Any] = {"model_name": name, "eval_results": [_eval_result(row) for row in results]}
     data = ModelCardData(
         license=kept.pop("license", "unknown"),
         library_name="onnx" if interface.onnx else "sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=[*_TAGS, *(["mteb"] if any(row["benchmark"] for row in results) else []), *kept.pop("tags", [])],
         base_model=base if _is_hub_name(base := str(training.get("base", ""))) else None,
-        **({"model_name": name, "eval_results": list(map(_eval_result, results))} if results else {}),
+        **(evaluated if results else {}),
         **kept,
     )
     body = [f"# {name}", _about(interface, training)]

@@ -175,8 +175,9 @@ def _compute_task(
         for part in parts_of(task):
             part.load_data()
         for width, meta in metas.items():
+            encoder: Any = MtebEncoder(vectors, model.prompts, width, meta)
             mteb.evaluate(
-                MtebEncoder(vectors, model.prompts, width, meta),
+                encoder,
                 task,
                 cache=cache,
                 overwrite_strategy="always",

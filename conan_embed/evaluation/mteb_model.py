@@ -63,7 +63,7 @@ def model_meta(
         public_training_code=None,
         public_training_data=None,
         framework=["Sentence Transformers", "PyTorch", "safetensors"],
-        similarity_fn_name="cosine",  # type: ignore[arg-type]  # mteb turns it into its own enumeration
+        similarity_fn_name="cosine",
         use_instructions=any(model.prompts.values()),
         training_datasets=None,
         adapted_from=base,
@@ -76,7 +76,7 @@ def fingerprint(model: EmbeddingModel, precision: str) -> str:
     digest = xxhash.xxh3_64()
     settings: Sequence[Any] = (model.pooling, sorted(model.prompts.items()), model.max_length, precision)
     digest.update(repr(settings).encode())
-    digest.update(model.tokenizer.backend_tokenizer.to_str().encode())  # type: ignore[attr-defined]
+    digest.update(model.tokenizer.backend_tokenizer.to_str().encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)

@@ -13,6 +13,7 @@ when the files change.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,9 @@ def choose_tasks(benchmark: str | None, names: Sequence[str] | None, local: Path
     if local is not None:
         if not local.is_dir():
             raise UserError(f"{local}: no such folder of local copies.")
+        tasks = deepcopy(
+            tasks
+        )  # a benchmark hands out the same objects each time, and these are to be changed
         tasks = [task for task in tasks if _use_local_data(task, local, own)]
         if not tasks:
             raise UserError(
@@ -215,7 +219,7 @@ def _own_task(local: LocalTask) -> AbsTask:
     main_score = {"pair_classification": "max_ap"}.get(local.type, MAIN_SCORES[local.type])
     metadata = TaskMetadata(
         name=f"{local.name}.{local.type}",  # results stand under this name: sets of two types may share theirs
-        type=next(theirs for theirs, ours in TYPES.items() if ours == local.type),  # type: ignore[arg-type]
+        type=next(theirs for theirs, ours in TYPES.items() if ours == local.type),
         description=f"The local set {local.key}.",
         dataset={"path": str(local.path.resolve()), "revision": "local"},
         eval_splits=["test"],

@@ -5,6 +5,7 @@ from copy import deepcopy
 from rich.console import Console
 
 from conan_embed.evaluation import summarise, table
+from conan_embed.evaluation.table import by_type
 
 
 def results(model: str, scores: dict[str, float], widths: dict[str, dict[str, float]] | None = None) -> dict:
@@ -82,3 +83,32 @@ def test_the_results_are_not_changed() -> None:
     before = deepcopy(new)
     table(new, baseline=results("old", OLD))
     assert new == before
+
+
+def test_published_rows_stand_beside_c_mteb_alone() -> None:
+    new = results("new", NEW, {"16": {key: score / 2 for key, score in NEW.items()}})
+    assert by_type(new) is None
+    assert by_type({**new, "benchmark": "MTEB(eng, v2)"}) is None
+    rows = lines(by_type({**new, "benchmark": "C-MTEB"}))
+    assert rows[0] == ["model", "sets", "Avg", "Cls", "Clust", "PairCls", "Rerank", "Retr", "STS"]
+    assert rows[1] == ["new, width 64", "3", "47.08", "", "", "", "", "20.00", "60.62"]
+    assert rows[2] == ["new, width 16", "3", "23.54", "", "", "", "", "10.00", "30.31"]
+    assert rows[3][3:] == ["0", "0", "0", "0", "1", "2"]
+    conan = [
+        "Conan-embedding (published)",
+        "35",
+        "72.62",
+        "75.03",
+        "66.33",
+        "91.66",
+        "72.76",
+        "76.67",
+        "64.18",
+    ]
+    assert conan in rows
+    assert all("published" in row[0] for row in rows[4:])
+
+
+def test_types_of_mteb_that_we_do_not_have_are_shown_too() -> None:
+    rows = lines(table(results("new", {"Summarization/X": 0.3, "sts/A": 0.5})))
+    assert [row[0] for row in rows[1:]] == ["A", "sts", "X", "Summarization", "average", ""]
