@@ -114,7 +114,8 @@ def evaluate(
         list[str] | None, typer.Option(help='as "retrieval/NAME", "sts" or "AFQMC"; can be repeated')
     ] = None,
     local: Annotated[
-        Path | None, typer.Option(help="mteb's classes on local copies of their data, offline")
+        Path | None,
+        typer.Option("--local", "--local-data", help="mteb's classes on local copies of their data, offline"),
     ] = None,
     width: Annotated[
         list[str] | None, typer.Option("--width", "--dims", help="Matryoshka widths to score too: 256,512")

@@ -174,6 +174,8 @@ def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bo
     for local in own:
         if local.key == key_of(task):
             _point_at(task, local.path)
+            # A local set is one split, whichever mteb evaluates.
+            task.filter_eval_splits(["test" if "test" in task.eval_splits else task.eval_splits[0]])
             # The task itself does not know how to read the file; it asks for its data when its turn comes.
             task.load_data = partial(_fill, task, local)  # type: ignore[method-assign]
             return True
@@ -236,8 +238,7 @@ def _own_task(local: LocalTask) -> AbsTask:
 
 def _fill(task: AbsTask, local: LocalTask, **_: Any) -> None:
     """Put the set of `local` into `task`, as mteb has it after loading and transforming."""
-    split = task.eval_splits[0]
-    task.filter_eval_splits([split])
+    (split,) = task.eval_splits
     data = _READERS[local.type](local.path, split)
     searched = local.type in ("retrieval", "reranking")
     task.dataset = {task.hf_subsets[0]: data} if searched or task.metadata.is_multilingual else data
@@ -307,8 +308,10 @@ def _pair_classification(path: Path, split: str) -> DatasetDict:
 
 def _classification(path: Path, split: str) -> DatasetDict:
     train, test = sets.read_classification(path)
+    # mteb takes a 1 among two labels for the positive one, and fails on words.
+    number = {label: number for number, label in enumerate(sorted({*train.labels, *test.labels}))}
     parts = {
-        name: _split(name, text=part.texts, label=part.labels)[name]
+        name: _split(name, text=part.texts, label=[number[label] for label in part.labels])[name]
         for name, part in (("train", train), (split, test))
     }
     return DatasetDict(parts)
