@@ -69,10 +69,9 @@ def by_type(results: Mapping[str, Any]) -> Table | None:
         return None
     tasks: Mapping[str, Mapping[str, Any]] = results["tasks"]
     counts = {type_: sum(type_of(key) == type_ for key in tasks) for type_ in published.COLUMNS}
-    shown = Table(
-        title="Averages by type of task (scores x 100)", title_justify="left", caption_justify="left"
-    )
-    shown.add_column("model")
+    title = f"{results['model']}: averages by type of task (scores x 100)"
+    shown = Table(title=title, title_justify="left", caption_justify="left", pad_edge=False)
+    shown.add_column("model", overflow="fold")
     shown.add_column("sets", justify="right")
     shown.add_column("Avg", justify="right")
     for short in published.COLUMNS.values():
@@ -83,15 +82,14 @@ def by_type(results: Mapping[str, Any]) -> Table | None:
     for width, of_tasks in scores.items():
         means = summarise(of_tasks)
         cells = [f"{100 * means[type_]:.2f}" if type_ in means else "" for type_ in published.COLUMNS]
-        name = f"{results['model']}, width {width}"
-        shown.add_row(
-            name, str(len(of_tasks)), f"{100 * means['average_of_tasks']:.2f}", *cells, style="bold"
-        )
-    shown.add_row("  sets of each type", "", "", *(str(count) for count in counts.values()), style="dim")
+        average = f"{100 * means['average_of_tasks']:.2f}"
+        shown.add_row(f"width {width}", str(len(of_tasks)), average, *cells, style="bold")
+    shown.add_row("sets", "", "", *(str(count) for count in counts.values()), style="dim")
     shown.add_section()
-    for name, (average, of_types) in published.ROWS.items():
+    shown.add_row("published:", style="dim")
+    for name, (average_of_sets, of_types) in published.ROWS.items():
         cells = [f"{value:.2f}" for value in of_types]
-        shown.add_row(f"{name} (published)", str(published.NUM_SETS), f"{average:.2f}", *cells)
+        shown.add_row(name, str(published.NUM_SETS), f"{average_of_sets:.2f}", *cells)
     captions = ["Published rows: Conan-embedding, arXiv 2408.15710; not measured here."]
     precisions = [task["average_precision"] for task in tasks.values() if "average_precision" in task]
     if precisions:
