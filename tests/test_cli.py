@@ -65,10 +65,21 @@ def test_train_evaluate_search_and_report(project):
     assert list((project / "run/tensorboard").iterdir())
     assert "<html" in (project / "run/report.html").read_text()
 
-    evaluated = command("evaluate", "run/model", "eval", "--width", "16", "-o", "scores.json", folder=project)
+    evaluated = command(
+        "evaluate",
+        "run/model",
+        "eval",
+        "--dims",
+        "16,8",
+        "--update-card",
+        "-o",
+        "scores.json",
+        folder=project,
+    )
     assert evaluated.returncode == 0, evaluated.stderr
     assert "Same" in evaluated.stdout
-    assert set(read_json(project / "scores.json")["tasks"]["sts/Same"]["widths"]) == {"16"}
+    assert set(read_json(project / "scores.json")["tasks"]["sts/Same"]["widths"]) == {"16", "8"}
+    assert "| local sets | sts/Same |" in (project / "run/model/README.md").read_text()
 
     (project / "passages.jsonl").write_text('{"text": "Python file"}\n{"text": "nice park"}\n')
     found = command(
@@ -104,6 +115,9 @@ def test_mined_rankings_are_read_by_train(project):
         (["train", "my.yaml", "step.negatives=30"], ["step.negatives", "30", "pairs"]),
         (["train", "my.yaml", "data.sts.0.path=gone.jsonl"], ["gone.jsonl"]),
         (["evaluate", "base", "eval", "--task", "sts/Sam"], ["sts/Sam", "sts/Same"]),
+        (["evaluate", "base", "eval", "--dims", "8,wide"], ["'wide'", "256,512"]),
+        (["evaluate", "base", "eval", "--benchmark", "C-MTEB"], ["a folder and --benchmark", "one of them"]),
+        (["evaluate", "base"], ["nothing to evaluate on", "--benchmark"]),
         (["recipe", "smal"], ["smal", "'small'"]),
     ],
 )

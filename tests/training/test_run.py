@@ -166,6 +166,8 @@ def test_a_run_leaves_everything_behind(recipe, base):
         {"task": "retrieval", "name": "pairs", "rows": 20},
         {"task": "sts", "name": "sts", "rows": 10},
     ]
+    card = (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| pairs | retrieval | 20 |" in card and "## Results" in card and "model-index" in card
     metrics = lines(run, "metrics")
     assert [line["step"] for line in metrics] == list(range(1, NUM_STEPS + 1))
     for line in metrics:
