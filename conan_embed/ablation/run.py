@@ -160,7 +160,7 @@ def _mining_key(recipe: Recipe) -> str:
     data = [found.model_dump(mode="json", exclude={"weight"}) for found in recipe.data.retrieval]
     model = recipe.model.model_dump(mode="json", exclude={"dropout"})
     parts = [data, model, recipe.mining.model_dump(mode="json"), recipe.data.on_bad_row]
-    return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True))[:8]
+    return xxhash.xxh3_64_hexdigest(json.dumps(parts, sort_keys=True).encode())[:8]
 
 
 def _check_unchanged(job: Job) -> None:
@@ -247,7 +247,7 @@ def _side_by_side(pending: Sequence[Job], jobs: int) -> None:
         while waiting or running:
             while waiting and free:
                 place, job = free.pop(0), waiting.pop(0)
-                process = context.Process(target=_in_process, args=(job, place, threads), daemon=True)
+                process: BaseProcess = context.Process(target=_in_process, args=(job, place, threads), daemon=True)
                 process.start()
                 running[place] = process, job
             bar.update(task, note="; ".join(str(job) for _, job in running.values()))

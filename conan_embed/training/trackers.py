@@ -1,12 +1,13 @@
 """Where the numbers of a run go besides metrics.jsonl: TensorBoard by default; wandb, trackio and mlflow on request.
 
 None of them needs an account: wandb keeps a run offline in the run directory (`wandb sync` uploads it later) unless
-WANDB_API_KEY or WANDB_MODE says otherwise, trackio and mlflow write local files. Their own environment variables (WANDB_MODE, TRACKIO_DIR,
-MLFLOW_TRACKING_URI, ...) hold as ever.
+WANDB_API_KEY or WANDB_MODE says otherwise, trackio and mlflow write local files. Their own environment variables
+(WANDB_DIR, TRACKIO_DIR, MLFLOW_TRACKING_URI, ...) hold as ever.
 """
 
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -129,7 +130,8 @@ class _Mlflow:
         experiment = self._client.get_experiment_by_name(project)
         number = experiment.experiment_id if experiment else self._client.create_experiment(project)
         self._run = self._client.create_run(number, run_name=_name(folder)).info.run_id
-        self._client.log_dict(self._run, recipe.as_dict(), "recipe.yaml")
+        for key, value in _leaves(recipe.as_dict()):
+            self._client.log_param(self._run, key, value)
         (folder / "mlflow-run.txt").write_text(self._run, encoding="utf-8")
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -138,6 +140,16 @@ class _Mlflow:
 
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries and lists."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if parts is None:
+        yield key, value
+        return
+    for name, part in parts:
+        yield from _leaves(part, f"{key}.{name}" if key else str(name))
 
 
 def _name(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Whole comparisons of a tiny model: what they leave, how they go on, and that how they run does not matter."""
 
+import itertools
 import json
 import shutil
 
@@ -26,22 +27,20 @@ def write(path, rows):
 def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     make_tiny_model("bert").save(folder / "base")
-    write(
-        folder / "pairs.jsonl",
-        [{"query": f"{a} {b}?", "positive": f"{a} {b}."} for a in WORDS for b in WORDS],
-    )
-    graded = [{"text_a": a, "text_b": b, "score": float(a == b)} for a in WORDS for b in WORDS]
-    write(folder / "sts.jsonl", graded)
-    write(folder / "eval/sts/Same.jsonl", graded)
+    phrases = [f"{a} {b}" for a, b in itertools.permutations(WORDS, 2)]
+    pairs = [{"query": f"{phrase}?", "positive": f"{phrase}."} for phrase in phrases[:12]]
+    write(folder / "pairs.jsonl", pairs)
+    graded = [
+        {"text_a": a, "text_b": b, "score": i * 7 % 11}
+        for i, (a, b) in enumerate(zip(phrases, phrases[7:], strict=False))
+    ]
+    write(folder / "sts.jsonl", graded[:12])
+    write(folder / "eval/sts/Graded.jsonl", graded[12:])
     found = folder / "eval/retrieval/Found"
-    write(found / "corpus.jsonl", [{"doc_id": f"d{i}", "text": text} for i, text in enumerate(WORDS)])
-    write(
-        found / "queries.jsonl", [{"query_id": f"q{i}", "text": f"{text}?"} for i, text in enumerate(WORDS)]
-    )
-    write(
-        found / "qrels.jsonl",
-        [{"query_id": f"q{i}", "doc_id": f"d{i}", "score": 1} for i in range(len(WORDS))],
-    )
+    write(found / "corpus.jsonl", [{"doc_id": f"d{i}", "text": text} for i, text in enumerate(phrases)])
+    asked = list(enumerate(phrases[3:20]))  # the right one is another than the nearest
+    write(found / "queries.jsonl", [{"query_id": f"q{i}", "text": f"{text}?"} for i, text in asked])
+    write(found / "qrels.jsonl", [{"query_id": f"q{i}", "doc_id": f"d{i}", "score": 1} for i, _ in asked])
     recipe = {
         "model": {"base": str(folder / "base")},
         "data": {
@@ -49,10 +48,10 @@ def project(tmp_path_factory):
             "sts": [{"name": "sts", "path": str(folder / "sts.jsonl")}],
         },
         "step": {"queries": 4, "negatives": 2, "sts_pairs": 4},
-        "mining": {"depth": 12, "offset": 1, "precision": "float32"},
+        "mining": {"depth": 10, "offset": 1, "precision": "float32"},
         "negatives": {"interval": 2, "decay": 0.1, "ceiling": 5.0, "when_used_up": "wrap"},
         "optimizer": {"learning_rate": 2e-3},
-        "training": {"steps": 4, "checkpoint_every": 2, "precision": "float32"},
+        "training": {"steps": 8, "checkpoint_every": 2, "precision": "float32"},
         "evaluation": {"folder": str(folder / "eval")},
         "tracking": {"tensorboard": False},
         "output": str(folder / "run"),
@@ -77,7 +76,7 @@ def whole(project):
         original, count = loop_module.train_step, iter(range(1000))
 
         def stepping(*arguments):
-            if next(count) == 11:  # vanilla takes 8 steps, and this is the fourth of CBB
+            if next(count) == 19:  # vanilla takes 16 steps, and this is the fourth of CBB
                 raise KeyboardInterrupt
             return original(*arguments)
 
@@ -92,9 +91,9 @@ def whole(project):
             loop_module, "train_step", lambda *found: steps.append(found[2].step) or original(*found)
         )
         comparison = ablate(project / "recipe.yaml", seeds=[0, 1])
-        # Steps 2 and 3 of the arm that was interrupted; all of the others, and of none twice.
-        assert steps[:2] == [2, 3]
-        assert len(steps) == 2 + 8 + 4 + (8 + 4 + 8 + 4)
+        # The steps of the interrupted arm from its checkpoint on, all of the others, and of none twice.
+        assert steps[:7] == [2, 3, 4, 5, 6, 7, 0]
+        assert len(steps) == 6 + 16 + 8 + (16 + 8 + 16 + 8)
     return output, comparison
 
 
@@ -108,7 +107,7 @@ def test_all_arms_end_with_a_table_and_a_page(whole):
     assert all(
         len(cell["by_seed"]) == 2 and cell["low"] < cell["difference"] < cell["high"] for cell in cells[1:]
     )
-    assert list(comparison["rows"]) == ["retrieval", "sts", "average", "retrieval/Found", "sts/Same"]
+    assert list(comparison["rows"]) == ["retrieval", "sts", "average", "retrieval/Found", "sts/Graded"]
     for name in ("table.md", "arms.html"):
         text = (output / name).read_text()
         assert "CBB + DHNM" in text and "retrieval/Found" in text
@@ -119,8 +118,8 @@ def test_all_arms_end_with_a_table_and_a_page(whole):
 def test_arms_see_the_same_queries_and_only_dynamic_ones_replace(whole):
     output, comparison = whole
     seen = {arm["name"]: arm["seen"] for arm in comparison["arms"]}
-    assert [seen[name]["updates"] for name in seen] == [0, 8, 4, 8, 4]
-    assert seen["CBB"]["queries"] == seen["CBB + DHNM"]["queries"] == 16
+    assert [seen[name]["updates"] for name in seen] == [0, 16, 8, 16, 8]
+    assert seen["CBB"]["queries"] == seen["CBB + DHNM"]["queries"] == 32
     assert seen["vanilla"]["queries"] == seen["DHNM"]["queries"]
     assert seen["vanilla"]["replaced"] == seen["CBB"]["replaced"] == 0
     assert seen["DHNM"]["replaced"] > 0 and seen["CBB + DHNM"]["replaced"] > 0
@@ -147,8 +146,9 @@ def test_finished_arms_are_not_run_again_and_changed_ones_are_refused(whole, pro
         ablate(project / "recipe.yaml", seeds=[0], against="vanila")
 
 
-def test_side_by_side_comes_to_the_same_and_a_failure_is_said(project, tmp_path):
+def test_side_by_side_comes_to_the_same_and_a_failure_is_said(project, tmp_path, monkeypatch):
     settings = ["loss.temperature=0.02,0.2", "training.steps=2"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     both = [
         sweep(project / "recipe.yaml", settings, seeds=[0], output=tmp_path / name, jobs=jobs)
         for name, jobs in (("one", 1), ("two", 2))
