@@ -47,9 +47,10 @@ def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
     in every step; DHNM replaces negatives, from the recipe's own dynamic source or else as in the paper.
 
     A sequential step holds half of what a joint step holds. With `equal="examples"` the sequential arms therefore take
-    twice as many steps, check their negatives at twice the interval, and so see as many queries and pairs (to within
-    the shuffling of blocks of 1024 steps, half of which are of each task) and check as often per query; they make twice
-    the updates. With `equal="updates"` they take as many steps as the joint arms and see half the examples.
+    twice as many steps, check their negatives at twice the interval, and so see as many queries and pairs (exactly
+    where the joint arms take a multiple of 16 steps: of 32 sequential steps 16 are of each task) and check as often
+    per query; they make twice the updates. With `equal="updates"` they take as many steps as the joint arms and see
+    half the examples.
 
     Raises:
         UserError: the recipe has only one task, so there is nothing to mix, or no negatives to replace.

@@ -247,7 +247,9 @@ def _side_by_side(pending: Sequence[Job], jobs: int) -> None:
         while waiting or running:
             while waiting and free:
                 place, job = free.pop(0), waiting.pop(0)
-                process: BaseProcess = context.Process(target=_in_process, args=(job, place, threads), daemon=True)
+                process: BaseProcess = context.Process(
+                    target=_in_process, args=(job, place, threads), daemon=True
+                )
                 process.start()
                 running[place] = process, job
             bar.update(task, note="; ".join(str(job) for _, job in running.values()))

@@ -144,7 +144,9 @@ class _Mlflow:
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of nested dictionaries and lists."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    parts = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    )
     if parts is None:
         yield key, value
         return
