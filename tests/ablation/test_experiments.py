@@ -34,7 +34,8 @@ def test_all_arms_are_recipes(command, rest, monkeypatch):
         assert recipe.evaluation.folder == "/the/data/eval"
         assert all(data.path.startswith("/the/data/") for data in (*recipe.data.retrieval, *recipe.data.sts))
         assert recipe.training.steps % 16 == 0
-    assert len({recipe.as_yaml() for recipe in recipes}) == len(recipes)
+    told_apart = {(arm.trained, recipe.as_yaml()) for arm, recipe in zip(arms, recipes, strict=True)}
+    assert len(told_apart) == len(arms)
 
 
 def test_every_question_and_every_recipe_is_there():

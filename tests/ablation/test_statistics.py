@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from conan_embed.ablation.statistics import averages, paired_differences, stretch
 
@@ -21,11 +22,10 @@ def slow_interval(tasks, draws):
     num_seeds = len(next(iter(tasks.values())))
 
     def weights(size):
-        counts = [0] * size
-        for _ in range(size):
-            counts[generator.randrange(size)] += 1
-        grow = stretch(size) if size > 1 else 1.0
-        return [1 / size + grow * (count / size - 1 / size) for count in counts]
+        if size == 1:
+            return [1.0]
+        normal = [generator.gauss(0, 1) for _ in range(size)]
+        return [(1 + stretch(size) * (one - sum(normal) / size)) / size for one in normal]
 
     values = []
     for _ in range(draws):
@@ -54,6 +54,13 @@ def test_intervals_are_those_of_a_slow_reference():
     assert found.high == pytest.approx(high, abs=0.08 * (high - low))
 
 
+def test_with_seeds_alone_the_interval_is_student_s():
+    scores = np.array([[0.5, 0.5, 0.5, 0.5], [0.52, 0.51, 0.56, 0.53]])[:, :, None]
+    found = paired_differences({"clustering/A": scores}, 0)["average"][1]
+    expected = stats.t.interval(0.95, 3, scores[1].mean() - 0.5, stats.sem(scores[1, :, 0]))
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.003)
+
+
 def simulated(generator, difference, seeds=3):
     """Two arms on 40 queries: queries differ much, arms of one seed by a seed effect and noise."""
     queries = generator.normal(scale=0.2, size=(1, 1, 40))
@@ -66,9 +73,9 @@ def simulated(generator, difference, seeds=3):
 def test_a_planted_difference_is_found_and_a_null_is_not():
     generator = np.random.default_rng(1)
     trials = 60
-    found = [paired_differences(simulated(generator, 0.08), 0)["average"][1] for _ in range(trials)]
+    found = [paired_differences(simulated(generator, 0.1), 0)["average"][1] for _ in range(trials)]
     assert np.mean([estimate.low > 0 for estimate in found]) > 0.9
-    assert np.mean([estimate.value for estimate in found]) == pytest.approx(0.08, abs=0.005)
+    assert np.mean([estimate.value for estimate in found]) == pytest.approx(0.1, abs=0.005)
     null = [paired_differences(simulated(generator, 0.0), 0)["average"][1] for _ in range(trials)]
     assert np.mean([estimate.clear for estimate in null]) <= 0.08
     # Few things drawn again are few: two seeds say less than ten, and items cannot make up for it.
