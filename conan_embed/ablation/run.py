@@ -248,7 +248,7 @@ def _side_by_side(pending: Sequence[Job], jobs: int) -> None:
             while waiting and free:
                 place, job = free.pop(0), waiting.pop(0)
                 process: BaseProcess = context.Process(
-                    target=_in_process, args=(job, place, threads), daemon=True
+                    target=_in_process, args=(job, place, threads, os.getpid()), daemon=True
                 )
                 process.start()
                 running[place] = process, job
@@ -272,8 +272,8 @@ def _end(running: dict[int, tuple[BaseProcess, Job]]) -> None:
         process.join()
 
 
-def _in_process(job: Job, place: int, threads: int) -> None:
-    """What one of the processes side by side does; its words go to the job's log."""
+def _in_process(job: Job, place: int, threads: int, parent: int) -> None:
+    """What one of the processes side by side does; its words go to the job's log. It does not outlive `parent`."""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     for stream in (1, 2):
@@ -281,7 +281,7 @@ def _in_process(job: Job, place: int, threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(place % torch.cuda.device_count())
-    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_leave_with_parent, args=(parent,), daemon=True).start()
     try:
         run_job(job)
     except UserError as error:
