@@ -75,10 +75,10 @@ def whole(project):
     with pytest.MonkeyPatch.context() as patch:
         original, count = loop_module.train_step, iter(range(1000))
 
-        def stepping(*arguments):
+        def stepping(*arguments, **settings):
             if next(count) == 19:  # vanilla takes 16 steps, and this is the fourth of CBB
                 raise KeyboardInterrupt
-            return original(*arguments)
+            return original(*arguments, **settings)
 
         patch.setattr(loop_module, "train_step", stepping)
         with pytest.raises(KeyboardInterrupt):
@@ -88,7 +88,9 @@ def whole(project):
         patch.setattr(loop_module, "train_step", original)
         steps = []
         patch.setattr(
-            loop_module, "train_step", lambda *found: steps.append(found[2].step) or original(*found)
+            loop_module,
+            "train_step",
+            lambda *found, **settings: (steps.append(found[2].step), original(*found, **settings))[1],
         )
         comparison = ablate(project / "recipe.yaml", seeds=[0, 1])
         # The steps of the interrupted arm from its checkpoint on, all of the others, and of none twice.
