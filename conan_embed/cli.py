@@ -4,7 +4,7 @@ Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -165,6 +165,84 @@ def evaluate(
         note_results(Path(model), results)
     if results.get("missing"):
         raise UserError(f"not evaluated: {', '.join(results['missing'])}; the same command tries them again.")
+
+
+Seeds = Annotated[str, typer.Option(help="each arm is trained once with each of these seeds")]
+Jobs = Annotated[int, typer.Option(min=1, help="arms at a time, each in a process of its own")]
+ArmsOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", help="else the recipe's output with -arms behind it")
+]
+Against = Annotated[str | None, typer.Option(help="the arm that differences are taken from; else the first")]
+
+
+@app.command()
+def ablate(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    seeds: Seeds = "0,1,2",
+    equal: Annotated[
+        Literal["examples", "updates"],
+        typer.Option(help="what arms with one task a step have as many of as the joint ones"),
+    ] = "examples",
+    against: Against = None,
+    jobs: Jobs = 1,
+    output: ArmsOutput = None,
+) -> None:
+    """Run the paper's table 4 on a recipe: base, vanilla, CBB only, DHNM only, both; seeds, intervals, a page.
+
+    The same command goes on where it stopped. docs/experiments.md says what the arms are.
+    """
+    from conan_embed.ablation.comparison import ablate as run
+    from conan_embed.training import processes
+
+    processes.start()
+    chosen = _seeds(seeds)
+    found = run(recipe, overrides or [], seeds=chosen, output=output, equal=equal, against=against, jobs=jobs)
+    _show_comparison(found)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeArgument,
+    settings: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=V1,V2...", help="values to try; keys joined by + change together"),
+    ],
+    seeds: Seeds = "0,1,2",
+    against: Against = None,
+    jobs: Jobs = 1,
+    output: ArmsOutput = None,
+) -> None:
+    """Run a recipe with every combination of the given values: `negatives.decay=1.05,1.15 loss.beta=0.4,0.8`.
+
+    Keys that change together: `step.queries+step.sts_pairs=20+16,12+48`. A key with one value holds for all.
+    """
+    from conan_embed.ablation.comparison import sweep as run
+    from conan_embed.training import processes
+
+    processes.start()
+    found = run(recipe, settings, seeds=_seeds(seeds), output=output, against=against, jobs=jobs)
+    _show_comparison(found)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        found = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected whole numbers with commas, as 0,1,2.") from None
+    if len(set(found)) < len(found):
+        raise UserError(f"--seeds {text}: a seed stands there twice; expected different ones.")
+    return found
+
+
+def _show_comparison(found: dict[str, Any]) -> None:
+    from conan_embed.ablation.comparison import table
+    from conan_embed.training import processes
+
+    if processes.is_first():
+        typer_console().print(table(found))
+        console.print(f"table: {found['output']}/table.md\npage: {found['output']}/arms.html")
+    processes.stop()
 
 
 @app.command()

@@ -136,7 +136,19 @@ def test_a_mistake_is_one_sentence(project, monkeypatch, capsys, arguments, word
 
 def test_help_names_every_command_and_is_quick_to_import(tmp_path):
     done = command("--help", folder=tmp_path)
-    for name in ("train", "mine", "evaluate", "export", "search", "quickstart", "report", "recipe", "filter"):
+    for name in (
+        "train",
+        "mine",
+        "evaluate",
+        "export",
+        "search",
+        "quickstart",
+        "report",
+        "recipe",
+        "filter",
+        "ablate",
+        "sweep",
+    ):
         assert name in done.stdout
     heavy = "import sys, conan_embed.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", heavy], check=False).returncode == 0

@@ -77,6 +77,7 @@ def evaluate(
     limit: Mapping[str, int] | None = None,
     on_task: Callable[[str, dict[str, Any]], None] | None = None,
     name: str = "model",
+    items: bool = False,
 ) -> dict[str, Any]:
     """Evaluate `model` on the sets of `folder` (see `conan_embed.evaluation.sets` for its layout).
 
@@ -90,6 +91,8 @@ def evaluate(
             looks: such scores are not comparable with any others.
         on_task: called with key and result after each task.
         name: of the model, for the results.
+        items: add to each task `items`, a list whose mean is the main score: that of each query, or pseudo-values
+            of parts of the pairs (`metrics.pseudo_values`); not for classification, clustering and bitext.
 
     Returns:
         A dictionary fit for JSON, scores as fractions of one: `model` (the name), `width`, `prompts`;
@@ -117,7 +120,7 @@ def evaluate(
         for task in selected:
             progress.update(bar, note=task.key)
             rows = (limit or {}).get(task.type)
-            results[task.key] = evaluate_task(model, task, widths=widths, limit=rows)
+            results[task.key] = evaluate_task(model, task, widths=widths, limit=rows, items=items)
             if on_task is not None:
                 on_task(task.key, results[task.key])
             progress.advance(bar)
@@ -137,18 +140,25 @@ def evaluate(
 
 
 def evaluate_task(
-    model: Embedder, task: LocalTask, *, widths: Sequence[int] | None = None, limit: int | None = None
+    model: Embedder,
+    task: LocalTask,
+    *,
+    widths: Sequence[int] | None = None,
+    limit: int | None = None,
+    items: bool = False,
 ) -> dict[str, Any]:
     """Evaluate `model` on one task; arguments and result as for `evaluate`."""
     started = time.perf_counter()
     metric = MAIN_SCORES[task.type]
-    num_rows, score = _PREPARE[task.type](model, task, limit)
+    num_rows, score, parts = _PREPARE[task.type](model, task, limit)
     scores = score(None)
     result: dict[str, Any] = {"main_score": scores[metric], "metric": metric, **scores, "rows": num_rows}
     if widths:
         result["widths"] = {
             str(width): scores[metric] if width == model.width else score(width)[metric] for width in widths
         }
+    if items and parts is not None:
+        result["items"] = [round(float(part), 6) for part in parts()]
     result["seconds"] = time.perf_counter() - started
     return result
 
@@ -203,9 +213,11 @@ def types_of(keys: Iterable[str]) -> list[str]:
     return [*(type_ for type_ in TYPES if type_ in found), *(type_ for type_ in found if type_ not in TYPES)]
 
 
-# ---- one function per type: reads, encodes once, returns the number of rows and how to score a width ----
+# ---- one function per type: reads, encodes once, returns the number of rows, how to score a width, and the items ----
 
 Score = Callable[[int | None], dict[str, float]]  # of a width (None: the full width) -> metrics
+Items = Callable[[], NDArray[np.floating]]  # what the main score at the full width is the mean of
+Prepared = tuple[int, Score, Items | None]
 
 
 class _Vectors:
@@ -229,7 +241,7 @@ class _Vectors:
         return self.distinct(width)[self.rows_N]
 
 
-def _retrieval(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _retrieval(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     data = sets.read_retrieval(task.path, limit)
     queries = _Vectors(model, data.queries, "query")
     documents = _Vectors(model, data.documents, "passage")
@@ -242,29 +254,39 @@ def _retrieval(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int
     order = np.argsort(judged)
     judged, gain = judged[order], data.judged_gain[order]
 
-    def score(width: int | None) -> dict[str, float]:
+    def gains(width: int | None) -> NDArray[np.floating]:
         vectors = torch.from_numpy(queries.all(width)), torch.from_numpy(documents.all(width))
         found_QK = top_k(*vectors, metrics.RETRIEVAL_DEPTH, exclude=exclude)[1].numpy()
         pairs_QK = np.arange(len(found_QK))[:, None] * len(data.documents) + found_QK
         place_QK = np.searchsorted(judged, pairs_QK).clip(max=len(judged) - 1)
-        gains_QK = np.where((found_QK >= 0) & (judged[place_QK] == pairs_QK), gain[place_QK], 0.0)
-        return metrics.retrieval_metrics(gains_QK, data.judged_query, data.judged_gain)
+        return np.where((found_QK >= 0) & (judged[place_QK] == pairs_QK), gain[place_QK], 0.0)
 
-    return len(data.queries), score
+    def score(width: int | None) -> dict[str, float]:
+        return metrics.retrieval_metrics(gains(width), data.judged_query, data.judged_gain)
+
+    def items() -> NDArray[np.floating]:
+        return metrics.ndcg_by_query(gains(None), data.judged_query, data.judged_gain)
+
+    return len(data.queries), score, items
 
 
-def _reranking(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _reranking(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     data = sets.read_reranking(task.path, limit)
     queries = _Vectors(model, data.queries, "query")
     candidates = _Vectors(model, data.candidates, "passage")
 
-    def score(width: int | None) -> dict[str, float]:
+    def cosine(width: int | None) -> NDArray[np.floating]:
         vectors = np.concatenate([queries.distinct(width), candidates.distinct(width)])
         query_rows = queries.rows_N[data.candidate_query]
-        cosine = metrics.pair_cosines(vectors, query_rows, candidates.rows_N + len(queries.distinct_UD))
-        return metrics.reranking_metrics(data.candidate_query, cosine, data.relevant)
+        return metrics.pair_cosines(vectors, query_rows, candidates.rows_N + len(queries.distinct_UD))
 
-    return len(data.queries), score
+    def score(width: int | None) -> dict[str, float]:
+        return metrics.reranking_metrics(data.candidate_query, cosine(width), data.relevant)
+
+    def items() -> NDArray[np.floating]:
+        return metrics.map_by_query(data.candidate_query, cosine(None), data.relevant)
+
+    return len(data.queries), score, items
 
 
 def _pair_cosines(model: Embedder, data: sets.PairSet) -> Callable[[int | None], NDArray[np.floating]]:
@@ -273,20 +295,40 @@ def _pair_cosines(model: Embedder, data: sets.PairSet) -> Callable[[int | None],
     return lambda width: metrics.pair_cosines(vectors.distinct(width), first, second)
 
 
-def _sts(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _sts(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     data = sets.read_pairs(task.path, limit)
     cosines = _pair_cosines(model, data)
-    return len(data.score), lambda width: metrics.sts_metrics(cosines(width), data.score)
+
+    def score(width: int | None) -> dict[str, float]:
+        return metrics.sts_metrics(cosines(width), data.score)
+
+    def items() -> NDArray[np.floating]:
+        cosine = cosines(None)
+        return metrics.pseudo_values(
+            lambda rows: metrics.sts_metrics(cosine[rows], data.score[rows])[MAIN_SCORES["sts"]], len(cosine)
+        )
+
+    return len(data.score), score, items
 
 
-def _pair_classification(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _pair_classification(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     data = sets.read_pairs(task.path, limit, binary=True)
     cosines = _pair_cosines(model, data)
     positive = data.score == 1
-    return len(positive), lambda width: metrics.pair_classification_metrics(cosines(width), positive)
+
+    def score(width: int | None) -> dict[str, float]:
+        return metrics.pair_classification_metrics(cosines(width), positive)
+
+    def items() -> NDArray[np.floating]:
+        cosine, main = cosines(None), MAIN_SCORES["pair_classification"]
+        return metrics.pseudo_values(
+            lambda rows: metrics.pair_classification_metrics(cosine[rows], positive[rows])[main], len(cosine)
+        )
+
+    return len(positive), score, items
 
 
-def _classification(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _classification(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     train, test = sets.read_classification(task.path, limit)
     vectors = _Vectors(model, [*train.texts, *test.texts], "sts")
     samples_per_label = few_shot_size(task.name)
@@ -299,7 +341,7 @@ def _classification(model: Embedder, task: LocalTask, limit: int | None) -> tupl
             scores["accuracy_full_train"] = full
         return scores
 
-    return len(test.texts), score
+    return len(test.texts), score, None
 
 
 def few_shot_size(name: str) -> int:
@@ -308,21 +350,23 @@ def few_shot_size(name: str) -> int:
     return next(sizes, SAMPLES_PER_LABEL)
 
 
-def _clustering(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _clustering(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     data = sets.read_labelled(task.path, limit)
     vectors = _Vectors(model, data.texts, "sts")
-    return len(data.texts), lambda width: metrics.clustering_metrics(vectors.all(width), data.labels)
+    return len(data.texts), lambda width: metrics.clustering_metrics(vectors.all(width), data.labels), None
 
 
-def _bitext(model: Embedder, task: LocalTask, limit: int | None) -> tuple[int, Score]:
+def _bitext(model: Embedder, task: LocalTask, limit: int | None) -> Prepared:
     data = sets.read_bitext(task.path, limit)
     first, second = _Vectors(model, data.first, "sts"), _Vectors(model, data.second, "sts")
-    return len(data.first), lambda width: metrics.bitext_metrics(
-        first.all(width), second.all(width), data.names
-    )
+
+    def score(width: int | None) -> dict[str, float]:
+        return metrics.bitext_metrics(first.all(width), second.all(width), data.names)
+
+    return len(data.first), score, None
 
 
-_PREPARE: dict[str, Callable[[Embedder, LocalTask, int | None], tuple[int, Score]]] = {
+_PREPARE: dict[str, Callable[[Embedder, LocalTask, int | None], Prepared]] = {
     "retrieval": _retrieval,
     "reranking": _reranking,
     "sts": _sts,

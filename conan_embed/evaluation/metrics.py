@@ -8,6 +8,7 @@ Shapes: Q queries, K ranks, J judgements, T candidates of all queries, P pairs, 
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,26 +44,27 @@ def retrieval_metrics(gains_QK: Floats, judged_query_J: Integers, judged_gain_J:
             similarity, ties with the larger document id first.
         judged_query_J, judged_gain_J: query (index below Q) and relevance of every judgement.
     """
-    num_queries = len(gains_QK)
-    gains_QK, judged_gain_J = np.maximum(gains_QK, 0), np.maximum(judged_gain_J, 0)
-    discount_K = 1 / np.log2(np.arange(2, 12))
-
-    order = np.lexsort((-judged_gain_J, judged_query_J))
-    query_J, gain_J = judged_query_J[order], judged_gain_J[order]
-    rank_J = _position_in_group(query_J)
-    first = rank_J < 10
-    ideal_Q = np.bincount(query_J[first], gain_J[first] * discount_K[rank_J[first]], minlength=num_queries)
-    found_Q = gains_QK[:, :10] @ discount_K[: gains_QK.shape[1]]
-    num_relevant_Q = np.bincount(query_J, gain_J > 0, minlength=num_queries)
-
+    num_relevant_Q = np.bincount(judged_query_J, judged_gain_J > 0, minlength=len(gains_QK))
     relevant_QK = gains_QK > 0
     rank_Q = np.where(relevant_QK[:, :10].any(axis=1), relevant_QK[:, :10].argmax(axis=1) + 1, np.inf)
     return {
-        "ndcg_at_10": _mean_ratio(found_Q, ideal_Q),
+        "ndcg_at_10": float(np.mean(ndcg_by_query(gains_QK, judged_query_J, judged_gain_J))),
         "recall_at_10": _mean_ratio(relevant_QK[:, :10].sum(axis=1), num_relevant_Q),
         "recall_at_100": _mean_ratio(relevant_QK[:, :100].sum(axis=1), num_relevant_Q),
         "mrr_at_10": float(np.mean(1 / rank_Q)),
     }
+
+
+def ndcg_by_query(gains_QK: Floats, judged_query_J: Integers, judged_gain_J: Floats) -> Floats:
+    """Return nDCG@10 of every query, float64 `[Q]`; arguments and definition as for `retrieval_metrics`."""
+    gains_QK, judged_gain_J = np.maximum(gains_QK, 0), np.maximum(judged_gain_J, 0)
+    discount_K = 1 / np.log2(np.arange(2, 12))
+    order = np.lexsort((-judged_gain_J, judged_query_J))
+    query_J, gain_J = judged_query_J[order], judged_gain_J[order]
+    rank_J = _position_in_group(query_J)
+    first = rank_J < 10
+    ideal_Q = np.bincount(query_J[first], gain_J[first] * discount_K[rank_J[first]], minlength=len(gains_QK))
+    return _ratio(gains_QK[:, :10] @ discount_K[: gains_QK.shape[1]], ideal_Q)
 
 
 def reranking_metrics(query_T: Integers, scores_T: Floats, relevant_T: NDArray[np.bool_]) -> dict[str, float]:
@@ -75,20 +77,33 @@ def reranking_metrics(query_T: Integers, scores_T: Floats, relevant_T: NDArray[n
         query_T: query of each candidate, from 0 without gaps; each has at least one relevant candidate.
         scores_T, relevant_T: similarity to the query, and whether it is relevant.
     """
+    precision_Q = map_by_query(query_T, scores_T, relevant_T)
+    query_T, relevant_T, rank_T, found_T = _ranked(query_T, scores_T, relevant_T)
+    first_T = relevant_T & (found_T == 1) & (rank_T <= 10)
+    return {
+        f"map_at_{RERANKING_DEPTH}": float(np.mean(precision_Q)),
+        "mrr_at_10": float(np.bincount(query_T, np.where(first_T, 1 / rank_T, 0)).mean()),
+    }
+
+
+def map_by_query(query_T: Integers, scores_T: Floats, relevant_T: NDArray[np.bool_]) -> Floats:
+    """Return the average precision of every query, float64 `[Q]`; arguments as for `reranking_metrics`."""
+    query_T, relevant_T, rank_T, found_T = _ranked(query_T, scores_T, relevant_T)
+    counted_T = relevant_T & (rank_T <= RERANKING_DEPTH)
+    precision_Q = np.bincount(query_T, np.where(counted_T, found_T / rank_T, 0))
+    return _ratio(precision_Q, np.bincount(query_T, relevant_T))
+
+
+def _ranked(
+    query_T: Integers, scores_T: Floats, relevant_T: NDArray[np.bool_]
+) -> tuple[Integers, NDArray[np.bool_], Integers, Integers]:
+    """The candidates in order: query, relevance, rank from 1, and how many relevant ones stand so far."""
     order = np.lexsort((relevant_T, -scores_T, query_T))
     query_T, relevant_T = query_T[order], relevant_T[order]
-    rank_T = _position_in_group(query_T) + 1
     num_relevant_Q = np.bincount(query_T, relevant_T)
     before_Q = np.cumsum(num_relevant_Q) - num_relevant_Q
     found_T = np.cumsum(relevant_T) - before_Q[query_T]
-
-    counted_T = relevant_T & (rank_T <= RERANKING_DEPTH)
-    precision_Q = np.bincount(query_T, np.where(counted_T, found_T / rank_T, 0))
-    first_T = relevant_T & (found_T == 1) & (rank_T <= 10)
-    return {
-        f"map_at_{RERANKING_DEPTH}": _mean_ratio(precision_Q, num_relevant_Q),
-        "mrr_at_10": float(np.bincount(query_T, np.where(first_T, 1 / rank_T, 0)).mean()),
-    }
+    return query_T, relevant_T, _position_in_group(query_T) + 1, found_T.astype(np.int64)
 
 
 def pair_cosines(vectors_ND: Floats, first_P: Integers, second_P: Integers) -> Floats:
@@ -128,6 +143,22 @@ def pair_classification_metrics(cosine_P: Floats, positive_P: NDArray[np.bool_])
         "cosine_ap": float(average_precision_score(positive_P, cosine_P)),
         "cosine_accuracy": float(best / len(cosine_P)),
     }
+
+
+def pseudo_values(metric: Callable[[Integers], float], num_rows: int) -> Floats:
+    """Return numbers whose mean is the metric of all rows, and which vary as its parts do, `[at most 100]`.
+
+    For what is not a mean over rows (a rank correlation, an average precision): the rows are dealt into 100 parts, and
+    each part is given what the metric loses without it (the jackknife's pseudo-values, centred).
+
+    Args:
+        metric: of the rows with these numbers.
+    """
+    num_parts = min(100, num_rows)
+    rows = np.arange(num_rows)
+    whole = metric(rows)
+    without = np.array([metric(rows[rows % num_parts != part]) for part in range(num_parts)])
+    return whole + (num_parts - 1) * (without.mean() - without)
 
 
 def few_shot_metrics(
@@ -215,6 +246,10 @@ def _position_in_group(sorted_groups: Integers) -> Integers:
     return np.arange(len(sorted_groups)) - np.repeat(starts, lengths)
 
 
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """Return `part / whole`, 0 where `whole` is 0."""
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
+
+
 def _mean_ratio(part: NDArray[Any], whole: NDArray[Any]) -> float:
-    """Return the mean of `part / whole`, counting 0 where `whole` is 0."""
-    return float(np.mean(np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)))
+    return float(np.mean(_ratio(part, whole)))

@@ -6,6 +6,7 @@ classes below. An unknown key is refused with the nearest known one. The comment
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -256,9 +257,17 @@ class Evaluation(_Section):
 
 
 class Tracking(_Section):
-    """Where metrics go besides metrics.jsonl."""
+    """Where metrics go besides metrics.jsonl; without an account, each of these stays on this machine."""
 
     tensorboard: bool = True
+    wandb: bool = Field(
+        False, description="Weights & Biases; offline unless WANDB_API_KEY or WANDB_MODE is set"
+    )
+    trackio: bool = Field(False, description="Trackio; `trackio show` opens it")
+    mlflow: bool = Field(
+        False, description="MLflow; into mlflow.db of the run directory unless MLFLOW_TRACKING_URI is set"
+    )
+    project: str = Field("conan-embed", description="under which wandb, trackio and mlflow file the run")
 
 
 class Recipe(_Section):
@@ -358,6 +367,15 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}.") from None
     return checked_recipe(values, path)
+
+
+def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield each dotted key in which two recipes (as dictionaries) differ, with the old and the new value."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {**before, **now}:
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield key, before, now
 
 
 def checked_recipe(values: Any, source: str | Path, schema: type[BaseModel] = Recipe) -> Any:

@@ -252,6 +252,38 @@ def replaced(runs: Sequence[Run]) -> str:
         return _as_inline_svg(figure)
 
 
+def over_values(
+    labels: Sequence[str],
+    means_V: NDArray[np.float64],
+    intervals_V2: NDArray[np.float64],
+    points: Sequence[Sequence[float]],
+    name: str,
+) -> str:
+    """Draw a score in per cent over the values of a setting, which stand at equal distances.
+
+    Args:
+        labels: numbers, as a person writes them.
+        means_V: of each value.
+        intervals_V2: ends of an interval around each mean; nan where there is none.
+        points: the single runs of each value.
+        name: keeps the ids of this drawing apart from those of others.
+    """
+    at_V = np.arange(len(labels), dtype=np.float64)
+    with _style(f"over values {name}"):
+        figure, axes = _canvas(SMALL, [])
+        if np.isfinite(intervals_V2).all():
+            axes.fill_between(at_V, *intervals_V2.T, color=colour(0), alpha=0.15, linewidth=0)
+        for line in axes.plot(at_V, means_V, color=colour(0), linewidth=2, marker="o", markersize=5):
+            line.set_gid("data")
+        for at, values in zip(at_V, points, strict=True):
+            axes.plot([at] * len(values), values, "o", color=MUTED, markersize=2.5, alpha=0.6)
+        axes.set_xlim(-0.3, len(labels) - 0.7)
+        axes.set_xticks(at_V, labels)
+        axes.margins(y=0.12)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=_ROUND))
+        return _as_inline_svg(figure)
+
+
 # --- drawing -------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The steps of a run, and what happens between them: evaluation, checkpoints, metrics, a polite end."""
 
 import contextlib
+import datetime
 import shutil
 import signal
 import time
@@ -34,9 +35,11 @@ from conan_embed.training.step import (
     make_ready,
     train_step,
 )
+from conan_embed.training.trackers import open_trackers
 from conan_embed.training.trainee import Trainee
 
 _TRIM_EVERY = 10  # steps
+_SAY_EVERY = 60.0  # seconds, in a log file
 
 
 class Loop:
@@ -66,7 +69,8 @@ class Loop:
         """Run from where the progress stands to the last step."""
         if processes.is_first():
             done = self.progress.step or -1  # a run that begins anew forgets its evaluation of step 0 too
-            self.log = MetricsLog(self.run, from_step=done, tensorboard=self.recipe.tracking.tensorboard)
+            trackers = open_trackers(self.recipe, self.run, done)
+            self.log = MetricsLog(self.run, from_step=done, trackers=trackers)
         try:
             if self.progress.step == 0:
                 self._evaluate()
@@ -75,13 +79,13 @@ class Loop:
             with _stop_requested() as stop, progress_bar() as bar:
                 bar.disable = bar.disable or not processes.is_first()
                 task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
+                said = _SaidInLog(self.progress.step, self.num_steps)
                 while self.progress.step < self.num_steps:
                     result = self._step()
-                    bar.update(
-                        task,
-                        advance=1,
-                        note=f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s",
-                    )
+                    note = f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s"
+                    bar.update(task, advance=1, note=note)
+                    if processes.is_first() and not console.is_terminal:
+                        said.after_step(self.progress.step, note)
                     if processes.sum_over_processes(torch.tensor(float(stop.is_set()))).item():
                         self._save()
                         raise UserError(
@@ -254,6 +258,22 @@ def _summary(summary: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {100 * value:.2f}" for name, value in summary.items() if isinstance(value, float)
     )
+
+
+class _SaidInLog:
+    """Where no progress bar can be drawn, a line once a minute: step, loss, tokens/s, time left."""
+
+    def __init__(self, first: int, total: int) -> None:
+        self.first, self.total = first, total
+        self.started = self.said = time.monotonic()
+
+    def after_step(self, step: int, note: str) -> None:
+        now = time.monotonic()
+        if now - self.said >= _SAY_EVERY:
+            self.said = now
+            left = (now - self.started) / (step - self.first) * (self.total - step)
+            time_left = datetime.timedelta(seconds=round(left))
+            console.print(f"step {step} of {self.total}  {note}  {time_left} left", soft_wrap=True)
 
 
 class _Flag:

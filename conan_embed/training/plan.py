@@ -29,6 +29,7 @@ from conan_embed.texts.tasks import RetrievalSet, StsSet, Tasks
 Places = Callable[[torch.Tensor], torch.Tensor]
 
 _BLOCK = 1024
+_TASK_BLOCK = 32  # short, so that even a short sequential run has half of its steps of each task
 # What each stream of random numbers is for; a stream's number is part of its key.
 _RETRIEVAL, _STS, _POSITIVE, _TASK, _SETS = range(5)
 
@@ -89,26 +90,27 @@ class StepPlan:
 class Interleaved:
     """An endless sequence of kinds, a pure function of the position.
 
-    Blocks of 1024 positions hold each kind exactly `quota[kind]` times, in shuffled order.
+    Blocks of sum(quota) positions hold each kind exactly `quota[kind]` times, in shuffled order.
     """
 
     def __init__(self, quota: np.ndarray, *keys: int) -> None:
-        assert quota.sum() == _BLOCK
-        self.quota = quota
+        self.quota, self.block = quota, int(quota.sum())
         self.starts = np.cumsum(quota) - quota
         self.keys = keys
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return int64 the kind at each position, and how often it came before."""
-        blocks = positions // _BLOCK
+        blocks = positions // self.block
         kinds, before = np.empty_like(positions), np.empty_like(positions)
         for block in np.unique(blocks):
-            slots = permuted(np.arange(_BLOCK), _BLOCK, *self.keys, int(block))
+            slots = permuted(np.arange(self.block), self.block, *self.keys, int(block))
             kind = np.searchsorted(self.starts, slots, side="right") - 1
-            earlier = np.empty(_BLOCK, np.int64)
-            earlier[np.argsort(kind, kind="stable")] = np.arange(_BLOCK) - np.repeat(self.starts, self.quota)
+            earlier = np.empty(self.block, np.int64)
+            earlier[np.argsort(kind, kind="stable")] = np.arange(self.block) - np.repeat(
+                self.starts, self.quota
+            )
             chosen = blocks == block
-            place = positions[chosen] % _BLOCK
+            place = positions[chosen] % self.block
             kinds[chosen] = kind[place]
             before[chosen] = block * self.quota[kind[place]] + earlier[place]
         return kinds, before
@@ -178,7 +180,7 @@ class Planner:
         self.seed = seed
         self.sets: list[RetrievalSet] = tasks.retrieval
         self.sts_sets: list[StsSet] = tasks.sts
-        self.tasks = Interleaved(np.array([_BLOCK // 2, _BLOCK // 2]), seed, _TASK)
+        self.tasks = Interleaved(np.array([_TASK_BLOCK // 2, _TASK_BLOCK // 2]), seed, _TASK)
         if self.sets and settings.queries:
             self.query_ids = np.concatenate([found.query_Q for found in self.sets])
             self.set_of_query = np.repeat(np.arange(len(self.sets)), [len(found) for found in self.sets])

@@ -14,7 +14,6 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.schema import Recipe, differences
 from conan_embed.texts.shared import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks, sizes
 from conan_embed.training import processes
@@ -43,6 +42,7 @@ from conan_embed.training.loop import Loop
 from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table, shared_out
+from conan_embed.training.trackers import check_trackers
 from conan_embed.training.trainee import Trainee
 
 # Settings that do not change what is trained: a resumed run may have others.
@@ -103,6 +103,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     device = processes.start(timeout=recipe.training.timeout)
     run = Path(recipe.output)
     started = time.time()
+    check_trackers(recipe.tracking)
     # All go on from the checkpoint that the first one sees.
     found = processes.from_first(checkpoints(run / "checkpoints") if resume else [])
     if found:
@@ -180,7 +181,7 @@ def _check_same_recipe(recipe: Recipe, checkpoint: Path, allow_changes: bool) ->
     before, now = saved_recipe(checkpoint), recipe.as_dict()
     changes = [
         f"{key} (was {old}, is {new})"
-        for key, old, new in _differences(before, now)
+        for key, old, new in differences(before, now)
         if not {key, key.split(".")[0]} & {*_MAY_DIFFER}
     ]
     if changes and not allow_changes:
@@ -188,14 +189,6 @@ def _check_same_recipe(recipe: Recipe, checkpoint: Path, allow_changes: bool) ->
             f"{checkpoint}: the recipe changed since: {'; '.join(changes)}. "
             "Start anew with --no-resume, go on with the old recipe, or accept the change with --allow-changes."
         )
-
-
-def _differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in {**before, **now}:
-            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif before != now:
-        yield key, before, now
 
 
 def _moment(seconds: float) -> str:

@@ -177,3 +177,19 @@ def test_what_is_asked_for_wrongly_is_named(folder: Path, options, message: str)
     with pytest.raises(UserError, match=message):
         evaluate(model, folder, **options)
     assert model.calls == []  # before any work
+
+
+def test_items_are_what_the_main_score_is_the_mean_of(tmp_path):
+    folder = write_tables(tmp_path, small_tables())
+    results = evaluate(BagOfWords(), folder, items=True)["tasks"]
+    with_items = {key: result for key, result in results.items() if "items" in result}
+    assert {key.split("/")[0] for key in with_items} == {
+        "retrieval",
+        "reranking",
+        "sts",
+        "pair_classification",
+    }
+    for key, result in with_items.items():
+        assert np.mean(result["items"]) == pytest.approx(result["main_score"], abs=1e-6), key
+    assert len(results["retrieval/Small"]["items"]) == 20
+    assert len(results["reranking/Small"]["items"]) == 15

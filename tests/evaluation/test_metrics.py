@@ -169,3 +169,20 @@ def test_bitext_metrics_look_both_ways() -> None:
     # Predicted rows 0, 1, 2, 1: row 1 has precision 1/2, row 3 is never predicted.
     assert result["f1_en_zh"] == pytest.approx((1 + 2 / 3 + 1 + 0) / 4)
     assert result["f1"] == pytest.approx((1 + result["f1_en_zh"]) / 2)
+
+
+def test_pseudo_values_of_a_mean_are_its_rows_and_of_a_correlation_vary_as_it_does():
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=60)
+    np.testing.assert_allclose(metrics.pseudo_values(lambda rows: values[rows].mean(), 60), values)
+
+    def correlation(pairs):
+        return lambda rows: metrics.sts_metrics(pairs[rows, 0], pairs[rows, 1])["cosine_spearman"]
+
+    def draw():
+        common = generator.normal(size=(400, 1))
+        return common + generator.normal(size=(400, 2))
+
+    repeated = [correlation(draw())(np.arange(400)) for _ in range(300)]
+    errors = [np.std(metrics.pseudo_values(correlation(draw()), 400), ddof=1) / 10 for _ in range(20)]
+    assert np.mean(errors) == pytest.approx(np.std(repeated), rel=0.15)

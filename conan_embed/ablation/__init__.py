@@ -1,0 +1,1 @@
+"""Several recipes that differ in what is asked about, trained with several seeds and compared."""

@@ -1,0 +1,153 @@
+"""Arms: recipes that differ from one another in what is asked about, and in nothing else.
+
+An arm is a list of overrides over one recipe. `table_4` makes those of the paper's ablation, `grid` those of a sweep.
+The seed decides which queries and pairs a run sees in which order, separately for each task; so arms of one seed see
+the same examples in the same order, whether a step holds both tasks or one (training/plan.py).
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from conan_embed.errors import UserError
+from conan_embed.recipes.schema import Recipe
+
+Equal = Literal["examples", "updates"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to compare.
+
+    Attributes:
+        name: how tables call it.
+        overrides: `dotted.key=value`, laid over the recipe.
+        trained: False for the base model as it comes.
+        values: of a sweep, the value of each varied key, as written.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    trained: bool = True
+    values: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder can have it."""
+        return re.sub(r"[^\w.=+,-]+", "-", self.name).strip("-.") or "arm"
+
+
+def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
+    """Return the paper's table 4: base, vanilla, CBB only, DHNM only, both.
+
+    Vanilla draws one task per step at random (`mixing: sequential`) and keeps its mined negatives; CBB trains all tasks
+    in every step; DHNM replaces negatives, from the recipe's own dynamic source or else as in the paper.
+
+    A sequential step holds half of what a joint step holds. With `equal="examples"` the sequential arms therefore take
+    twice as many steps, check their negatives at twice the interval, and so see as many queries and pairs (exactly
+    where the joint arms take a multiple of 16 steps: of 32 sequential steps 16 are of each task) and check as often
+    per query; they make twice the updates. With `equal="updates"` they take as many steps as the joint arms and see
+    half the examples.
+
+    Raises:
+        UserError: the recipe has only one task, so there is nothing to mix, or no negatives to replace.
+    """
+    if not (recipe.step.queries and recipe.step.sts_pairs):
+        raise UserError(
+            "ablate: step.queries and step.sts_pairs must both be above 0, since table 4 compares ways to mix them; "
+            f"found {recipe.step.queries} and {recipe.step.sts_pairs}."
+        )
+    if not recipe.step.negatives:
+        raise UserError("ablate: step.negatives: found 0; expected hard negatives, which table 4 replaces.")
+    source = recipe.negatives.source if recipe.negatives.source != "static" else "ranking"
+    joint, static, dynamic = "step.mixing=joint", "negatives.source=static", f"negatives.source={source}"
+    one_task = ["step.mixing=sequential"]
+    if equal == "examples":
+        one_task.append(f"negatives.interval={2 * recipe.negatives.interval}")
+        if recipe.training.steps is not None:
+            one_task.append(f"training.steps={2 * recipe.training.steps}")
+    elif recipe.training.steps is None:  # an epoch of sequential steps is twice as long
+        one_task.append(f"training.epochs={recipe.training.epochs / 2}")
+    return [
+        # A linear layer that nobody has trained is no part of the base model.
+        Arm("base", ("model.dense_width=null", "model.widths=null"), trained=False),
+        Arm("vanilla", (*one_task, static)),
+        Arm("CBB", (joint, static)),
+        Arm("DHNM", (*one_task, dynamic)),
+        Arm("CBB + DHNM", (joint, dynamic)),
+    ]
+
+
+def grid(settings: Sequence[str]) -> list[Arm]:
+    """Return an arm for every combination of the values of `key=v1,v2,...` settings; the first values come first.
+
+    Keys that change together are joined by `+`, and so are their values:
+    `step.queries+step.sts_pairs=20+16,16+32,12+48`. A setting with one value holds for all arms. Commas inside brackets
+    do not separate: `model.widths=[64,32],[64]`.
+
+    Raises:
+        UserError: not of that form, a value twice, or nothing varies.
+    """
+    common: list[str] = []
+    axes: list[list[tuple[str, str]]] = []
+    for setting in settings:
+        keys, equals, text = setting.partition("=")
+        values = _split(text)
+        if not equals or not keys or not all(values):
+            raise UserError(f"sweep: {setting}: expected key=value,value,... ")
+        if len(set(values)) < len(values):
+            raise UserError(f"sweep: {setting}: a value stands there twice; expected different ones.")
+        parts = keys.count("+") + 1
+        if parts > 1 and (wrong := [value for value in values if value.count("+") + 1 != parts]):
+            raise UserError(
+                f"sweep: {setting}: {wrong[0]!r} has {wrong[0].count('+') + 1} parts; "
+                f"expected {parts}, one for each key."
+            )
+        if len(values) == 1:
+            common += _overrides(keys, values[0])
+        else:
+            axes.append([(keys, value) for value in values])
+    if not axes:
+        raise UserError(
+            "sweep: nothing varies; expected a key with several values, as negatives.decay=1.05,1.15."
+        )
+    short = _short_names([axis[0][0] for axis in axes])
+    arms = []
+    for chosen in itertools.product(*axes):
+        overrides = [override for keys, value in chosen for override in _overrides(keys, value)]
+        name = ", ".join(f"{short[keys]}={_short_value(value)}" for keys, value in chosen)
+        arms.append(Arm(name, (*common, *overrides), values=chosen))
+    if len({arm.folder for arm in arms}) < len(arms):  # two folders of one name, say
+        arms = [
+            Arm(
+                ", ".join(f"{short[keys]}={value}" for keys, value in arm.values),
+                arm.overrides,
+                True,
+                arm.values,
+            )
+            for arm in arms
+        ]
+    return arms
+
+
+def _split(text: str) -> list[str]:
+    return re.split(r",(?![^\[{]*[\]}])", text)
+
+
+def _overrides(keys: str, value: str) -> list[str]:
+    if "+" not in keys:
+        return [f"{keys}={value}"]
+    return [f"{key}={part}" for key, part in zip(keys.split("+"), value.split("+"), strict=True)]
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last words of keys, where they tell the keys apart."""
+    short = {key: "+".join(part.rpartition(".")[2] for part in key.split("+")) for key in keys}
+    return short if len(set(short.values())) == len(short) else {key: key for key in keys}
+
+
+def _short_value(value: str) -> str:
+    return Path(value).name if "/" in value else value

@@ -1,0 +1,181 @@
+"""The page of a comparison: how arms differ, dot by dot, with intervals; over the values, where one setting varies.
+
+It is made from the plain values of results.json (ablation/comparison.py), into one self-contained file like the report.
+Dots and intervals are placed by the page itself, so that the names of arms, which may be in any script, stay text.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+import conan_embed
+from conan_embed.files import write_text
+from conan_embed.reporting import figures, sentences
+from conan_embed.reporting.page import inline, script
+from conan_embed.reporting.panels import Drawing
+
+_NUMBER = re.compile(r"[-+]?\d[\d_]*\.?\d*(e[-+]?\d+)?", re.IGNORECASE)
+
+
+def write_page(comparison: Mapping[str, Any], output: Path) -> None:
+    """Write the page of a comparison, as one HTML file."""
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"script": script, "inline": inline}
+    names = [arm["name"] for arm in comparison["arms"]]
+    rows: Mapping[str, Sequence[Mapping[str, Any]]] = comparison["rows"]
+    means = ["average", *(name for name in rows if "/" not in name and name != "average")]
+    page = environment.get_template("arms.html").render(
+        title=comparison["title"],
+        headline=headline(comparison),
+        against=comparison["against"],
+        level=f"{comparison['level']:.0%}",
+        seeds=sentences.counted(len(comparison["seeds"]), "seed"),
+        one_seed=len(comparison["seeds"]) == 1,
+        panels=[_panel(name, names, rows[name], comparison["against"]) for name in means],
+        drawings=_over_values(comparison, means),
+        setting=next(iter(comparison["arms"][0]["values"]), ""),
+        names=names,
+        tasks=[
+            {"name": name, "cells": [_score(cell) for cell in cells]}
+            for name, cells in rows.items()
+            if "/" in name
+        ],
+        arms=[
+            {
+                "name": arm["name"],
+                "seen": [f"{value:,.0f}" for value in arm["seen"].values()],
+                "overrides": ", ".join(arm["overrides"]) or "the recipe as it is",
+            }
+            for arm in comparison["arms"]
+        ],
+        seen=list(comparison["arms"][0]["seen"]),
+        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        version=conan_embed.__version__,
+    )
+    write_text(output, page)
+
+
+def headline(comparison: Mapping[str, Any]) -> str:
+    """Return what the averages say, in a sentence."""
+    cells = comparison["rows"]["average"]
+    named = [
+        (arm["name"], cell)
+        for arm, cell in zip(comparison["arms"], cells, strict=True)
+        if arm["name"] != comparison["against"]
+    ]
+    better = [name for name, cell in named if cell["clear"] and cell["difference"] > 0]
+    worse = [name for name, cell in named if cell["clear"] and cell["difference"] < 0]
+    against = comparison["against"]
+    if not better and not worse:
+        return f"No arm differs from {against} on average by more than chance explains."
+    clauses = []
+    for found, word in ((better, "above"), (worse, "below")):
+        if found:
+            verb = "lies" if len(found) == 1 else "lie"
+            clauses.append(f"{sentences.listed(found)} {verb} {word} {against}")
+    if len(better) + len(worse) < len(named):
+        clauses.append("no other arm clearly differs from it")
+    return "On average " + "; ".join(clauses) + "."
+
+
+def _panel(
+    name: str, arms: Sequence[str], cells: Sequence[Mapping[str, Any]], against: str
+) -> dict[str, Any]:
+    """One type of task: for each arm its score, its difference, and where dots and interval stand on a scale."""
+    ends = [0.0]
+    for cell in cells:
+        ends += [cell["difference"], *(end for end in (cell["low"], cell["high"]) if end is not None)]
+    low, high = 100 * min(ends), 100 * max(ends)
+    margin = 0.06 * (high - low) or 1.0
+    low, high = low - margin, high + margin
+
+    def at(points: float) -> float:
+        return round(100 * (points - low) / (high - low), 2)
+
+    base = next(cell for arm, cell in zip(arms, cells, strict=True) if arm == against)
+    rows = []
+    for arm, cell in zip(arms, cells, strict=True):
+        track = {"zero": at(0), "to": at(100 * cell["difference"]), "seeds": [], "low": None, "high": None}
+        if arm != against:
+            firsts = base["by_seed"] * len(cell["by_seed"]) if len(base["by_seed"]) == 1 else base["by_seed"]
+            seeds = zip(
+                cell["by_seed"] * (len(firsts) if len(cell["by_seed"]) == 1 else 1), firsts, strict=False
+            )
+            inside = [at(100 * (value - first)) for value, first in seeds]
+            track["seeds"] = [min(max(place, 0.0), 100.0) for place in inside]
+            if cell["low"] is not None:
+                track |= {"low": at(100 * cell["low"]), "high": at(100 * cell["high"])}
+        rows.append(
+            {
+                "arm": arm,
+                "score": _score(cell),
+                "difference": "" if arm == against else _difference(cell),
+                "tone": ("good" if cell["difference"] > 0 else "bad") if cell["clear"] else "",
+                "track": track,
+            }
+        )
+    ticks = [sentences.signed(value, 2) for value in (low, high)]
+    return {
+        "name": "Average of types" if name == "average" else sentences.kind_name(name),
+        "rows": rows,
+        "ticks": ticks,
+    }
+
+
+def _over_values(comparison: Mapping[str, Any], means: Sequence[str]) -> list[Drawing]:
+    """Lines over the values of the one setting that varies, where its values are numbers."""
+    arms = comparison["arms"]
+    keys = {key for arm in arms for key in arm["values"]}
+    labels = [next(iter(arm["values"].values()), "") for arm in arms]
+    if len(keys) != 1 or len(arms) < 3 or not all(_NUMBER.fullmatch(label) for label in labels):
+        return []
+    order = sorted(range(len(arms)), key=lambda place: float(labels[place]))
+    drawings = []
+    for name in means:
+        cells = [comparison["rows"][name][place] for place in order]
+        # The interval is that of the difference from one arm: it is drawn around the mean, and says how far
+        # the mean could move against that arm's.
+        intervals = np.array(
+            [
+                [
+                    100 * (cell["mean"] + (end if end is not None else np.nan) - cell["difference"])
+                    for end in (cell["low"], cell["high"])
+                ]
+                for cell in cells
+            ]
+        )
+        svg = figures.over_values(
+            [labels[place] for place in order],
+            np.array([100 * cell["mean"] for cell in cells]),
+            intervals,
+            [[100 * value for value in cell["by_seed"]] for cell in cells],
+            name,
+        )
+        title = "Average of types" if name == "average" else sentences.kind_name(name)
+        drawings.append(Drawing(title, svg))
+    return drawings
+
+
+def _score(cell: Mapping[str, Any]) -> str:
+    spread = "" if cell["spread"] is None else f" ± {sentences.number(100 * cell['spread'], 2)}"
+    return f"{sentences.number(100 * cell['mean'], 2)}{spread}"
+
+
+def _difference(cell: Mapping[str, Any]) -> str:
+    text = sentences.signed(100 * cell["difference"], 2)
+    if cell["low"] is None:
+        return text
+    ends = [sentences.signed(100 * cell[end], 2) for end in ("low", "high")]
+    return f"{text} [{ends[0]}, {ends[1]}]"

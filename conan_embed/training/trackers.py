@@ -1,0 +1,163 @@
+"""Where the numbers of a run go besides metrics.jsonl: TensorBoard by default; wandb, trackio and mlflow on request.
+
+None of them needs an account: wandb keeps a run offline in the run directory (`wandb sync` uploads it later) unless
+WANDB_API_KEY or WANDB_MODE says otherwise, trackio and mlflow write local files. Their own environment variables
+(WANDB_DIR, TRACKIO_DIR, MLFLOW_TRACKING_URI, ...) hold as ever.
+"""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from conan_embed.errors import UserError
+from conan_embed.recipes.schema import Recipe, Tracking
+
+_OPTIONAL = ("wandb", "trackio", "mlflow")
+
+
+class Tracker(Protocol):
+    """Takes numbers by name, step by step."""
+
+    def log(self, values: dict[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def check_trackers(settings: Tracking) -> None:
+    """Raise UserError where a tracker is asked for whose package is not installed."""
+    for name in _OPTIONAL:
+        if getattr(settings, name):
+            _package(name)
+
+
+def open_trackers(recipe: Recipe, folder: Path, from_step: int) -> list[Tracker]:
+    """Return the trackers that the recipe asks for.
+
+    Args:
+        folder: the run directory; its name is the run's. A resumed run goes on under the identity kept there.
+        from_step: steps already done; TensorBoard forgets later ones.
+    """
+    trackers: list[Tracker] = []
+    if recipe.tracking.tensorboard:
+        trackers.append(_TensorBoard(folder, from_step))
+    if recipe.tracking.wandb:
+        trackers.append(_Wandb(recipe, folder, from_step > 0))
+    if recipe.tracking.trackio:
+        trackers.append(_Trackio(recipe, folder, from_step > 0))
+    if recipe.tracking.mlflow:
+        trackers.append(_Mlflow(recipe, folder, from_step > 0))
+    return trackers
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"tracking.{name}: the package {name} cannot be imported ({error}); "
+            f'expected it to be installed: pip install "conan-embed[{name}]".'
+        ) from None
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, from_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=from_step + 1)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._board.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+class _Wandb:
+    def __init__(self, recipe: Recipe, folder: Path, resumed: bool) -> None:
+        wandb = _package("wandb")
+        known = _kept(folder / "wandb-run.txt") if resumed else None
+        # Without a key in the environment it would ask for one, in the middle of a night's run.
+        usual = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        mode = os.environ.get("WANDB_MODE", usual)
+        self._run = wandb.init(
+            project=recipe.tracking.project,
+            name=_name(folder),
+            dir=str(folder),
+            config=recipe.as_dict(),
+            id=known,
+            resume="allow" if known else None,
+            mode=mode,
+        )
+        (folder / "wandb-run.txt").write_text(self._run.id, encoding="utf-8")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Trackio:
+    def __init__(self, recipe: Recipe, folder: Path, resumed: bool) -> None:
+        self._trackio = _package("trackio")
+        self._trackio.init(
+            project=recipe.tracking.project,
+            name=_name(folder),
+            config=recipe.as_dict(),
+            resume="allow" if resumed else "never",
+        )
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._trackio.log(values, step=step)
+
+    def close(self) -> None:
+        self._trackio.finish()
+
+
+class _Mlflow:
+    def __init__(self, recipe: Recipe, folder: Path, resumed: bool) -> None:
+        mlflow = _package("mlflow")
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        known = _kept(folder / "mlflow-run.txt") if resumed else None
+        if known:
+            self._run = known
+            return
+        project = recipe.tracking.project
+        experiment = self._client.get_experiment_by_name(project)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(project)
+        self._run = self._client.create_run(number, run_name=_name(folder)).info.run_id
+        for key, value in _leaves(recipe.as_dict()):
+            self._client.log_param(self._run, key, value)
+        (folder / "mlflow-run.txt").write_text(self._run, encoding="utf-8")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._client.log_metric(self._run, key, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested dictionaries and lists."""
+    parts = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    )
+    if parts is None:
+        yield key, value
+        return
+    for name, part in parts:
+        yield from _leaves(part, f"{key}.{name}" if key else str(name))
+
+
+def _name(folder: Path) -> str:
+    """`small`, or of an arm of a comparison `vanilla-seed-0`."""
+    return f"{folder.parent.name}-{folder.name}" if folder.name.startswith("seed-") else folder.name
+
+
+def _kept(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None

@@ -1,0 +1,72 @@
+"""From results to tables and page: planted differences are named, and what has no value has no figure."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from planted import planted
+
+from conan_embed.ablation.arms import Arm, grid
+from conan_embed.ablation.comparison import compare, markdown, table
+from conan_embed.reporting.arms import headline, write_page
+
+ARMS = [Arm("base", trained=False), Arm("vanilla", ("step.mixing=sequential",)), Arm("<两者>")]
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    found = compare(ARMS, [0, 1, 2], planted(ARMS, [0.0, 0.05, 0.05]), against=0)
+    return found | {"title": "three arms"}
+
+
+def test_means_are_those_of_the_results_and_the_average_is_of_types(comparison):
+    results = planted(ARMS, [0.0, 0.05, 0.05])
+    scores = [found["scores"] for found in results[1]]
+    cell = comparison["rows"]["retrieval/医疗"][1]
+    assert cell["mean"] == pytest.approx(np.mean([one["retrieval/医疗"] for one in scores]))
+    assert cell["spread"] == pytest.approx(np.std([one["retrieval/医疗"] for one in scores], ddof=1))
+    by_type = [
+        np.mean([(one["retrieval/医疗"] + one["retrieval/Small"]) / 2 for one in scores]),
+        np.mean([one["sts/STSB"] for one in scores]),
+        np.mean([one["clustering/CLS"] for one in scores]),
+    ]
+    average = comparison["rows"]["average"][1]
+    assert average["mean"] == pytest.approx(np.mean(by_type))
+    assert average["difference"] == pytest.approx(average["mean"] - comparison["rows"]["average"][0]["mean"])
+    json.dumps(comparison, allow_nan=False)
+
+
+def test_words_tables_and_page_say_what_differs(comparison, tmp_path):
+    assert headline(comparison) == "On average vanilla and <两者> lie above base."
+    same = compare(ARMS[1:], [0, 1, 2], planted(ARMS[1:], [0.0, 0.0]), against=0) | {"title": "two arms"}
+    assert headline(same).startswith("No arm differs from vanilla")
+    text = markdown(comparison)
+    assert re.search(r"\| vanilla \| \*\*\+[\d.]+ \[\+[\d.]+, \+[\d.]+\]\*\* \|", text)
+    assert "- vanilla: step.mixing=sequential" in text
+    assert table(comparison).row_count == 3
+    write_page(comparison, tmp_path / "arms.html")
+    page = (tmp_path / "arms.html").read_text(encoding="utf-8")
+    assert "&lt;两者&gt;" in page and "<两者>" not in page
+    assert not re.search(r"<script|<link|https?://(?!www\.w3\.org)", page)
+    assert "<svg" not in page  # nothing varies over values
+
+
+def test_one_setting_is_drawn_over_its_values(tmp_path):
+    arms = grid(["negatives.decay=1.15,1.02,1.3"])
+    found = compare(arms, [0, 1], planted(arms, [0.0, 0.01, 0.02], num_seeds=2), against=0)
+    write_page(found | {"title": "decay"}, tmp_path / "arms.html")
+    drawings = re.findall(r"<svg.*?</svg>", (tmp_path / "arms.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(drawings) == 4  # the average and three types
+    for drawing in drawings:
+        assert 'class="data"' in drawing
+        assert [drawing.index(f">{value}<") for value in ("1.02", "1.15", "1.3")] == sorted(
+            drawing.index(f">{value}<") for value in ("1.02", "1.15", "1.3")
+        )
+
+
+def test_one_seed_speaks_of_items_only():
+    found = compare(ARMS[:2], [0], planted(ARMS[:2], [0.0, 0.05], num_seeds=1), against=0)
+    assert found["rows"]["clustering"][1]["low"] is None
+    assert found["rows"]["retrieval"][1]["low"] > 0
+    assert "test items only (one seed)" in markdown(found)
