@@ -41,7 +41,7 @@ from conan_embed.training import loop, processes, run
 from conan_embed.training.placement import shares
 from conan_embed.training.plan import Planner, StepPlan
 from conan_embed.training.rankings import make_table
-from conan_embed.training.step import embed_step, step_loss
+from conan_embed.training.step import ReadyStep, embed_step, make_ready, step_loss
 from conan_embed.training.trainee import Trainee
 
 RETRIEVAL = ("pretrain/qa_medical_toyhom.parquet", "pretrain/web_tidb_docs.parquet")
@@ -167,12 +167,12 @@ def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
                 mock.patch.object(processes, "world_size", return_value=1),
                 mock.patch.object(processes, "rank", return_value=0),
             ):
-                embedding_UD = embed_step(trainee, tasks.store, plan, recipe)
+                embedding_UD = embed_step(trainee, make_ready(trainee, tasks.store, plan, recipe), recipe)
                 step_loss(model, embedding_UD, plan, recipe).total.backward()
         else:
             plan = planner.step(step, table)
             with mock.patch.object(processes, "gather_rows", gather_measured):
-                embedding_UD = embed_step(trainee, tasks.store, plan, recipe)
+                embedding_UD = embed_step(trainee, make_ready(trainee, tasks.store, plan, recipe), recipe)
             step_loss(model, embedding_UD, plan, recipe).total.backward()
         waits.measure()
         for parameter in model.parameters():
@@ -313,19 +313,21 @@ def train_with_probe(path: Path) -> None:
     fixed: list[StepPlan] = []
     every = PROBE_EVERY * (2 if recipe.step.mixing == "sequential" else 1)
 
-    def step(trainee: Trainee, store: TextStore, plan: StepPlan, table: Any, *others: Any) -> Any:
-        result = original(trainee, store, plan, table, *others)
-        if plan.step % every == 0:
+    def step(
+        trainee: Trainee, store: TextStore, ready: ReadyStep, table: Any, *others: Any, **more: Any
+    ) -> Any:
+        result = original(trainee, store, ready, table, *others, **more)
+        if ready.plan.step % every == 0:
             if not fixed:
                 tasks = run.load_data(recipe, trainee.model)
                 fixed.append(Planner(tasks, joint, recipe.training.seed + 1).step(0, table))
             with torch.no_grad():
-                embedding_UD = embed_step(trainee, store, fixed[0], recipe)
+                embedding_UD = embed_step(trainee, make_ready(trainee, store, fixed[0], recipe), recipe)
                 loss = step_loss(trainee.model, embedding_UD, fixed[0], recipe)
             assert loss.retrieval is not None
             assert loss.sts is not None
             found = {"retrieval": float(loss.retrieval), "sts": float(loss.sts)}
-            probes.append({"step": plan.step, **found, "sum": sum(found.values())})
+            probes.append({"step": ready.plan.step, **found, "sum": sum(found.values())})
         return result
 
     with mock.patch.object(loop, "train_step", step):
@@ -347,6 +349,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    least = 2 * WINDOW * PROBE_EVERY
+    if arguments.steps < least and not arguments.train:
+        parser.error(
+            f"--steps: {arguments.steps} leave nothing after a running mean; expected {least} or more."
+        )
     if arguments.train:
         train_with_probe(arguments.train)
         return
