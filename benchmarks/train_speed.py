@@ -55,7 +55,8 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
         table = make_table(recipe, tasks, loaded, Path(folder))
         planner, trainee = Planner(tasks, recipe.step, 0), Trainee(loaded, recipe)
         loaded.train()
-        times, tokens = [], []
+        times: list[float] = []
+        tokens: list[float] = []
         started = time.perf_counter()
         for step in range(1000):
             before = time.perf_counter()

@@ -79,7 +79,12 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
                 **change.get("step", {}),
             },
             "loss": {"temperature": arguments.temperature},
-            "mining": {"depth": 100, "offset": 10},
+            "mining": {
+                "depth": 100,
+                "offset": arguments.offset,
+                "below_positive": arguments.below_positive,
+                "relative": not arguments.absolute,
+            },
             "negatives": {
                 "interval": arguments.interval,
                 "decay": arguments.decay,
@@ -145,6 +150,8 @@ def main() -> None:
     parser.add_argument("--negatives", type=int, default=2)
     parser.add_argument("--rows", type=int, default=160, help="queries of each data set")
     parser.add_argument("--passages", type=int, default=2500, help="of the sets that bring no corpus")
+    parser.add_argument("--offset", type=int, default=10, help="first ranks that are never negatives")
+    parser.add_argument("--below-positive", type=float, help="bound of a negative's score; none unless given")
     parser.add_argument("--interval", type=int, default=20)
     parser.add_argument("--decay", type=float, default=1.15)
     parser.add_argument("--ceiling", type=float, default=0.8)
@@ -171,11 +178,12 @@ def main() -> None:
         shown = [f"{mean(cell):.2f}" + (f" ± {stdev(cell):.2f}" if len(cell) > 1 else "") for cell in cells]
         lines.append(f"| {arm} | {' | '.join(shown)} | {mean(score['replaced'] for score in scores):.0f} |")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    bound = "none" if arguments.below_positive is None else f"{arguments.below_positive} of the positive's"
     what = (
         f"{arguments.base.name}; {arguments.steps} steps of {arguments.queries} queries x (1 positive + "
         f"{arguments.negatives} negatives), temperature {arguments.temperature}, {arguments.rows} queries of each of {len(SETS)} sets; "
         f"check every {arguments.interval} steps, decay {arguments.decay}, ceiling {arguments.ceiling}, "
-        f"{'on the cosines themselves' if arguments.absolute else 'relative to the background'}; {len(arguments.seeds)} seeds; nDCG@10 x 100, mean ± standard deviation."
+        f"{'on the cosines themselves' if arguments.absolute else 'relative to the background'}; bound of a negative's score: {bound}, offset {arguments.offset}; {len(arguments.seeds)} seeds; nDCG@10 x 100, mean ± standard deviation."
     )
     text = "\n".join([f"# Dynamic hard negatives, {today}", "", what, "", *lines, ""])
     print(text)
