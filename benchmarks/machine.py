@@ -26,7 +26,9 @@ def describe() -> str:
 def write_result(name: str, what: str, lines: list[str], write: bool) -> None:
     """Print a result and, if asked, keep it as benchmarks/results/NAME_DATE.md with the command that made it."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    # Where a file lies on this machine says nothing to others: of an absolute path only the name is shown.
+    arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     text = "\n".join(
         [f"# {name}, {today}", "", f"`{command}`", "", f"{describe()}", "", what, "", *lines, ""]
     )
