@@ -9,14 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
-import conan_embed
 from conan_embed.files import write_text
 from conan_embed.reporting import figures, sentences
-from conan_embed.reporting.page import inline, script
+from conan_embed.reporting.page import template
 from conan_embed.reporting.panels import Drawing
 
 _NUMBER = re.compile(r"[-+]?\d[\d_]*\.?\d*(e[-+]?\d+)?", re.IGNORECASE)
@@ -24,19 +21,10 @@ _NUMBER = re.compile(r"[-+]?\d[\d_]*\.?\d*(e[-+]?\d+)?", re.IGNORECASE)
 
 def write_page(comparison: Mapping[str, Any], output: Path) -> None:
     """Write the page of a comparison, as one HTML file."""
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"script": script, "inline": inline}
     names = [arm["name"] for arm in comparison["arms"]]
     rows: Mapping[str, Sequence[Mapping[str, Any]]] = comparison["rows"]
     means = ["average", *(name for name in rows if "/" not in name and name != "average")]
-    page = environment.get_template("arms.html").render(
+    page = template("arms.html").render(
         title=comparison["title"],
         headline=headline(comparison),
         against=comparison["against"],
@@ -61,8 +49,6 @@ def write_page(comparison: Mapping[str, Any], output: Path) -> None:
             for arm in comparison["arms"]
         ],
         seen=list(comparison["arms"][0]["seen"]),
-        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        version=conan_embed.__version__,
     )
     write_text(output, page)
 

@@ -66,16 +66,7 @@ def render(runs: Sequence[Run]) -> str:
         "mining": None if several else neighbours.mining(runs[0]),
         "facts": tables.facts(runs),
     }
-    folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"script": script, "inline": inline, "number": sentences.number}
-    return environment.get_template("page.html").render(
+    return template("page.html").render(
         sections,
         present={key: name for key, name in SECTIONS.items() if sections[key]},
         several=several,
@@ -86,9 +77,25 @@ def render(runs: Sequence[Run]) -> str:
         tiles=[] if several else tables.tiles(runs[0]),
         overview=tables.overview(runs) if several else [],
         widths=tables.widths(runs),
-        css=Markup((folder / "page.css").read_text(encoding="utf-8")),
-        version=conan_embed.__version__,
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """Return a template of this folder, with the style, the version and the filters that all pages share."""
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"script": script, "inline": inline, "number": sentences.number}
+    environment.globals |= {
+        "css": Markup((folder / "page.css").read_text(encoding="utf-8")),
+        "version": conan_embed.__version__,
+    }
+    return environment.get_template(name)
 
 
 def script(text: str) -> Markup:
