@@ -193,10 +193,11 @@ def ablate(
     The same command goes on where it stopped. docs/experiments.md says what the arms are.
     """
     from conan_embed.ablation.comparison import ablate as run
+    from conan_embed.ablation.comparison import seeds_from
     from conan_embed.training import processes
 
     processes.start()
-    chosen = _seeds(seeds)
+    chosen = seeds_from(seeds)
     found = run(recipe, overrides or [], seeds=chosen, output=output, equal=equal, against=against, jobs=jobs)
     _show_comparison(found)
 
@@ -217,22 +218,13 @@ def sweep(
 
     Keys that change together: `step.queries+step.sts_pairs=20+16,12+48`. A key with one value holds for all.
     """
+    from conan_embed.ablation.comparison import seeds_from
     from conan_embed.ablation.comparison import sweep as run
     from conan_embed.training import processes
 
     processes.start()
-    found = run(recipe, settings, seeds=_seeds(seeds), output=output, against=against, jobs=jobs)
+    found = run(recipe, settings, seeds=seeds_from(seeds), output=output, against=against, jobs=jobs)
     _show_comparison(found)
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        found = [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise UserError(f"--seeds {text}: expected whole numbers with commas, as 0,1,2.") from None
-    if len(set(found)) < len(found):
-        raise UserError(f"--seeds {text}: a seed stands there twice; expected different ones.")
-    return found
 
 
 def _show_comparison(found: dict[str, Any]) -> None:

@@ -249,3 +249,18 @@ def table(comparison: Comparison) -> Table:
 def _rich(cell: Mapping[str, Any]) -> str:
     text = difference_text(cell).replace("[", "\\[")
     return f"[bold]{text}[/]" if cell["clear"] else f"[dim]{text}[/]"
+
+
+def seeds_from(text: str) -> list[int]:
+    """Return the seeds of `0,1,2`.
+
+    Raises:
+        UserError: something else than whole numbers, or one twice.
+    """
+    try:
+        found = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {text}: expected whole numbers with commas, as 0,1,2.") from None
+    if len(set(found)) < len(found):
+        raise UserError(f"--seeds {text}: a seed stands there twice; expected different ones.")
+    return found
