@@ -159,9 +159,8 @@ def _variable_length_kernel(
     offsets, longest = layout
     query_THE, key_THE, value_THE = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     if key.shape[1] != query.shape[1]:
-        times = (
-            query.shape[1] // key.shape[1]
-        )  # torch 2.11's kernel wants equal heads; 2.12 has an argument for it
+        # torch 2.11's kernel wants equal heads; 2.12 has an argument for it.
+        times = query.shape[1] // key.shape[1]
         key_THE, value_THE = (tensor.repeat_interleave(times, dim=1) for tensor in (key_THE, value_THE))
     output = varlen_attn(
         query_THE,

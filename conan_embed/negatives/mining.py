@@ -102,7 +102,6 @@ def rank(
         query_ND: float [N, D], their embeddings, rows of length 1.
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
     """
-
     background = background_cosine(query_ND, passage_MD).item() if settings.relative else 0.0
 
     def rank_part(start: int, stop: int) -> Ranking:

@@ -161,7 +161,7 @@ def train_step(
         _make_room(trainee, ready, reason)
         ready = make_ready(trainee, store, plan, recipe)
     norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
-    reading = Reading(_sums(loss, norm, embedding_UD.detach(), plan))
+    reading = Reading(_sums(loss, norm, embedding_UD, plan))
     meanwhile()
     facts = _facts(reading.numpy(), plan)
     optimizer, total, gradient_norm = trainee.optimizer, facts.total, facts.gradient_norm
