@@ -11,12 +11,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import write_result
-from texts import triples
 
 CASES = {"as it is": 0, "trimmed every 10 steps (training)": 10, "trimmed every step": 1}
 QUERIES, NEGATIVES = 8, 3
@@ -30,34 +28,15 @@ def resident() -> float:
 
 def case(trim_every: int, steps: int) -> list[float]:
     """Return the resident memory after each step."""
-    from conan_embed.quickstart.run import bundled_model
-    from conan_embed.recipes.schema import Recipe
-    from conan_embed.training import run
-    from conan_embed.training.memory import give_back_freed
-    from conan_embed.training.plan import Planner
-    from conan_embed.training.rankings import make_table
-    from conan_embed.training.step import train_step
-    from conan_embed.training.trainee import Trainee
+    from stepping import stepping
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.parquet"
-        triples(512, NEGATIVES).write_parquet(path)
-        recipe = Recipe.model_validate(
-            {
-                "model": {"base": str(bundled_model()), "max_length": 256},
-                "data": {"retrieval": [{"name": "rows", "path": str(path), "negatives": "given"}]},
-                "step": {"queries": QUERIES, "negatives": NEGATIVES, "sts_pairs": 0},
-                "cache": folder,
-            }
-        )
-        model = run.load_model(recipe)
-        tasks = run.load_data(recipe, model)
-        table = make_table(recipe, tasks, model, Path(folder))
-        planner, trainee = Planner(tasks, recipe.step, 0), Trainee(model, recipe)
-        model.train()
-        found = []
+    from conan_embed.quickstart.run import bundled_model
+    from conan_embed.training.memory import give_back_freed
+
+    found = []
+    with stepping(str(bundled_model()), rows=512, queries=QUERIES, negatives=NEGATIVES) as ready:
         for step in range(steps):
-            train_step(trainee, tasks.store, planner.step(step, table), table, recipe)
+            ready.step(step)
             if trim_every and (step + 1) % trim_every == 0:
                 give_back_freed()
             found.append(resident())

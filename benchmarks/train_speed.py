@@ -29,44 +29,23 @@ ROWS = 1024
 
 def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, Any]:
     """Steps of our trainer: plan, embed, loss, backward, update."""
-    from conan_embed.recipes.schema import Recipe
-    from conan_embed.training import run
-    from conan_embed.training.ceiling import matmul_floor_tokens_per_second
-    from conan_embed.training.plan import Planner
-    from conan_embed.training.rankings import make_table
-    from conan_embed.training.step import train_step
-    from conan_embed.training.trainee import Trainee
+    from stepping import stepping
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.parquet"
-        triples(ROWS, NEGATIVES).write_parquet(path)
-        recipe = Recipe.model_validate(
-            {
-                "model": {"base": model, "max_length": MAX_LENGTH},
-                "data": {"retrieval": [{"name": "rows", "path": str(path), "negatives": "given"}]},
-                "step": {"queries": batch, "negatives": NEGATIVES, "sts_pairs": 0},
-                "loss": {"temperature": 0.05},
-                "training": {"precision": precision},
-                "cache": folder,
-            }
-        )
-        loaded = run.load_model(recipe)
-        tasks = run.load_data(recipe, loaded)
-        table = make_table(recipe, tasks, loaded, Path(folder))
-        planner, trainee = Planner(tasks, recipe.step, 0), Trainee(loaded, recipe)
-        loaded.train()
+    from conan_embed.training.ceiling import matmul_floor_tokens_per_second
+
+    settings = {"max_length": MAX_LENGTH, "precision": precision}
+    with stepping(model, rows=ROWS, queries=batch, negatives=NEGATIVES, **settings) as ready:
         times: list[float] = []
         tokens: list[float] = []
         started = time.perf_counter()
         for step in range(1000):
             before = time.perf_counter()
-            plan = planner.step(step, table)
-            result = train_step(trainee, tasks.store, plan, table, recipe)
+            result = ready.step(step)
             times.append(time.perf_counter() - before)
             tokens.append(result.tokens)
             if step >= 2 and time.perf_counter() - started > seconds:
                 break
-        ceiling = matmul_floor_tokens_per_second(loaded, "bfloat16", seconds=2)
+        ceiling = matmul_floor_tokens_per_second(ready.trainee.model, "bfloat16", seconds=2)
     return {**_speed(times, tokens), "ceiling": ceiling, "texts": batch * (2 + NEGATIVES)}
 
 
