@@ -245,7 +245,7 @@ def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: boo
     recipe, tasks, table, planner, trainee = _ready_run(bench, size, count, queries, compile=compiled)
 
     def ready_step(number: int) -> ReadyStep:
-        return make_ready(trainee, tasks.store, planner.step(number, table), recipe)
+        return make_ready(trainee, planner.step(number, table), recipe)
 
     seconds, tokens, flops = [], [], []
     ahead = [ready_step(0)]
@@ -254,7 +254,6 @@ def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: boo
         started, ready, step = time.perf_counter(), ahead.pop(), len(seconds) + 1
         result = train_step(
             trainee,
-            tasks.store,
             ready,
             table,
             recipe,
@@ -286,14 +285,14 @@ def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: boo
 def _waits(bench: Bench, size: str) -> int:
     from conan_embed.training.step import make_ready, train_step
 
-    recipe, tasks, table, planner, trainee = _ready_run(bench, size, 1024, 64)
+    recipe, _, table, planner, trainee = _ready_run(bench, size, 1024, 64)
     for number in range(2):
-        train_step(trainee, tasks.store, planner.step(number, table), table, recipe)
+        train_step(trainee, planner.step(number, table), table, recipe)
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        ready = make_ready(trainee, tasks.store, planner.step(2, table), recipe)
-        train_step(trainee, tasks.store, ready, table, recipe)
+        ready = make_ready(trainee, planner.step(2, table), recipe)
+        train_step(trainee, ready, table, recipe)
     torch.cuda.set_sync_debug_mode("default")
     found = [w for w in caught if "synchroniz" in str(w.message)]
     for warning in found[:8]:
@@ -309,12 +308,12 @@ def profile(bench: Bench) -> None:
     from conan_embed.training.step import train_step
 
     size, largest = bench.argument, 8 if bench.small else 1024
-    recipe, tasks, table, planner, trainee = _ready_run(bench, size, largest, largest // 16 or 4)
+    recipe, _, table, planner, trainee = _ready_run(bench, size, largest, largest // 16 or 4)
     for number in range(2):
-        train_step(trainee, tasks.store, planner.step(number, table), table, recipe)
+        train_step(trainee, planner.step(number, table), table, recipe)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.cuda else [])]
     with profiling(activities=activities) as profiler:
-        train_step(trainee, tasks.store, planner.step(2, table), table, recipe)
+        train_step(trainee, planner.step(2, table), table, recipe)
         bench.wait()
     key = "self_cuda_time_total" if bench.cuda else "self_cpu_time_total"
     shown = profiler.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60)

@@ -167,12 +167,12 @@ def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
                 mock.patch.object(processes, "world_size", return_value=1),
                 mock.patch.object(processes, "rank", return_value=0),
             ):
-                embedding_UD = embed_step(trainee, make_ready(trainee, tasks.store, plan, recipe), recipe)
+                embedding_UD = embed_step(trainee, make_ready(trainee, plan, recipe), recipe)
                 step_loss(model, embedding_UD, plan, recipe).total.backward()
         else:
             plan = planner.step(step, table)
             with mock.patch.object(processes, "gather_rows", gather_measured):
-                embedding_UD = embed_step(trainee, make_ready(trainee, tasks.store, plan, recipe), recipe)
+                embedding_UD = embed_step(trainee, make_ready(trainee, plan, recipe), recipe)
             step_loss(model, embedding_UD, plan, recipe).total.backward()
         waits.measure()
         for parameter in model.parameters():
@@ -322,7 +322,7 @@ def train_with_probe(path: Path) -> None:
                 tasks = run.load_data(recipe, trainee.model)
                 fixed.append(Planner(tasks, joint, recipe.training.seed + 1).step(0, table))
             with torch.no_grad():
-                embedding_UD = embed_step(trainee, make_ready(trainee, store, fixed[0], recipe), recipe)
+                embedding_UD = embed_step(trainee, make_ready(trainee, fixed[0], recipe), recipe)
                 loss = step_loss(trainee.model, embedding_UD, fixed[0], recipe)
             assert loss.retrieval is not None
             assert loss.sts is not None

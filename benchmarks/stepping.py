@@ -11,7 +11,6 @@ from texts import triples
 
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Recipe
-from conan_embed.texts.store import TextStore
 from conan_embed.training import run
 from conan_embed.training.plan import Planner
 from conan_embed.training.rankings import make_table
@@ -25,13 +24,12 @@ class Stepping:
 
     recipe: Recipe
     trainee: Trainee
-    store: TextStore
     planner: Planner
     table: NegativeTable | None
 
     def step(self, number: int) -> StepResult:
         plan = self.planner.step(number, self.table)
-        return train_step(self.trainee, self.store, plan, self.table, self.recipe)
+        return train_step(self.trainee, plan, self.table, self.recipe)
 
 
 @contextlib.contextmanager
@@ -57,4 +55,4 @@ def stepping(
         table = make_table(recipe, tasks, loaded, Path(folder))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
-        yield Stepping(recipe, Trainee(loaded, recipe), tasks.store, planner, table)
+        yield Stepping(recipe, Trainee(loaded, recipe), planner, table)

@@ -109,6 +109,14 @@ class Data(_Section):
     on_bad_row: Literal["error", "drop"] = Field(
         "error", description="a bad row stops the run, or is dropped and counted"
     )
+    stream: bool = Field(
+        False,
+        description="read pairs from Parquet shards while they are needed: data that does not fit into memory, "
+        "in-batch negatives only",
+    )
+    window: PositiveInt = Field(
+        65_536, description="stream: rows of each data set that are in memory, shuffled among each other"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Data":
@@ -141,6 +149,11 @@ class Step(_Section):
         description="sequential: one task drawn at random per step, the baseline that the paper argues against",
     )
     one_dataset: bool = Field(False, description="all queries of a step from one data set")
+    sampling_temperature: PositiveFloat | None = Field(
+        None,
+        description="share of a data set by its size to the power of 1 / this: above 1, small sets come more often "
+        "than by size; instead of weights",
+    )
     too_few_negatives: Literal["error", "allow"] = Field(
         "error", description="what to do where a query has fewer negatives than asked"
     )
@@ -297,8 +310,27 @@ class Recipe(_Section):
             raise ValueError("step.sts_pairs: 0 was expected, since data.sts names no set")
         if not self.step.queries and not self.step.sts_pairs:
             raise ValueError("step: queries and sts_pairs are both 0; expected at least one task")
+        sets: list[RetrievalData | ClassificationData | StsData]
+        sets = [*self.data.retrieval, *self.data.classification, *self.data.sts]
+        weighted = [data.name for data in sets if data.weight is not None]
+        if weighted and self.step.sampling_temperature is not None:
+            raise ValueError(
+                f"step.sampling_temperature: the data set {weighted[0]!r} has a weight; expected one or the other"
+            )
         if self.step.mixing == "sequential" and not (self.step.queries and self.step.sts_pairs):
             raise ValueError("step.mixing: sequential needs both queries and sts_pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_pairs_only(self) -> "Recipe":
+        if not self.data.stream:
+            return self
+        for key, value in (("negatives", self.step.negatives), ("sts_pairs", self.step.sts_pairs)):
+            if value:
+                raise ValueError(f"step.{key}: found {value} beside data.stream, expected 0")
+        for kind in ("classification", "sts"):
+            if getattr(self.data, kind):
+                raise ValueError(f"data.{kind}: found beside data.stream, which reads retrieval pairs only")
         return self
 
     def as_dict(self) -> dict[str, Any]:

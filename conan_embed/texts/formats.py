@@ -122,7 +122,7 @@ _EXPECTED: dict[Kind, str] = {
 
 def _read_parquet(path: Path, layout: Layout) -> Rows:
     sources = layout.sources(path, list(pl.read_parquet_schema(path)))
-    return _columnar(path, layout, sources, pl.read_parquet(path, columns=_used(sources)))
+    return columnar(path, layout, sources, pl.read_parquet(path, columns=_used(sources)))
 
 
 def _read_saved_dataset(path: Path, layout: Layout) -> Rows:
@@ -138,14 +138,14 @@ def _read_saved_dataset(path: Path, layout: Layout) -> Rows:
         raise UserError(f"{path}: found the splits {listed(splits)}, expected one, e.g. {path / splits[0]}.")
     dataset = datasets.load_from_disk(str(path))
     sources = layout.sources(path, dataset.column_names)
-    return _columnar(path, layout, sources, dataset.select_columns(_used(sources)).to_polars())
+    return columnar(path, layout, sources, dataset.select_columns(_used(sources)).to_polars())
 
 
 def _used(sources: Mapping[str, list[str]]) -> list[str]:
     return list(dict.fromkeys(itertools.chain(*sources.values())))
 
 
-def _columnar(path: Path, layout: Layout, sources: dict[str, list[str]], frame: pl.DataFrame) -> Rows:
+def columnar(path: Path, layout: Layout, sources: dict[str, list[str]], frame: pl.DataFrame) -> Rows:
     """Bring typed columns into the form of `Rows`; a column of a wrong type is an error of the whole file."""
     casts = {}
     for column in layout.columns:

@@ -18,7 +18,7 @@ character, spaces included.
 import glob
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,16 @@ from conan_embed.texts.columns import (
     has_text,
     listed,
 )
-from conan_embed.texts.formats import COMPRESSIONS, READERS, Fault, Rows, first_not_utf8, format_of, shown
+from conan_embed.texts.formats import (
+    COMPRESSIONS,
+    READERS,
+    Fault,
+    Rows,
+    columnar,
+    first_not_utf8,
+    format_of,
+    shown,
+)
 
 OnBad = Literal["error", "drop"]
 
@@ -137,15 +146,16 @@ def _read(
 ) -> pl.DataFrame:
     assert on_bad in ("error", "drop"), on_bad
     layout = layout.with_names(columns or {})
-    files = _files(Path(path).expanduser())
+    files = data_files(path)
     frames: Iterable[pl.DataFrame] = (_read_file(file, layout, on_bad, dropped) for file in files)
     if len(files) > 1:
         frames = tracked(frames, f"Reading {path}", total=len(files))
     return pl.concat(frames)
 
 
-def _files(path: Path) -> list[Path]:
+def data_files(path: str | Path) -> list[Path]:
     """Return the files that a path, a folder or a pattern stands for, sorted."""
+    path = Path(path).expanduser()
     kinds = f"{listed(READERS, 'or')} (text also with {listed(COMPRESSIONS, 'or')})"
     if format_of(path) and path.exists():
         return [path]
@@ -162,7 +172,7 @@ def _files(path: Path) -> list[Path]:
         files = sorted(map(Path, glob.glob(str(path), recursive=True)))
         if not files:
             raise UserError(f"{path}: found no file that matches this pattern, expected at least one.")
-        return [file for match in files for file in _files(match)]
+        return [file for match in files for file in data_files(match)]
     missing = next(p for p in (path, *path.parents) if p.parent.is_dir())
     near = suggestion(missing.name, (p.name for p in missing.parent.iterdir()))
     raise UserError(f"{path}: no such file{'' if missing == path else f': no {missing}'}{near}.")
@@ -187,16 +197,10 @@ def _read_file(file: Path, layout: Layout, on_bad: OnBad, dropped: Counter[str] 
     reasons = Counter(fault.reason for fault in rows.lost.values())
     frame = pl.DataFrame()
     if len(rows.numbers):
-        frame = layout.finish(_in_our_columns(rows, layout))
-        failed = np.zeros(len(frame), dtype=bool)
-        for check in _checks(frame, layout):
-            newly = check.failed & ~failed
-            if newly.any():
-                row = int(newly.argmax())
-                reasons[check.reason] += int(newly.sum())
-                faults.setdefault(int(rows.numbers[row]), check.fault(frame[row, check.column.name], rows))
-                failed |= newly
-        frame = frame.filter(pl.Series(~failed))
+        checked = _checked(rows, layout)
+        faults |= {number: fault for number, fault in checked.faults.items() if number not in faults}
+        reasons += checked.reasons
+        frame = checked.frame.filter(pl.Series(checked.good))
     if not faults:
         return frame
     number = min(faults)
@@ -207,6 +211,52 @@ def _read_file(file: Path, layout: Layout, on_bad: OnBad, dropped: Counter[str] 
         raise UserError(f"{file}: none of the {total} rows can be used; {first}.")
     _say_dropped(file, total, reasons, first, dropped)
     return frame
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Rows in our columns, good and bad.
+
+    Attributes:
+        good: bool [rows].
+        faults: the first row with each kind of fault, by its number in the file.
+        reasons: bad rows by reason.
+    """
+
+    frame: pl.DataFrame
+    good: np.ndarray
+    faults: dict[int, Fault]
+    reasons: Counter[str]
+
+
+def check_columnar(
+    path: Path, layout: Layout, sources: dict[str, list[str]], frame: pl.DataFrame, numbers: np.ndarray
+) -> CheckedRows:
+    """Bring a part of a columnar file into our columns and check its rows.
+
+    Args:
+        sources: our column to the file's columns, see `Layout.sources`.
+        numbers: int64, the place of each row in the file, from 1.
+
+    Raises:
+        UserError: a column of a type that cannot be read.
+    """
+    return _checked(replace(columnar(path, layout, sources, frame), numbers=numbers), layout)
+
+
+def _checked(rows: Rows, layout: Layout) -> CheckedRows:
+    frame = layout.finish(_in_our_columns(rows, layout))
+    faults: dict[int, Fault] = {}
+    reasons: Counter[str] = Counter()
+    failed = np.zeros(len(frame), dtype=bool)
+    for check in _checks(frame, layout):
+        newly = check.failed & ~failed
+        if newly.any():
+            row = int(newly.argmax())
+            reasons[check.reason] += int(newly.sum())
+            faults.setdefault(int(rows.numbers[row]), check.fault(frame[row, check.column.name], rows))
+            failed |= newly
+    return CheckedRows(frame, ~failed, faults, reasons)
 
 
 def _say_dropped(

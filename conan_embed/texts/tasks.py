@@ -7,7 +7,7 @@
 Rows of one query are one set of positives: a positive of any of them is never a negative of another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -108,15 +108,8 @@ def _collect_retrieval(
 ) -> Callable[[list[np.ndarray]], RetrievalSet]:
     frame = read_retrieval(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
     frame = frame.head(data.limit) if data.limit else frame
-    lists = (
-        frame.explode("positive")
-        .filter(pl.col("positive") != pl.col("query"))  # a text teaches nothing as an answer to itself
-        .group_by("query", maintain_order=True)
-        .agg(pl.col("positive").unique(maintain_order=True))
-        .with_row_index("list")
-    )
     rows = len(frame)
-    frame = frame.join(lists.select("query", "list"), on="query", maintain_order="left")
+    frame, lists = with_shared_positives(frame)
     if len(frame) < rows:
         console.print(
             f"{data.path}: left out {rows - len(frame)} queries whose only positive is their own text."
@@ -153,6 +146,26 @@ def _collect_retrieval(
         )
 
     return make
+
+
+def with_shared_positives(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Put together the positives of equal queries: what answers one of them is no negative of the other.
+
+    Args:
+        frame: query: str, positive: list[str], ...; a text is no positive of itself.
+
+    Returns:
+        the rows whose query has a positive, with their `list`: u32; and the lists: list: u32, query: str,
+        positive: list[str], each text once.
+    """
+    lists = (
+        frame.explode("positive")
+        .filter(pl.col("positive") != pl.col("query"))  # a text teaches nothing as an answer to itself
+        .group_by("query", maintain_order=True)
+        .agg(pl.col("positive").unique(maintain_order=True))
+        .with_row_index("list")
+    )
+    return frame.join(lists.select("query", "list"), on="query", maintain_order="left"), lists
 
 
 def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad: str) -> pl.Series:
@@ -243,11 +256,3 @@ def known_positives(
     span = int(store.content.max(initial=0)) + 1
     known = np.unique(list_of_value * span + store.content[positives.values])
     return np.isin(lists * span + content, known)
-
-
-def sizes(tasks: Tasks) -> Sequence[tuple[str, str, int]]:
-    """Return (task, name, rows) of every data set, for tables and reports."""
-    return [
-        *(("retrieval", found.name, len(found)) for found in tasks.retrieval),
-        *(("sts", found.name, len(found)) for found in tasks.sts),
-    ]

@@ -21,7 +21,6 @@ from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
-from conan_embed.texts.tasks import Tasks
 from conan_embed.training import processes
 from conan_embed.training.checkpoint import Progress, checkpoints, save_checkpoint
 from conan_embed.training.memory import give_back_freed
@@ -35,6 +34,7 @@ from conan_embed.training.step import (
     make_ready,
     train_step,
 )
+from conan_embed.training.streaming import StreamPlanner
 from conan_embed.training.trackers import open_trackers
 from conan_embed.training.trainee import Trainee
 
@@ -51,15 +51,14 @@ class Loop:
         run: Path,
         trainee: Trainee,
         negatives: DynamicNegatives | None,
-        tasks: Tasks,
-        planner: Planner,
+        planner: Planner | StreamPlanner,
         num_steps: int,
         progress: Progress,
         began: float,
     ) -> None:
         self.recipe, self.run, self.trainee = recipe, run, trainee
         self.negatives, self.table = negatives, None if negatives is None else negatives.table
-        self.tasks, self.planner, self.num_steps, self.progress = tasks, planner, num_steps, progress
+        self.planner, self.num_steps, self.progress = planner, num_steps, progress
         self.began = began  # as time.time(); where a run was resumed, as if it had never stood still
         self.log: MetricsLog | None = None
         self.saved_step: int | None = None
@@ -107,9 +106,7 @@ class Loop:
         ready, self.ahead = self.ahead or self._make_ready(step), None
         plan = ready.plan
         try:
-            result = train_step(
-                self.trainee, self.tasks.store, ready, self.table, self.recipe, meanwhile=self._look_ahead
-            )
+            result = train_step(self.trainee, ready, self.table, self.recipe, meanwhile=self._look_ahead)
         except NotFinite as error:
             saved = checkpoints(self.run / "checkpoints")
             last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
@@ -132,8 +129,7 @@ class Loop:
         return result
 
     def _make_ready(self, step: int) -> ReadyStep:
-        plan = self.planner.step(step, self.table)
-        return make_ready(self.trainee, self.tasks.store, plan, self.recipe)
+        return make_ready(self.trainee, self.planner.step(step, self.table), self.recipe)
 
     def _look_ahead(self) -> None:
         """Plan and pack the next step while the GPU works on this one, unless a check may replace its negatives."""
@@ -212,7 +208,7 @@ class Loop:
             self.negatives,
             replace(self.progress, seconds=time.time() - self.began),
             self.recipe.as_dict(),
-            texts=self.tasks.store.identity(),
+            texts=self.planner.identity(),
             keep=self.recipe.training.keep,
         )
 

@@ -29,7 +29,7 @@ from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe, differences
 from conan_embed.texts.shared import read_tasks, write_tasks
-from conan_embed.texts.tasks import Tasks, load_tasks, sizes
+from conan_embed.texts.tasks import Tasks, load_tasks
 from conan_embed.training import processes
 from conan_embed.training.ceiling import matmul_floor_tokens_per_second
 from conan_embed.training.checkpoint import (
@@ -42,6 +42,7 @@ from conan_embed.training.loop import Loop
 from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table, shared_out
+from conan_embed.training.streaming import StreamPlanner, open_streams
 from conan_embed.training.trackers import check_trackers
 from conan_embed.training.trainee import Trainee
 
@@ -85,6 +86,10 @@ def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
 
 def mine(recipe: Recipe, output: Path) -> Path:
     """Mine every retrieval set of the recipe into `output`; return the folder."""
+    if recipe.data.stream:
+        raise UserError(
+            "data.stream: true reads pairs without negatives; expected false where negatives are mined."
+        )
     model = load_model(recipe).to(processes.start(timeout=recipe.training.timeout))
     make_rankings(recipe, load_data(recipe, model), model, output)
     return output
@@ -113,34 +118,14 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
             _clear(run)
         write_text(run / "recipe.yaml", recipe.as_yaml())
     model = load_model(recipe).to(device)
-    tasks = load_data(recipe, model)
-    if processes.is_first():
-        for task, name, rows in sizes(tasks):
-            console.print(f"{task}: {name}, {rows:,} rows")
-    table = make_table(recipe, tasks, model, run / "mining")
-    if table is not None:
-        check_enough_negatives(tasks, table, recipe.step)
-    planner = Planner(tasks, recipe.step, recipe.training.seed)
+    planner, negatives = _plan(recipe, model, run, fill=not found)
     num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
     trainee = Trainee(model, recipe)
     if device.type == "cuda":
         trainee.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
-    negatives = None
-    if table is not None:
-        negatives = DynamicNegatives.start(
-            recipe.negatives,
-            recipe.mining,
-            table,
-            tasks.retrieval,
-            tasks.store,
-            embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens),
-            width=model.width,
-            fill=not found,
-            spread=shared_out,
-        )
     progress = Progress(0)
     if found:
-        progress = load_checkpoint(found[-1], trainee, negatives, texts=tasks.store.identity())
+        progress = load_checkpoint(found[-1], trainee, negatives, texts=planner.identity())
     if progress.step >= num_steps and (run / "model").exists():
         if processes.is_first():
             console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
@@ -150,11 +135,11 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     began = started - progress.seconds
     if processes.is_first():
         facts = {
-            **_facts(recipe, model, tasks, num_steps),
+            **_facts(recipe, model, planner, num_steps),
             "started": read_json(run / "run.json")["started"] if found else _moment(started),
         }
         write_json(run / "run.json", {**facts, "finished": None, "seconds": None})
-    Loop(recipe, run, trainee, negatives, tasks, planner, num_steps, progress, began).go()
+    Loop(recipe, run, trainee, negatives, planner, num_steps, progress, began).go()
     if processes.is_first():
         finished = time.time()
         times = {
@@ -168,6 +153,48 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         note_training(run / "model", run)
     processes.wait_for_all()
     return run
+
+
+def _plan(
+    recipe: Recipe, model: EmbeddingModel, run: Path, *, fill: bool
+) -> tuple[Planner | StreamPlanner, DynamicNegatives | None]:
+    """Read the data, mine what has to be mined, and return what plans the steps and what replaces their negatives.
+
+    Args:
+        fill: begin the bank of passages (a resumed run has it in its checkpoint).
+    """
+    planner: Planner | StreamPlanner
+    if recipe.data.stream:
+        planner = StreamPlanner(
+            open_streams(recipe.data), model.prompts, model.tokenize, recipe.step, recipe.training.seed
+        )
+        _say_sizes(planner)
+        return planner, None
+    tasks = load_data(recipe, model)
+    planner = Planner(tasks, recipe.step, recipe.training.seed)
+    _say_sizes(planner)
+    table = make_table(recipe, tasks, model, run / "mining")
+    if table is None:
+        return planner, None
+    check_enough_negatives(tasks, table, recipe.step)
+    negatives = DynamicNegatives.start(
+        recipe.negatives,
+        recipe.mining,
+        table,
+        tasks.retrieval,
+        tasks.store,
+        embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens),
+        width=model.width,
+        fill=fill,
+        spread=shared_out,
+    )
+    return planner, negatives
+
+
+def _say_sizes(planner: Planner | StreamPlanner) -> None:
+    if processes.is_first():
+        for data in planner.facts()["datasets"]:
+            console.print(f"{data['task']}: {data['name']}, {data['rows']:,} rows")
 
 
 def _clear(run: Path) -> None:
@@ -195,7 +222,9 @@ def _moment(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
-def _facts(recipe: Recipe, model: EmbeddingModel, tasks: Tasks, num_steps: int) -> dict[str, Any]:
+def _facts(
+    recipe: Recipe, model: EmbeddingModel, planner: Planner | StreamPlanner, num_steps: int
+) -> dict[str, Any]:
     """What run.json says beyond the times."""
     cuda = model.device.type == "cuda"
     floor = matmul_floor_tokens_per_second(model, recipe.training.precision)
@@ -210,9 +239,7 @@ def _facts(recipe: Recipe, model: EmbeddingModel, tasks: Tasks, num_steps: int) 
         "widths": list(model.widths),
         "matmul_floor_tokens_per_second": round(floor, 1),
         "base": recipe.model.base,
-        "datasets": [{"task": task, "name": name, "rows": rows} for task, name, rows in sizes(tasks)],
-        "texts": len(tasks.store),
-        "tokens": int(tasks.store.offsets[-1]),
+        **planner.facts(),
         "versions": {
             "conan-embed": conan_embed.__version__,
             "python": platform.python_version(),

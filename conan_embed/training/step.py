@@ -21,7 +21,6 @@ from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.recipes.schema import Recipe
-from conan_embed.texts.store import TextStore
 from conan_embed.training import processes
 from conan_embed.training.placement import shares
 from conan_embed.training.plan import StepPlan
@@ -76,16 +75,16 @@ class ReadyStep:
     share: PackedShare
 
 
-def make_ready(trainee: Trainee, store: TextStore, plan: StepPlan, recipe: Recipe) -> ReadyStep:
+def make_ready(trainee: Trainee, plan: StepPlan, recipe: Recipe) -> ReadyStep:
     """Share the step's texts out and pack this process's; can be done while a GPU still works on the step before."""
     parts = shares(
-        store.lengths(plan.text_ids),
+        plan.texts.lengths(plan.text_ids),
         plan.is_sts,
         processes.world_size(),
         recipe.training.placement,
         sts_share=recipe.training.sts_share,
     )
-    return ReadyStep(plan, parts, trainee.pack_share(store, [plan.text_ids[part] for part in parts]))
+    return ReadyStep(plan, parts, trainee.pack_share(plan.texts, [plan.text_ids[part] for part in parts]))
 
 
 def embed_step(trainee: Trainee, ready: ReadyStep, recipe: Recipe) -> torch.Tensor:
@@ -131,7 +130,6 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
 
 def train_step(
     trainee: Trainee,
-    store: TextStore,
     plan: StepPlan | ReadyStep,
     table: NegativeTable | None,
     recipe: Recipe,
@@ -149,7 +147,7 @@ def train_step(
         UserError: memory does not suffice, and smaller chunks are of no use or several processes take part.
     """
     started = time.perf_counter()
-    ready = plan if isinstance(plan, ReadyStep) else make_ready(trainee, store, plan, recipe)
+    ready = plan if isinstance(plan, ReadyStep) else make_ready(trainee, plan, recipe)
     plan = ready.plan
     while True:
         try:
@@ -159,7 +157,7 @@ def train_step(
             reason = str(error).split(". ")[0]
         # Outside of the handler: the error holds on to the tensors of the pass that failed.
         _make_room(trainee, ready, reason)
-        ready = make_ready(trainee, store, plan, recipe)
+        ready = make_ready(trainee, plan, recipe)
     norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
     reading = Reading(_sums(loss, norm, embedding_UD, plan))
     meanwhile()
@@ -168,9 +166,8 @@ def train_step(
     if not (np.isfinite(total) and np.isfinite(gradient_norm)):
         optimizer.zero_grad(set_to_none=True)
         name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)
-        shown = " ".join(map(str, plan.text_ids[:16])) + (" ..." if len(plan.text_ids) > 16 else "")
         raise NotFinite(
-            f"step {plan.step + 1}: the {name} is {value}, expected a finite number; text ids of the step: {shown}."
+            f"step {plan.step + 1}: the {name} is {value}, expected a finite number; {plan.named}."
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -187,7 +184,7 @@ def train_step(
         background=facts.background if plan.retrieval is not None else None,
         gradient_norm=gradient_norm,
         texts=len(plan.text_ids),
-        tokens=int(store.lengths(plan.text_ids).sum()),
+        tokens=int(plan.texts.lengths(plan.text_ids).sum()),
         seconds=time.perf_counter() - started,
         embedding_UD=embedding_UD.detach(),
     )

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from conan_embed.encoder.model import EmbeddingModel, encoder_layers
 from conan_embed.encoder.packing import Chunk, chunks_by_tokens
 from conan_embed.recipes.schema import Recipe
-from conan_embed.texts.store import TextStore
+from conan_embed.texts.store import Texts
 from conan_embed.training import processes
 from conan_embed.training.memory import Memory
 
@@ -64,7 +64,7 @@ class Trainee:
             model.compile_layers()
         self.memory = Memory.of(recipe)
 
-    def pack_share(self, store: TextStore, shares: Sequence[np.ndarray]) -> "PackedShare":
+    def pack_share(self, texts: Texts, shares: Sequence[np.ndarray]) -> "PackedShare":
         """Pack this process's share of a step, on its device; on a GPU nobody waits for the copies.
 
         Args:
@@ -72,9 +72,9 @@ class Trainee:
         """
         budget = self.memory.chunk_tokens
         mine = shares[processes.rank()]
-        most = max(int(store.lengths(share).sum()) for share in shares)
-        chunks = list(self.model.pack(store.tokens, store.offsets, mine, token_budget=budget))
-        passes = num_passes(self.model, store, shares, budget)
+        most = max(int(texts.lengths(share).sum()) for share in shares)
+        chunks = list(self.model.pack(texts.tokens, texts.offsets, mine, token_budget=budget))
+        passes = num_passes(self.model, texts, shares, budget)
         return PackedShare(chunks, self.memory.recomputes(most), passes, budget)
 
     def embed_share(self, share: "PackedShare") -> torch.Tensor:
@@ -210,7 +210,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, **options)
 
 
-def num_passes(model: EmbeddingModel, store: TextStore, shares: Sequence[np.ndarray], budget: int) -> int:
+def num_passes(model: EmbeddingModel, texts: Texts, shares: Sequence[np.ndarray], budget: int) -> int:
     """Return how many forward passes each process has to make at least to embed its share in chunks of `budget` tokens.
 
     Where layers are gathered while they compute, as many as the process with the most chunks.
@@ -218,7 +218,7 @@ def num_passes(model: EmbeddingModel, store: TextStore, shares: Sequence[np.ndar
     if not isinstance(model, FSDPModule):
         return 1
     budget = model.chunk_budget(budget)
-    return max(1, *(sum(1 for _ in chunks_by_tokens(store.lengths(share), budget)) for share in shares))
+    return max(1, *(sum(1 for _ in chunks_by_tokens(texts.lengths(share), budget)) for share in shares))
 
 
 def _summing(module: nn.Module) -> nn.Module:

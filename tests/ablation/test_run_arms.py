@@ -90,7 +90,7 @@ def whole(project):
         patch.setattr(
             loop_module,
             "train_step",
-            lambda *found, **settings: (steps.append(found[2].plan.step), original(*found, **settings))[1],
+            lambda *found, **settings: (steps.append(found[1].plan.step), original(*found, **settings))[1],
         )
         comparison = ablate(project / "recipe.yaml", seeds=[0, 1])
         # The steps of the interrupted arm from its checkpoint on, all of the others, and of none twice.

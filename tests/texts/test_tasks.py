@@ -7,7 +7,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
-from conan_embed.texts.tasks import known_positives, load_tasks, sizes
+from conan_embed.texts.tasks import known_positives, load_tasks
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "sts": "s: "}
 
@@ -159,7 +159,7 @@ def test_a_single_class_is_refused(folder):
         folder.load(classification=[ClassificationData(name="c", path=path)])
 
 
-def test_sts_pairs_and_the_table_of_sizes(folder):
+def test_sts_pairs(folder):
     path = folder.write(
         "s", [{"text_a": "1", "text_b": "2", "score": 3.5}, {"text_a": "2", "text_b": "2", "score": 5}]
     )
@@ -174,7 +174,6 @@ def test_sts_pairs_and_the_table_of_sizes(folder):
     assert found.left_P[1] == found.right_P[1] == found.right_P[0]
     assert found.score_P.tolist() == [3.5, 5.0]
     assert found.weight == 2.0
-    assert sizes(tasks) == [("retrieval", "r", 2), ("sts", "s", 2)]
     # Three prompts, one content.
     assert len(set(tasks.store.content)) == 2
     assert len(tasks.store) == 4

@@ -72,7 +72,7 @@ def disturb(at, what, marker=None):
     original = loop.train_step
 
     def stepping(*arguments, **settings):
-        where["now"] = arguments[2].plan.step + 1 == at
+        where["now"] = arguments[1].plan.step + 1 == at
         result = original(*arguments, **settings)
         if what == "kill" and armed():
             kill()

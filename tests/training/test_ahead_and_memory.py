@@ -18,9 +18,7 @@ from training.test_world import CHUNKED, DEFAULT, JOINT, Run
 
 def loop_of(scenario, cache):
     run = Run(DEFAULT | scenario, cache)
-    loop = Loop(
-        run.recipe, Path(cache), run.trainee, run.negatives, run.tasks, run.planner, 20, Progress(0), 0.0
-    )
+    loop = Loop(run.recipe, Path(cache), run.trainee, run.negatives, run.planner, 20, Progress(0), 0.0)
     return run, loop
 
 

@@ -19,7 +19,8 @@ from conan_embed.recipes.schema import Step
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalSet, StsSet, Tasks
-from conan_embed.training.plan import Interleaved, Mixture, Planner, check_enough_negatives
+from conan_embed.training.mixture import Interleaved, Mixture
+from conan_embed.training.plan import Planner, check_enough_negatives
 
 CACHE = tempfile.TemporaryDirectory()  # removed when the tests end
 
@@ -295,10 +296,10 @@ def test_weights_are_shares_and_each_set_runs_through_its_own_epochs():
     _, planner, plans = all_rows(Step(queries=16, sts_pairs=1), 2 * 1024 // 16, weights=weights)
     rows = np.concatenate([plan.retrieval.rows for plan in plans])
     for block in (rows[:1024], rows[1024:]):
-        counts = Counter(planner.set_of_query[block].tolist())
+        counts = Counter(planner.queries.set_of_query[block].tolist())
         assert counts == {0: 512, 1: 171, 2: 341}
     for number, size in enumerate((7, 5, 6)):
-        mine = rows[planner.set_of_query[rows] == number]
+        mine = rows[planner.queries.set_of_query[rows] == number]
         for epoch in range(len(mine) // size):
             assert len(set(mine[epoch * size : (epoch + 1) * size].tolist())) == size
 
@@ -306,14 +307,14 @@ def test_weights_are_shares_and_each_set_runs_through_its_own_epochs():
 @pytest.mark.parametrize("weights", [(None, None, None), (3.0, 1.0, 2.0)])
 def test_steps_of_one_data_set(weights):
     _, planner, plans = all_rows(Step(queries=3, sts_pairs=1, one_dataset=True), 1024, weights=weights)
-    sets = [set(planner.set_of_query[plan.retrieval.rows].tolist()) for plan in plans]
+    sets = [set(planner.queries.set_of_query[plan.retrieval.rows].tolist()) for plan in plans]
     assert {len(numbers) for numbers in sets} == {1}
     shares = np.array([7, 5, 6]) / 18 if weights[0] is None else np.array([3, 1, 2]) / 6
     counts = Counter(numbers.pop() for numbers in sets)
     assert all(abs(counts[number] - 1024 * shares[number]) < 1 for number in range(3))
     for number, size in enumerate((7, 5, 6)):
         rows = np.concatenate([plan.retrieval.rows for plan in plans])
-        mine = rows[planner.set_of_query[rows] == number]
+        mine = rows[planner.queries.set_of_query[rows] == number]
         for epoch in range(len(mine) // size):
             assert len(set(mine[epoch * size : (epoch + 1) * size].tolist())) == size
 
@@ -361,8 +362,8 @@ def test_positives_change_from_epoch_to_epoch():
         for place, text in zip(row.tolist(), texts.tolist(), strict=True):
             met[int(plan.retrieval.rows[place])].add(text)
     for row, found in met.items():
-        own = tasks.store.content[planner.query_ids[row]]
-        all_of_them = planner.positives[planner.list_of_query[row]]
+        own = tasks.store.content[planner.queries.query_ids[row]]
+        all_of_them = planner.queries.positives[planner.queries.list_of_query[row]]
         assert found == {t for t in all_of_them.tolist() if tasks.store.content[t] != own}
 
 

@@ -136,7 +136,7 @@ def interrupt_at(monkeypatch, step, interruption):
 
     def stepping(*arguments, **settings):
         result = original(*arguments, **settings)
-        if arguments[2].plan.step + 1 == step:
+        if arguments[1].plan.step + 1 == step:
             interruption()
         return result
 

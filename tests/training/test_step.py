@@ -58,9 +58,7 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     trainee = Trainee(model, recipe)
-    loss = step_loss(
-        model, embed_step(trainee, make_ready(trainee, store, plan, recipe), recipe), plan, recipe
-    )
+    loss = step_loss(model, embed_step(trainee, make_ready(trainee, plan, recipe), recipe), plan, recipe)
     loss.total.backward()
     torch.testing.assert_close(loss.retrieval, retrieval.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(loss.sts, sts.detach(), rtol=1e-9, atol=1e-9)
@@ -77,7 +75,7 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
             cosine(int(plan.retrieval.query_Q[row]), int(plan.retrieval.candidate_C[column]))
         )
     means = np.array([np.mean(found) for found in negative.values()])
-    result = train_step(trainee, store, plan, table, recipe)
+    result = train_step(trainee, plan, table, recipe)
     assert result.negative_score == pytest.approx(means.mean(), rel=1e-9)
     np.testing.assert_allclose(table.initial_Q[plan.retrieval.rows], means, rtol=1e-6)
     assert np.isnan(np.delete(table.initial_Q, plan.retrieval.rows)).all()
@@ -121,7 +119,7 @@ def test_the_gradient_is_clipped_and_its_norm_told(tmp_path):
     trainee.optimizer.register_step_pre_hook(
         lambda *_: seen.extend(p.grad.clone() for p in model.parameters())
     )
-    result = train_step(trainee, tasks.store, plan, table, recipe)
+    result = train_step(trainee, plan, table, recipe)
     norm = torch.stack([gradient.square().sum() for gradient in seen]).sum().sqrt().item()
     assert result.gradient_norm > 1
     assert norm == pytest.approx(1e-3, rel=1e-3)

@@ -155,7 +155,7 @@ class Run:
 
     def gradients(self):
         plan = self.planner.step(0, self.table)
-        ready = make_ready(self.trainee, self.store, plan, self.recipe)
+        ready = make_ready(self.trainee, plan, self.recipe)
         embedding_UD = embed_step(self.trainee, ready, self.recipe)
         step_loss(self.trainee.model, embedding_UD, plan, self.recipe).total.backward()
         found = {name: whole(p.grad).clone() for name, p in self.trainee.model.named_parameters()}
@@ -164,7 +164,7 @@ class Run:
 
     def step(self, number):
         plan = self.planner.step(number, self.table)
-        result = train_step(self.trainee, self.store, plan, self.table, self.recipe)
+        result = train_step(self.trainee, plan, self.table, self.recipe)
         check = self.negatives.after_step(number + 1, plan.text_ids, result.embedding_UD)
         self.replaced += 0 if check is None else check["replaced"]
         return asdict(result)
