@@ -39,7 +39,7 @@ def filter_pairs(
 
     Args:
         recipe: what to read and which rules apply.
-        output: a folder. It gets `kept/*.parquet` (id, query, positive, category, source, query_language,
+        output: a folder. It gets `kept/CATEGORY/*.parquet` (id, query, positive, category, source, query_language,
             positive_language and, with a teacher, score), `dropped/*.parquet` (the same without score, and
             stage, dropped_by, value, duplicate_of), `summary.json` (see `summary.py`) and `filter.json`
             (recipe and shards).

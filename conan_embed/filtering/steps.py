@@ -219,9 +219,14 @@ def finish_step(run: Run, number: int) -> dict[str, Any]:
             histogram.setdefault(category, [0] * SCORE_BINS)[int(place)] = size
         pairs = account.through("teacher", lambda: check_teacher(pairs, run.recipe.teacher))
     dropped = pl.concat([pl.read_parquet(checked / "dropped.parquet"), *account.dropped]).sort("id")
-    for kind, frame in (("kept", pairs.sort("id")), ("dropped", dropped)):
-        with written_aside(run.output / kind / f"{number:05d}.parquet") as path:
-            frame.write_parquet(path, compression="zstd")
+    # A folder a category, so that training can give each its share.
+    by_folder = pl.col("category").str.replace_all(r"\W+", "_").alias("folder")
+    parts_kept = (
+        pairs.sort("id").with_columns(by_folder).partition_by("folder", include_key=False, as_dict=True)
+    )
+    for (name,), part in parts_kept.items():
+        _write(part, run.output / "kept" / (name or "_") / f"{number:05d}.parquet")
+    _write(dropped, run.output / "dropped" / f"{number:05d}.parquet")
     parts = [read_json(run.place(step, number) / "counts.json") for step in ("read", "check")]
     if run.recipe.teacher.model is not None:
         parts.append(read_json(run.place("score", number) / "counts.json"))
@@ -241,6 +246,12 @@ def finish_step(run: Run, number: int) -> dict[str, Any]:
 
 
 SCORE_BINS = 40  # of the cosine from -1 to 1
+_GROUP_ROWS = 8192  # a streamed training shuffles row groups: small ones shuffle well
+
+
+def _write(pairs: pl.DataFrame, path: Path) -> None:
+    with written_aside(path) as aside:
+        pairs.write_parquet(aside, compression="zstd", row_group_size=_GROUP_ROWS)
 
 
 def _counted(dropped: pl.DataFrame) -> list[list[Any]]:
