@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from conan_embed.console import tracked
 from conan_embed.negatives.mining import Ranking
 from conan_embed.negatives.table import NONE, NegativeTable
 
@@ -92,7 +93,13 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
 
 
 def likeliest(
-    table: NegativeTable, first: int, num_queries: int, ranking: Ranking | None, limit: int
+    table: NegativeTable,
+    first: int,
+    num_queries: int,
+    ranking: Ranking | None,
+    limit: int,
+    *,
+    progress: str = "",
 ) -> UsedPairs:
     """Return the pairs of a data set that are most probably answers: by the model that mined, and by training.
 
@@ -100,9 +107,11 @@ def likeliest(
         first, num_queries: the data set's rows of the table.
         ranking: what was mined before training, or None.
         limit: how many pairs of each kind.
+        progress: text of a progress bar; empty for none.
     """
     by_mining, by_training = [], []
-    for start in range(0, num_queries, _ROWS):
+    starts = range(0, num_queries, _ROWS)
+    for start in tracked(starts, progress) if progress else starts:
         pairs = used_pairs(table, first, ranking, np.arange(start, min(start + _ROWS, num_queries)))
         by_mining.append(pairs.take(highest(pairs.nearness_P, limit)))
         pairs = pairs.take(pairs.in_use_P)

@@ -5,6 +5,8 @@ texts that duplicates resemble are looked up in `kept/` and `dropped/`. The funn
 over all pairs, and as lines by category.
 """
 
+import glob
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,6 @@ SECTIONS = {  # in the order of the page: key, and how the navigation calls it
 }
 STAGE_NAMES = {"prompt_response": "prompt-response"}
 _NUM_REASONS = 3  # named at the head of the page
-_GLOB = set("*?[")
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,8 @@ def read_filtered(folder: Path) -> Filtered:
 
 def behind(path: str) -> Path | None:
     """Return the finished filter output that a data file (or a folder or glob of them) comes from, or None."""
-    parts = Path(path).parts
-    fixed = Path(
-        *[part for n, part in enumerate(parts) if not any(_GLOB & set(each) for each in parts[: n + 1])]
-    )
-    resolved = fixed.resolve()
+    parts = Path(path).expanduser().parts
+    resolved = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)).resolve()
     for folder in (resolved, *resolved.parents):
         if is_filter_output(folder) and (folder / "summary.json").is_file():
             return folder
@@ -263,7 +261,7 @@ def _sample_facts(sample: Mapping[str, Any]) -> str:
     said = [] if value is None else [f"value {value:.4g}"]
     said += dict.fromkeys([sample["category"], sample["source"]])
     said += [f"pair {sample['id']}"]
-    said += [f"like pair {sample['duplicate_of']}:"] if sample["duplicate_of"] is not None else []
+    said += [f"like pair {sample['duplicate_of']}"] if sample["duplicate_of"] is not None else []
     return " · ".join(said)
 
 

@@ -24,7 +24,9 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalSet
 
-MARGIN = 0.05  # a cosine; at the paper's temperature of 0.02 a negative that far below still takes 8 % of the weight
+MARGIN = (
+    0.05  # a cosine; at a temperature of 0.02 such a negative weighs 8 % of the positive, exp(-0.05 / 0.02)
+)
 _POSITIVES = 20  # of a query that are compared; where a class is the positive, there are thousands
 
 Line = dict[str, Any]
@@ -54,8 +56,9 @@ def hard_negatives(
     first = 0
     for data in sets:
         mined = data.negatives == "mined"
+        progress = f"{data.name}: hardest negatives"
         ranking = mining.load_ranking(rankings, data, store) if mined else None
-        found.append((data, likeliest(table, first, len(data), ranking, limit)))
+        found.append((data, likeliest(table, first, len(data), ranking, limit, progress=progress)))
         first += len(data)
     lines = []
     for (data, pairs), chosen in zip(found, _chosen([pairs for _, pairs in found], limit), strict=True):
@@ -74,9 +77,7 @@ def _chosen(sets: list[UsedPairs], limit: int) -> list[np.ndarray]:
     return np.split(chosen_P, np.cumsum([len(each) for each in sets])[:-1])
 
 
-def _lines(
-    data: RetrievalSet, store: TextStore, pairs: UsedPairs, embed: Embed, margin: float
-) -> list[Line]:
+def _lines(data: RetrievalSet, store: TextStore, pairs: UsedPairs, embed: Embed, margin: float) -> list[Line]:
     query_P = data.query_Q[pairs.row_P]
     place, positives = data.positives.rows(data.list_Q[pairs.row_P])
     # A text of a class is in its own list of positives, and nearest to itself.

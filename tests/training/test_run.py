@@ -213,17 +213,22 @@ def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, b
     written = lines(run, "hard_negatives")
     assert {line["data_set"] for line in written} == {"pairs", "given", "classes"}
     model = EmbeddingModel.load(run / "model")
+
+    def encode(texts, role):
+        return model.encode(texts, prompt=model.prompts[role], precision="float32")
+
     positives = {row["query"]: row["positive"] for row in read_json_lines(base / "pairs.jsonl")}
     for line in written:
         if line["data_set"] == "pairs":
             assert line["negative"] not in positives[line["query"]]
             assert line["rank"] >= 1  # the offset
-            query = model.encode([line["query"]], prompt_name="query")[0]
-            answers = model.encode(positives[line["query"]], prompt_name="passage")
-            assert line["positive"] == positives[line["query"]][int((answers @ query).argmax())]
-            assert line["positive_score"] == pytest.approx((answers @ query).max(), abs=1e-3)
-            negative = model.encode([line["negative"]], prompt_name="passage")[0]
-            assert line["negative_score"] == pytest.approx(negative @ query, abs=1e-3)
+            query = encode([line["query"]], "query")[0]
+            answers = encode(positives[line["query"]], "passage") @ query
+            assert line["positive"] == positives[line["query"]][int(answers.argmax())]
+            assert line["positive_score"] == pytest.approx(answers.max(), abs=1e-3)
+            assert line["negative_score"] == pytest.approx(
+                encode([line["negative"]], "passage")[0] @ query, abs=1e-3
+            )
         else:
             assert line["rank"] is line["mined_negative_score"] is line["mined_positive_score"] is None
         near = line["negative_score"] >= line["positive_score"] - 0.05
