@@ -2,8 +2,9 @@
 
 `report` reads the run directories (`runs`), has everything arranged into plain values, a function a section
 (`tables`, `panels` with its `figures`, `neighbours`, `filters`, `sentences`), and fills `page.html` (jinja2; all text
-is escaped). The output of a filter has a page of its own (`filters`, `filtered.html`). A section for which the files have nothing is empty and does not appear. The page holds no
-script and loads nothing: its drawings are inline SVG, its colours and fonts those of the reader's device.
+is escaped). The output of a filter has a page of its own (`filters`, `filtered.html`). A section for which the files
+have nothing is empty and does not appear. A page holds no script and loads nothing: its drawings are inline SVG, its
+colours and fonts those of the reader's device.
 """
 
 import unicodedata

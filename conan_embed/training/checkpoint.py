@@ -196,10 +196,8 @@ def saved_table(path: Path, negatives: int, *, texts: str) -> NegativeTable:
         texts: identity of the text store.
 
     Raises:
-        UserError: there is none in it, or it was saved with other texts.
+        UserError: it was saved with other texts.
     """
-    if not (path / "negatives.safetensors").exists():
-        raise UserError(f"{path}: holds no hard negatives; expected the checkpoint of a run that used some.")
     if read_json(path / "state.json")["texts"] != texts:
         raise UserError(
             f"{path}: the texts of the data files changed since; expected the files it was trained on."

@@ -121,10 +121,13 @@ def suspects(
     found = checkpoints(run / "checkpoints")
     if not (run / "recipe.yaml").exists() or not found or not (run / "model").is_dir():
         raise UserError(f"{run}: not a finished run: expected recipe.yaml, model/ and a checkpoint in it.")
+    if not (found[-1] / "negatives.safetensors").exists():
+        raise UserError(
+            f"{found[-1]}: holds no hard negatives; expected the checkpoint of a run that used some."
+        )
     recipe = load_recipe(run / "recipe.yaml")
-    model = (
-        EmbeddingModel.load(str(run / "model")).to(processes.start(timeout=recipe.training.timeout)).eval()
-    )
+    device = processes.start(timeout=recipe.training.timeout)
+    model = EmbeddingModel.load(str(run / "model")).to(device).eval()
     tasks = load_data(recipe, model)
     table = saved_table(found[-1], recipe.step.negatives, texts=tasks.store.identity())
     embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
