@@ -83,7 +83,7 @@ def mine(
 def filter_(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file (docs/filtering.md)")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="folder for kept/, dropped/ and summary.json")
+        Path, typer.Option("--output", "-o", help="folder for kept/, dropped/, summary.json and report.html")
     ],
     runner: Annotated[
         Literal["native", "ray"], typer.Option(help="this machine, or a Ray cluster")
@@ -92,12 +92,14 @@ def filter_(
         bool, typer.Option(help="go on where an earlier run of the same recipe stopped")
     ] = True,
 ) -> None:
-    """Turn raw text pairs into clean ones; every dropped pair says why."""
+    """Turn raw text pairs into clean ones; every dropped pair says why, report.html shows it."""
     from conan_embed.filtering.pipeline import filter_pairs
     from conan_embed.filtering.recipe import read_filter_recipe
+    from conan_embed.reporting.page import report as write_report
 
     filter_pairs(read_filter_recipe(recipe), output, runner=runner, resume=resume)
-    console.print(f"kept pairs: {output / 'kept'}; summary: {output / 'summary.json'}")
+    page = write_report([output])
+    console.print(f"kept pairs: {output / 'kept'}\nsummary: {output / 'summary.json'}\nreport: {page}")
 
 
 @app.command()
@@ -239,15 +241,41 @@ def _show_comparison(found: dict[str, Any]) -> None:
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="run directories; several are compared side by side")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="run directories, several are compared side by side; or the output of a filter"),
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="else report.html in the first run")
+        Path | None, typer.Option("--output", "-o", help="else report.html in the first folder")
     ] = None,
 ) -> None:
-    """Write one self-contained page about one or several runs."""
+    """Write one self-contained page about one or several runs, or about what a filter kept and dropped."""
     from conan_embed.reporting.page import report as run
 
-    console.print(f"report: {run(runs, output)}")
+    console.print(f"report: {run(folders, output)}")
+
+
+@app.command()
+def suspects(
+    run: Annotated[Path, typer.Argument(help="a finished run directory")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON lines; else suspects.jsonl in the run")
+    ] = None,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="how many of the likeliest pairs the model looks at")
+    ] = 500,
+    margin: Annotated[
+        float, typer.Option(help="suspect negatives from this far below their positive on (cosine)")
+    ] = 0.05,
+) -> None:
+    """Write the negatives that score like their query's positive, for a person to label.
+
+    They are probably answers that nobody labelled. docs/negatives.md says how labels get back into training.
+    """
+    from conan_embed.training.run import suspects as find
+
+    written, count, looked_at = find(run, output, limit=pairs, margin=margin)
+    console.print(f"{count:,} suspected false negatives among {looked_at:,} pairs looked at: {written}")
 
 
 @app.command()

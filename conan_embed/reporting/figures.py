@@ -284,6 +284,57 @@ def over_values(
         return _as_inline_svg(figure)
 
 
+def funnel(stages: Sequence[str], shares_CS: NDArray[np.float64], size: tuple[int, int]) -> str:
+    """Draw which share of its pairs each category still has after each stage, a line a category.
+
+    Args:
+        stages: names of ours, which may stand in a drawing.
+        shares_CS: of the pairs read; NaN-free.
+    """
+    with _style(f"funnel {size}"):
+        slanted = size[0] < 60 * len(stages)  # names side by side would run into each other
+        figure, axes = _canvas(size, [], foot=72 if slanted else 24)
+        at_S = np.arange(len(stages))
+        for number, shares_S in enumerate(shares_CS):
+            look: dict[str, Any] = {"color": colour(number), "marker": "o", "markersize": 4, "gid": "data"}
+            axes.plot(at_S, 100 * shares_S, linewidth=1.8, markeredgewidth=0, **look)
+        axes.set_xlim(-0.35, len(stages) - 0.65)
+        axes.set_xticks(at_S, stages)
+        if slanted:
+            for label in axes.get_xticklabels():
+                label.set(rotation=45, horizontalalignment="right", rotation_mode="anchor")
+        axes.set_ylim(0, 104)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+        return _as_inline_svg(figure)
+
+
+def histogram(edges_E: NDArray[np.float64], counts_B: NDArray[np.int64], minimum: float, name: str) -> str:
+    """Draw how many pairs have a score in each bin; the bins below `minimum` in the second colour, which
+    stands for dropped.
+
+    Args:
+        edges_E: of the bins, ascending, one more than there are counts.
+        name: keeps the ids of this drawing apart from those of others.
+    """
+    with _style(f"histogram {name}"):
+        figure, axes = _canvas(SMALL, [])
+        # A bin that the minimum cuts in two is drawn as kept.
+        series_B = np.where(edges_E[1:] <= minimum + 1e-9, 1, 0)
+        for left, right, count, series in zip(edges_E, edges_E[1:], counts_B, series_B, strict=False):
+            if count:
+                (patch,) = axes.bar(
+                    left, count, 0.88 * (right - left), align="edge", color=colour(int(series))
+                )
+                patch.set_gid("data")
+        axes.axvline(minimum, color=MUTED, linewidth=1, dashes=(3, 2))
+        low, high = min(edges_E[0], minimum), max(edges_E[-1], minimum)
+        axes.set_xlim(low - 0.02, high + 0.02)
+        axes.set_ylim(0, 1.08 * counts_B.max())
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=_ROUND))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=_ROUND, integer=True))
+        return _as_inline_svg(figure)
+
+
 # --- drawing -------------------------------------------------------------------------------------
 
 
@@ -366,13 +417,14 @@ def _style(salt: str) -> AbstractContextManager[None]:
     return matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt})
 
 
-def _canvas(size: tuple[int, int], runs: Sequence[Run]) -> tuple[Figure, Axes]:
+def _canvas(size: tuple[int, int], runs: Sequence[Run], foot: int = 24) -> tuple[Figure, Axes]:
     """A transparent figure of that many CSS pixels (at 72 dots an inch points are pixels) over the steps of
-    the runs, with fixed margins, so that axes of figures side by side are in line."""
+    the runs, with fixed margins (`foot` for what stands under the axis), so that axes of figures side by side
+    are in line."""
     width, height = size
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     FigureCanvasSVG(figure)
-    left, right, top, foot = 36, 10, 8, 24
+    left, right, top = 36, 10, 8
     axes = figure.add_axes(
         (left / width, foot / height, (width - left - right) / width, (height - top - foot) / height)
     )

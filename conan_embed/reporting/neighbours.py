@@ -1,8 +1,8 @@
-"""The sections of the report that show texts: queries with their neighbours, and with their mined
-negatives."""
+"""The sections of the report that show texts: queries with their neighbours, with their mined negatives, and with
+the hardest negatives that training used."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conan_embed.reporting.runs import Run
@@ -83,6 +83,57 @@ def mining(run: Run) -> dict[str, Any] | None:
     ]
     titles = [key.replace("_", " ") for key in columns]
     return {"columns": titles, "rows": rows, "folded": folded} if rows else None
+
+
+def hardest(run: Run) -> dict[str, Any] | None:
+    """Return the negatives of hard_negatives.jsonl by query: those that may be answers, and the hardest others."""
+    if not run.hardest:
+        return None
+    suspects = [line for line in run.hardest if line.get("suspect")]
+    others = [line for line in run.hardest if line.get("in_use") and not line.get("suspect")]
+    num = len(run.hardest)
+    if suspects:
+        said = f"{len(suspects):,} of the {num:,} hardest negatives look like answers that nobody labelled"
+    else:
+        said = f"None of the {num:,} hardest negatives looks like an answer that nobody labelled"
+    said += ": the trained model scores them like their query's positive, or the model that mined put them above it."
+    if suspects:
+        said += " To have a person label them: "
+    groups = [
+        {"name": name, "shown": entries[:NUM_SHOWN], "folded": entries[NUM_SHOWN:]}
+        for name, lines in (("Suspected false negatives", suspects), ("The hardest others in use", others))
+        if (entries := _by_query(lines))
+    ]
+    command = f"conan-embed suspects {run.path}" if suspects else ""
+    return {"said": said, "command": command, "groups": groups}
+
+
+def _by_query(lines: Sequence[Mapping[str, Any]]) -> list[Example]:
+    """The first queries of hard_negatives.jsonl, each with its positive and its negatives side by side."""
+    queries: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        queries.setdefault((str(line.get("data_set")), str(line.get("query"))), []).append(line)
+    entries = []
+    for (data_set, query), found in list(queries.items())[:NUM_QUERIES]:
+        first = found[0]
+        positive = Text("", cut(first.get("positive")), first.get("positive_score"), relevant=True)
+        positive = replace(positive, moved=_mined_at(first.get("mined_positive_score")))
+        negatives = [
+            Text(
+                "–" if line.get("rank") is None else f"{line['rank']}",
+                cut(line.get("negative")),
+                line.get("negative_score"),
+                moved=_mined_at(line.get("mined_negative_score")),
+            )
+            for line in found[:NUM_NEGATIVES]
+        ]
+        sides = [Side("Positive", [positive]), Side("Negatives, with their ranks when mined", negatives)]
+        entries.append(Example(cut(query), sides, data_set))
+    return entries
+
+
+def _mined_at(score: float | None) -> str:
+    return "" if score is None else f"mined {score:.2f}"
 
 
 def cut(text: Any) -> str:

@@ -1,9 +1,10 @@
-"""The report: one self-contained HTML file for one run, or for several side by side.
+"""The report: one self-contained HTML file for one run, for several side by side, or for the output of a filter.
 
 `report` reads the run directories (`runs`), has everything arranged into plain values, a function a section
-(`tables`, `panels` with its `figures`, `neighbours`, `sentences`), and fills `page.html` (jinja2; all text
-is escaped). A section for which the files have nothing is empty and does not appear. The page holds no
-script and loads nothing: its drawings are inline SVG, its colours and fonts those of the reader's device.
+(`tables`, `panels` with its `figures`, `neighbours`, `filters`, `sentences`), and fills `page.html` (jinja2; all text
+is escaped). The output of a filter has a page of its own (`filters`, `filtered.html`). A section for which the files
+have nothing is empty and does not appear. A page holds no script and loads nothing: its drawings are inline SVG, its
+colours and fonts those of the reader's device.
 """
 
 import unicodedata
@@ -17,7 +18,7 @@ from markupsafe import Markup, escape
 import conan_embed
 from conan_embed.errors import UserError
 from conan_embed.files import write_text
-from conan_embed.reporting import neighbours, panels, sentences, tables
+from conan_embed.reporting import filters, neighbours, panels, sentences, tables
 from conan_embed.reporting.runs import Run, read_runs
 
 SECTIONS = {  # in the order of the page: key, and how the navigation calls it
@@ -29,25 +30,42 @@ SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "mixing": "Mixing of tasks",
     "losses": "Losses",
     "speed": "Speed",
+    "hardest": "Hardest negatives",
     "mining": "Mining",
+    "filters": "Data filter",
     "facts": "Run facts",
 }
 
 
-def report(runs: Sequence[Path], output: Path | None = None) -> Path:
-    """Write the report of one or several run directories and return its path.
+def report(folders: Sequence[Path], output: Path | None = None) -> Path:
+    """Write the report of one or several run directories, or of one filter output, and return its path.
 
     Args:
-        runs: run directories as training writes them; any file in them may be missing or cut short.
-        output: the HTML file; by default report.html in the first run directory.
+        folders: run directories as training writes them; any file in them may be missing or cut short. Or one
+            folder that `conan-embed filter` wrote.
+        output: the HTML file; by default report.html in the first folder.
 
     Raises:
-        UserError: no run was named, a path is not a run directory, or the page cannot be written.
+        UserError: no folder was named, one is neither a run directory nor a finished filter output, both kinds
+            were named or several filter outputs, or the page cannot be written.
     """
-    if not runs:
-        raise UserError("report: no run directory was named, expected at least one.")
-    output = Path(output) if output is not None else Path(runs[0]) / "report.html"
-    write_text(output, render(read_runs(runs)))
+    if not folders:
+        raise UserError("report: no folder was named, expected run directories or the output of a filter.")
+    folders = [Path(folder) for folder in folders]
+    filtered = [folder for folder in folders if filters.is_filter_output(folder)]
+    if filtered and len(folders) > 1:
+        other = next((folder for folder in folders if folder not in filtered), None)
+        raise UserError(
+            f"report: {filtered[0]} is the output of a filter"
+            + (f" and {other} is none" if other else f", and so is {filtered[1]}")
+            + "; a filter output has a page of its own, name it alone."
+        )
+    output = Path(output) if output is not None else folders[0] / "report.html"
+    if filtered:
+        page = template("filtered.html").render(filters.page_of(filters.read_filtered(folders[0])))
+    else:
+        page = render(read_runs(folders))
+    write_text(output, page)
     return output
 
 
@@ -63,7 +81,9 @@ def render(runs: Sequence[Run]) -> str:
         "mixing": panels.mixing(runs),
         "losses": panels.losses(runs),
         "speed": panels.speed(runs),
+        "hardest": None if several else neighbours.hardest(runs[0]),
         "mining": None if several else neighbours.mining(runs[0]),
+        "filters": filters.behind_runs(runs),
         "facts": tables.facts(runs),
     }
     return template("page.html").render(

@@ -5,6 +5,7 @@ out, and the page leaves out the section that needed it. A run that was resumed 
 written some steps twice; the later line of a step is the one that counts.
 """
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -68,6 +69,9 @@ class Run:
     evaluations: tuple[Evaluation, ...] = ()
     mining: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: dict[str, Any] = field(default_factory=dict)
+    hardest: tuple[
+        dict[str, Any], ...
+    ] = ()  # pairs of hard_negatives.jsonl, those nearest to their positive first
 
     @property
     def num_steps(self) -> int:
@@ -136,7 +140,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         if not path.is_dir():
             raise UserError(f"{path}: no such run directory.")
         if not any((path / name).exists() for name in FILES):
-            raise UserError(f"{path}: not a run directory: expected one of {', '.join(FILES)} in it.")
+            raise UserError(
+                f"{path}: not a run directory: expected one of {', '.join(FILES)} in it "
+                "(or, for the output of a filter, filter.json)."
+            )
     depth = 1
     while depth < 9 and len({path.parts[-depth:] for path in paths}) < len(set(paths)):
         depth += 1
@@ -159,6 +166,7 @@ def _read_run(path: Path, name: str) -> Run:
         ),
         mining=mining if isinstance(mining, dict) else {},
         examples=_json(path / "examples.json"),
+        hardest=tuple(_objects(path / "hard_negatives.jsonl")),
     )
 
 
@@ -182,15 +190,21 @@ def _recipe(path: Path) -> Recipe | None:
         return None
 
 
+def _objects(path: Path) -> list[dict[str, Any]]:
+    """The whole objects of a JSON-lines file."""
+    found = []
+    for line in _text(path).split("\n"):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [record for record in found if isinstance(record, dict)]
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole objects of a JSON-lines file in order of their steps, the last one of each step."""
     by_step: dict[int, dict[str, Any]] = {}
-    for line in _text(path).split("\n"):
-        try:
-            record = json.loads(line)
+    for record in _objects(path):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             by_step[int(record["step"])] = record
-        except (ValueError, TypeError, KeyError):
-            continue
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, written_aside
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.table import NegativeTable
 from conan_embed.training import processes
 from conan_embed.training.trainee import Trainee
 
@@ -185,6 +186,26 @@ def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def saved_recipe(path: Path) -> dict[str, Any]:
     """Return the recipe that a checkpoint was trained with."""
     return read_json(path / "state.json")["recipe"]
+
+
+def saved_table(path: Path, negatives: int, *, texts: str) -> NegativeTable:
+    """Return the table of hard negatives as a checkpoint holds it.
+
+    Args:
+        negatives: hard negatives of each query in use at once.
+        texts: identity of the text store.
+
+    Raises:
+        UserError: it was saved with other texts.
+    """
+    if read_json(path / "state.json")["texts"] != texts:
+        raise UserError(
+            f"{path}: the texts of the data files changed since; expected the files it was trained on."
+        )
+    state = load_arrays(path / "negatives.safetensors")
+    table = NegativeTable(state["ranking_QK"], negatives)
+    table.load_state({name: values for name, values in state.items() if not name.startswith("bank_")})
+    return table
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,7 @@ runs/NAME/
     run.json           versions, device, times
     metrics.jsonl      one object a step;  evaluation.jsonl, negatives.jsonl likewise
     mining/            rankings of hard negatives
+    hard_negatives.jsonl   the hardest of those used, with scores: suspected false negatives first
     checkpoints/       the newest ones
     model/             the result, a sentence-transformers folder
 """
@@ -27,7 +28,7 @@ from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.recipes.schema import Recipe, differences
+from conan_embed.recipes.schema import Recipe, differences, load_recipe
 from conan_embed.texts.shared import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
 from conan_embed.training import processes
@@ -37,14 +38,18 @@ from conan_embed.training.checkpoint import (
     checkpoints,
     load_checkpoint,
     saved_recipe,
+    saved_table,
 )
 from conan_embed.training.loop import Loop
 from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.plan import Planner, check_enough_negatives
 from conan_embed.training.rankings import embed_with, make_rankings, make_table, shared_out
 from conan_embed.training.streaming import StreamPlanner, open_streams
+from conan_embed.training.suspects import MARGIN, hard_negatives, write_lines
 from conan_embed.training.trackers import check_trackers
 from conan_embed.training.trainee import Trainee
+
+HARD_NEGATIVES = "hard_negatives.jsonl"
 
 # Settings that do not change what is trained: a resumed run may have others.
 _MAY_DIFFER = (
@@ -95,6 +100,48 @@ def mine(recipe: Recipe, output: Path) -> Path:
     return output
 
 
+def suspects(
+    run: Path, output: Path | None = None, *, limit: int = 500, margin: float = MARGIN
+) -> tuple[Path, int, int]:
+    """Write the suspected false negatives of a finished run as JSON lines for a person to label.
+
+    The run's `hard_negatives.jsonl` is written anew, too, with all pairs that were looked at.
+
+    Args:
+        output: the file; by default suspects.jsonl in the run.
+        limit, margin: see `hard_negatives`.
+
+    Returns:
+        the file, how many suspects are in it, how many pairs were looked at.
+
+    Raises:
+        UserError: the folder is no finished run with hard negatives, or its data files changed or are gone.
+    """
+    run = Path(run)
+    found = checkpoints(run / "checkpoints")
+    if not (run / "recipe.yaml").exists() or not found or not (run / "model").is_dir():
+        raise UserError(f"{run}: not a finished run: expected recipe.yaml, model/ and a checkpoint in it.")
+    if not (found[-1] / "negatives.safetensors").exists():
+        raise UserError(
+            f"{found[-1]}: holds no hard negatives; expected the checkpoint of a run that used some."
+        )
+    recipe = load_recipe(run / "recipe.yaml")
+    device = processes.start(timeout=recipe.training.timeout)
+    model = EmbeddingModel.load(str(run / "model")).to(device).eval()
+    tasks = load_data(recipe, model)
+    table = saved_table(found[-1], recipe.step.negatives, texts=tasks.store.identity())
+    embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
+    lines = hard_negatives(
+        tasks.retrieval, tasks.store, table, run / "mining", embed, limit=limit, margin=margin
+    )
+    output = Path(output) if output is not None else run / "suspects.jsonl"
+    suspected = [line for line in lines if line["suspect"]]
+    if processes.is_first():
+        write_lines(run / HARD_NEGATIVES, lines)
+        write_lines(output, suspected)
+    return output, len(suspected), len(lines)
+
+
 def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -> Path:
     """Train as the recipe says; return the run directory.
 
@@ -140,6 +187,12 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         }
         write_json(run / "run.json", {**facts, "finished": None, "seconds": None})
     Loop(recipe, run, trainee, negatives, planner, num_steps, progress, began).go()
+    if negatives is not None:
+        hardest = hard_negatives(
+            negatives.sets, negatives.store, negatives.table, run / "mining", negatives.embed
+        )
+        if processes.is_first():
+            write_lines(run / HARD_NEGATIVES, hardest)
     if processes.is_first():
         finished = time.time()
         times = {
@@ -200,7 +253,7 @@ def _say_sizes(planner: Planner | StreamPlanner) -> None:
 def _clear(run: Path) -> None:
     for name in ("checkpoints", "mining", "best", "model", "tensorboard"):
         shutil.rmtree(run / name, ignore_errors=True)
-    for name in ("metrics", "evaluation", "negatives"):
+    for name in ("metrics", "evaluation", "negatives", "hard_negatives"):
         (run / f"{name}.jsonl").unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """Whole runs: the funnel adds up, a killed run goes on to the same output, other recipes are refused."""
 
+import html
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from conan_embed.filtering import FilterRecipe, Source, filter_pairs, pipeline, 
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
 from conan_embed.filtering.recipe import Decontaminate, Engine, Ranking, Teacher
 from conan_embed.filtering.rules import RULES, active_rules
+from conan_embed.reporting.page import report
 
 HAN = [chr(c) for c in range(0x4E00, 0x4E00 + 3000)]
 RUN = """
@@ -231,6 +233,15 @@ def test_another_recipe_is_refused(raw, tmp_path):
     filter_pairs(recipe_for(raw, rules={"copy": False}), tmp_path / "out", resume=False)
 
 
+def test_the_page_of_a_run_shows_each_reason_and_sample(whole):
+    summary = output_of(whole)[2]
+    page = html.unescape(report([whole]).read_text(encoding="utf-8"))
+    assert f"{summary['rows']['kept']:,} of {summary['rows']['read']:,} pairs" in page
+    for reason in summary["reasons"]:
+        assert reason["reason"] in page and reason["about"] in page
+        assert all(sample["query"] in page and sample["positive"] in page for sample in reason["samples"])
+
+
 def test_a_folder_of_other_things_is_refused(raw, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not empty and holds no filter run"):
@@ -245,6 +256,7 @@ def test_an_empty_file_is_an_empty_run(tmp_path):
     result = filter_pairs(recipe, tmp_path / "out")
     assert (result.read, result.kept) == (0, 0)
     assert not list((tmp_path / "out" / "kept").rglob("*.parquet"))
+    assert "There were no pairs to read." in report([tmp_path / "out"]).read_text(encoding="utf-8")
 
 
 def test_a_fault_in_a_shard_is_said_in_one_sentence(raw, tmp_path):

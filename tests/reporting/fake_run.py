@@ -85,8 +85,12 @@ def write_run(
     interval: int = 50,
     seed: int = 0,
     gain: float = 1.0,
+    data: str = "drcd.parquet",
 ) -> Path:
-    """Write a run of that many steps, with checks of the negatives if `dynamic`; return its path."""
+    """Write a run of that many steps, with checks of the negatives if `dynamic`; return its path.
+
+    `data` is the file that its first data set comes from.
+    """
     path.mkdir(parents=True)
     noise = np.random.default_rng(seed)
     step_T = np.arange(1, num_steps + 1)
@@ -157,7 +161,11 @@ def write_run(
     )
     source = "bank" if dynamic else "static"
     negatives = {"source": source, "interval": interval}
-    recipe = Recipe.model_validate(RECIPE | {"negatives": negatives, "training": {"seed": seed}})
+    first, *others = RECIPE["data"]["retrieval"]
+    sets = RECIPE["data"] | {"retrieval": [first | {"path": data}, *others]}
+    recipe = Recipe.model_validate(
+        RECIPE | {"data": sets, "negatives": negatives, "training": {"seed": seed}}
+    )
     (path / "recipe.yaml").write_text(recipe.as_yaml(), "utf-8")
     facts = {
         "started": "2026-11-23T17:40:12+00:00",
@@ -178,6 +186,9 @@ def write_run(
     }
     _json(path / "run.json", facts)
     _json(path / "mining" / "mining.json", MINING)
+    _lines(
+        path / "hard_negatives.jsonl", [line for n, each in enumerate(EXAMPLES) for line in _hard(n, *each)]
+    )
     _json(
         path / "examples.json",
         {"corpus": "the development passages", "queries": [_example(*e) for e in EXAMPLES]},
@@ -254,6 +265,28 @@ def _example(query: str, texts: list[tuple[str, bool]]) -> dict[str, Any]:
         "before": [{"text": t, "score": 0.71 - 0.02 * i, "relevant": r} for i, (t, r) in enumerate(before)],
         "after": [{"text": t, "score": 0.83 - 0.06 * i, "relevant": r} for i, (t, r) in enumerate(texts)],
     }
+
+
+def _hard(number: int, query: str, texts: list[tuple[str, bool]]) -> list[dict[str, Any]]:
+    """The negatives of a query with their scores; those of the first query look like answers."""
+    first = number == 0
+    return [
+        {
+            "data_set": "法律条文" if number % 2 else "drcd_dev",
+            "query": query,
+            "positive": texts[0][0],
+            "negative": text,
+            "positive_score": 0.71,
+            "negative_score": (0.7 if first else 0.5) - 0.01 * n,
+            "mined_positive_score": None if number == 1 else 0.82,
+            "mined_negative_score": None if number == 1 else 0.79,
+            "rank": None if number == 1 else 10 + n,
+            "in_use": True,
+            "suspect": first,
+            "label": "",
+        }
+        for n, (text, _) in enumerate(texts[1:])
+    ]
 
 
 def _lines(path: Path, records: list[dict[str, Any]]) -> None:

@@ -1,52 +1,17 @@
 import json
 import random
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from fake_run import EXAMPLES, TASKS, write_run
+from page_parts import Page
 
 from conan_embed.errors import UserError
 from conan_embed.reporting.page import SECTIONS, render, report, script
 from conan_embed.reporting.runs import FILES, read_runs
 
-VOID = {"meta", "br"}
 OF_ONE_RUN = [key for key in SECTIONS if key != "mixing"]  # which compares runs
-
-
-class Page(HTMLParser):
-    """A page taken apart: checks that elements close in order, and keeps what the tests ask about."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str, str]] = []  # tag, name, value
-        self.text = ""
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.text += " "
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-        self.text += " "
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.text += data
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, key, value in self.attributes if key == name]
 
 
 def _page(*runs: Path, output: Path) -> Page:
@@ -110,7 +75,13 @@ HOSTILE = "</style><script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
 def test_names_and_facts_from_files_are_never_markup(copy, tmp_path):
-    for name in ("run.json", "examples.json", "evaluation.jsonl", "mining/mining.json"):
+    for name in (
+        "run.json",
+        "examples.json",
+        "evaluation.jsonl",
+        "mining/mining.json",
+        "hard_negatives.jsonl",
+    ):
         path = copy / name
         text = path.read_text(encoding="utf-8")
         for word in ("MedicalQA", "2 cores", "drcd_dev", "the development passages", "ndcg_at_10"):
@@ -130,8 +101,9 @@ MISSING = {
     "negatives.jsonl": {"negatives"},
     "examples.json": {"examples"},
     "mining/mining.json": {"mining"},
+    "hard_negatives.jsonl": {"hardest"},
     "run.json": set(),  # the recipe is a fact too
-    "recipe.yaml": set(),
+    "recipe.yaml": {"filters"},
 }
 
 
@@ -151,13 +123,24 @@ def test_each_file_alone_makes_a_page(dynamic, tmp_path, name):
     assert set(page.values("id")) & set(SECTIONS)
 
 
-@pytest.mark.parametrize("name", [*FILES, "mining/mining.json"])
+@pytest.mark.parametrize("name", [*FILES, "mining/mining.json", "hard_negatives.jsonl"])
 def test_a_file_may_be_cut_short_anywhere(copy, tmp_path, name):
     whole = (copy / name).read_bytes()
     for place in [0, len(whole) - 1, *random.Random(name).sample(range(len(whole)), 30)]:
         (copy / name).write_bytes(whole[:place])
         read_runs([copy])
     _page(copy, output=tmp_path / "page.html")
+
+
+def test_suspected_false_negatives_stand_apart_from_the_other_hard_ones(one):
+    text = " ".join(one.text.split())
+    num = sum(len(texts) - 1 for _, texts in EXAMPLES)
+    start = text.index(f"5 of the {num} hardest negatives look like answers")
+    suspects, others = text[start:].split("The hardest others in use")
+    assert EXAMPLES[0][0] in suspects and EXAMPLES[1][0] not in suspects
+    assert EXAMPLES[1][0] in others.split("Mined negatives")[0]
+    assert "conan-embed suspects" in suspects
+    assert "0.70 mined 0.79" in suspects
 
 
 def test_several_runs_stand_side_by_side(two):
@@ -206,7 +189,7 @@ def test_the_same_files_make_the_same_page(dynamic, tmp_path):
 
 
 def test_no_run_is_a_mistake():
-    with pytest.raises(UserError, match="no run directory was named"):
+    with pytest.raises(UserError, match="no folder was named"):
         report([])
 
 

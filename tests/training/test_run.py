@@ -19,7 +19,7 @@ from conan_embed.errors import UserError
 from conan_embed.files import read_json_lines
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.checkpoint import checkpoints
-from conan_embed.training.run import mine, train
+from conan_embed.training.run import mine, suspects, train
 
 NUM_STEPS = 8
 SHARD = "shard-00001-model-00001-of-00001.safetensors"  # of a run on one process
@@ -194,6 +194,73 @@ def test_a_run_leaves_everything_behind(recipe, base):
     model = EmbeddingModel.load(run / "model")
     assert model.widths == (12, 6, 4)
     assert np.isfinite(model.encode(SENTENCES)).all()
+
+
+def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, base):
+    """By hand: every pair is scored by the saved model, and what is suspect follows from the scores."""
+    run = train(
+        recipe(
+            data={
+                "retrieval": [
+                    {"name": "pairs", "path": str(base / "pairs.jsonl")},
+                    {"name": "given", "path": str(base / "given.jsonl"), "negatives": "given"},
+                ],
+                "classification": [{"name": "classes", "path": str(base / "classes.jsonl")}],
+            },
+            step={"too_few_negatives": "allow"},
+        )
+    )
+    written = lines(run, "hard_negatives")
+    assert {line["data_set"] for line in written} == {"pairs", "given", "classes"}
+    model = EmbeddingModel.load(run / "model")
+
+    def encode(texts, role):
+        return model.encode(texts, prompt=model.prompts[role], precision="float32")
+
+    positives = {row["query"]: row["positive"] for row in read_json_lines(base / "pairs.jsonl")}
+    for line in written:
+        if line["data_set"] == "pairs":
+            assert line["negative"] not in positives[line["query"]]
+            assert line["rank"] >= 1  # the offset
+            query = encode([line["query"]], "query")[0]
+            answers = encode(positives[line["query"]], "passage") @ query
+            assert line["positive"] == positives[line["query"]][int(answers.argmax())]
+            assert line["positive_score"] == pytest.approx(answers.max(), abs=1e-3)
+            assert line["negative_score"] == pytest.approx(
+                encode([line["negative"]], "passage")[0] @ query, abs=1e-3
+            )
+        else:
+            assert line["rank"] is line["mined_negative_score"] is line["mined_positive_score"] is None
+        near = line["negative_score"] >= line["positive_score"] - 0.05
+        mined_above = (line["mined_negative_score"] or -2) >= (line["mined_positive_score"] or 2)
+        assert line["suspect"] == (near or mined_above)
+        assert line["label"] == ""
+    gaps = [line["negative_score"] - line["positive_score"] for line in written]
+    assert gaps == sorted(gaps, reverse=True)
+
+    # The files of the run alone tell the same, and what is left out is what lies below a wider margin.
+    output, count, looked_at = suspects(run, limit=200, margin=2.0)
+    again = lines(run, "hard_negatives")
+    assert [{**line, "suspect": None} for line in again] == [{**line, "suspect": None} for line in written]
+    assert count == looked_at == len(again) == len(read_json_lines(output))
+    output, count, _ = suspects(run, run / "few.jsonl", limit=6, margin=-2.0)
+    assert len(lines(run, "hard_negatives")) == 6
+    assert read_json_lines(output) == [line for line in lines(run, "hard_negatives") if line["suspect"]]
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [
+        ("checkpoints", "not a finished run"),
+        ("checkpoints/*/negatives.safetensors", "holds no hard negatives"),
+    ],
+)
+def test_suspects_need_a_finished_run_with_hard_negatives(recipe, gone, words):
+    run = train(recipe(training={"steps": 2, "checkpoint_every": 0}))
+    (path,) = run.glob(gone)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=words):
+        suspects(run)
 
 
 def test_training_lowers_the_loss(recipe):

@@ -1,0 +1,140 @@
+"""The page of a filter output: its numbers are those of summary.json, its texts are those that were dropped."""
+
+import itertools
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_filter import HOSTILE, LEFT, PAIRS, REASONS, STAGES
+from page_parts import Page
+
+from conan_embed.errors import UserError
+from conan_embed.reporting import figures
+from conan_embed.reporting.filters import SECTIONS, bars, behind, behind_runs, read_filtered
+from conan_embed.reporting.page import report
+from conan_embed.reporting.runs import read_runs
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def copy(filtered: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(filtered, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def page(filtered: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return Page(report([filtered], tmp_path_factory.mktemp("page") / "page.html").read_text("utf-8"))
+
+
+def test_the_page_has_every_section_and_says_what_happened(page):
+    assert set(SECTIONS) <= set(page.values("id"))
+    text = " ".join(page.text.split())
+    assert "5,000 of 10,000 pairs (50%) stayed." in text
+    assert "positive_tokens (2,150), teacher_score (1,370) and near_duplicate (750)" in text
+    assert "knowledge_base (100%) kept most, 社交媒体 (10%) least" in text
+    assert "243" in text  # pairs a second
+    for name, counts in LEFT.items():  # the paper's table 1: every category after every stage
+        row = text[text.index(f"{name} {counts[0]:,} ") :]
+        assert [
+            int(n.replace(",", "")) for n in re.findall(r"[\d,]+(?![\d,.]*%)", row)[: len(counts)]
+        ] == counts
+
+
+def test_every_reason_is_there_with_its_samples_and_nothing_is_markup(page, tmp_path):
+    for _, reason, about, dropped, applied, _, samples in REASONS:
+        assert f"{reason} {about} {dropped:,}" in " ".join(page.text.split())
+        assert f"{applied:,}" in page.text
+        for query, positive, _, original in samples:
+            assert query in page.text and positive in page.text
+            assert (
+                PAIRS.get(original, ("", ""))[1] in page.text
+            )  # what a duplicate resembles stands beside it
+    assert HOSTILE in page.text
+    assert not page.tags & {"script", "img", "link", "iframe"}
+
+
+def test_each_stage_of_the_funnel_takes_from_the_one_before(filtered):
+    drawn = bars(read_filtered(filtered))
+    total = np.sum(list(LEFT.values()), axis=0)
+    assert [bar.width for bar in drawn] == pytest.approx(100 * total / total[0])
+    for before, after in itertools.pairwise(drawn):
+        assert after.width + after.lost_width == pytest.approx(before.width, abs=0.02)
+
+
+def test_lines_and_histograms_stand_where_the_numbers_are():
+    def paths(svg):
+        groups = [g for g in ElementTree.fromstring(svg).iter(f"{SVG}g") if g.get("class") == "data"]
+        found = [p for g in groups for p in g.iter(f"{SVG}path") if p.get("clip-path")]
+        return [
+            (np.array(re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", p.get("d")), float), p.get("style"))
+            for p in found
+        ]
+
+    shares = np.array([[1.0, 0.8, 0.5], [1.0, 1.0, 0.9]])
+    for size in (figures.WIDE, figures.NARROW):
+        drawn = [points[:, 1] for points, _ in paths(figures.funnel(STAGES[:3], shares, size))]
+        heights = -np.concatenate(drawn)
+        assert np.corrcoef(heights, shares.ravel())[0, 1] == pytest.approx(1, abs=1e-4)
+    counts = np.array([10, 0, 30, 40, 20])
+    svg = figures.histogram(np.linspace(0.2, 0.7, 6), counts, 0.4, "name")
+    heights = [np.ptp(points[:, 1]) for points, _ in paths(svg)]
+    assert np.array(heights) / heights[0] == pytest.approx([1, 3, 4, 2], abs=0.05)
+    kept = ["series-1" in style for _, style in paths(svg)]
+    assert kept == [False, True, True, True]  # the bin from 0.4 on is kept
+
+
+def test_a_run_tells_which_filter_its_data_come_from(filtered, dynamic, static, monkeypatch):
+    assert behind(str(filtered / "kept" / "*.parquet")) == filtered.resolve()
+    assert behind(str(filtered / "kept")) == filtered.resolve()
+    assert behind(str(filtered / "kept" / "00000.parquet")) == filtered.resolve()
+    monkeypatch.chdir(filtered.parent)
+    assert behind("干净/kept/*.parquet") == filtered.resolve()
+    assert behind(str(filtered.parent / "*.parquet")) is None
+    (found,) = behind_runs(read_runs([dynamic, static, dynamic]))  # once, however many runs
+    assert found["said"].startswith(
+        "Data set drcd_dev comes out of a filter. 5,000 of 10,000 pairs (50%) stayed."
+    )
+    assert found["bars"] == bars(read_filtered(filtered))
+
+
+def test_pairs_that_are_gone_leave_their_duplicates_alone(copy, tmp_path):
+    shutil.rmtree(copy / "kept")
+    text = Page(report([copy], tmp_path / "page.html").read_text("utf-8")).text
+    assert REASONS[4][6][0][0] in text
+    assert PAIRS[7][0] not in text
+
+
+def test_without_a_teacher_and_without_pairs_there_is_still_a_page(copy):
+    summary = json.loads((copy / "summary.json").read_text("utf-8"))
+    del summary["scores"]
+    (copy / "summary.json").write_text(json.dumps(summary), "utf-8")
+    assert "scores" not in Page(report([copy]).read_text("utf-8")).values("id")
+    nothing = dict.fromkeys(STAGES, 0)
+    summary |= {"rows": {"read": 0, "kept": 0, "dropped": 0}, "reasons": [], "sources": {}}
+    summary |= {"funnel": {"stages": STAGES, "total": nothing, "categories": {}}}
+    summary["speed"] |= {
+        "rows_per_second": 0.0,
+        "stages": {"read": {"seconds": 0.0, "rows_per_second": None}},
+    }
+    (copy / "summary.json").write_text(json.dumps(summary), "utf-8")
+    assert "There were no pairs to read." in Page(report([copy]).read_text("utf-8")).text
+
+
+def test_an_unfinished_filter_run_is_said(copy):
+    (copy / "summary.json").unlink()
+    with pytest.raises(
+        UserError, match=r"copy: this filter run is not finished .* it goes on where it stopped"
+    ):
+        report([copy])
+
+
+def test_a_filter_output_has_its_page_alone(filtered, copy, dynamic):
+    with pytest.raises(UserError, match=r"dynamic is none; a filter output has a page of its own"):
+        report([dynamic, filtered])
+    with pytest.raises(UserError, match=r"and so is .*copy; a filter output has a page of its own"):
+        report([filtered, copy])
