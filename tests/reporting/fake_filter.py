@@ -97,12 +97,12 @@ REASONS: list[tuple[str, str, str, int, int, dict[str, int], list[tuple[Any, ...
 
 def write_filter(path: Path) -> Path:
     """Write the output of a filter run; return its path."""
-    (path / "kept").mkdir(parents=True)
+    (path / "kept" / "news").mkdir(parents=True)
     (path / "dropped").mkdir()
     rows = [
         {"id": number, "query": query, "positive": positive} for number, (query, positive) in PAIRS.items()
     ]
-    pl.DataFrame(rows).write_parquet(path / "kept" / "00000.parquet")
+    pl.DataFrame(rows).write_parquet(path / "kept" / "news" / "00000.parquet")
     total = {stage: sum(counts[n] for counts in LEFT.values()) for n, stage in enumerate(STAGES)}
     edges = np.linspace(-1, 1, 41)
     middles = (edges[:-1] + edges[1:]) / 2

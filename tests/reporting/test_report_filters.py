@@ -89,11 +89,11 @@ def test_lines_and_histograms_stand_where_the_numbers_are():
 
 
 def test_a_run_tells_which_filter_its_data_come_from(filtered, dynamic, static, monkeypatch):
-    assert behind(str(filtered / "kept" / "*.parquet")) == filtered.resolve()
-    assert behind(str(filtered / "kept")) == filtered.resolve()
-    assert behind(str(filtered / "kept" / "00000.parquet")) == filtered.resolve()
+    assert behind(str(filtered / "kept" / "news" / "*.parquet")) == filtered.resolve()
+    assert behind(str(filtered / "kept" / "news")) == filtered.resolve()
+    assert behind(str(filtered / "kept" / "news" / "00000.parquet")) == filtered.resolve()
     monkeypatch.chdir(filtered.parent)
-    assert behind("干净/kept/*.parquet") == filtered.resolve()
+    assert behind("干净/kept/news/*.parquet") == filtered.resolve()
     assert behind(str(filtered.parent / "*.parquet")) is None
     (found,) = behind_runs(read_runs([dynamic, static, dynamic]))  # once, however many runs
     assert found["said"].startswith(
