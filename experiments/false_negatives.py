@@ -16,24 +16,23 @@ goes on where it stopped.
 """
 
 import argparse
-import datetime
-import json
+import functools
 import os
 import shutil
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import polars as pl
 import xxhash
+from result_file import kept, options, spread, write_result
 from safetensors.numpy import load_file
 from sklearn.metrics import ndcg_score
 
-from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.files import read_json, write_json
+from conan_embed.files import read_json
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NONE
 from conan_embed.recipes.schema import Recipe
@@ -161,46 +160,46 @@ def score(arguments: argparse.Namespace, model: EmbeddingModel) -> float:
 
 
 def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
-    """Train one arm and look at its negatives, or read its result."""
+    """Train one arm and look at its negatives."""
+    settings = recipe(arguments, source, bound, seed)
+    settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
+    watched = Watched(make_data(arguments))
+    start, after = DynamicNegatives.start.__func__, DynamicNegatives.after_step  # type: ignore[attr-defined]
+
+    def started(cls: type, *rest: Any, **named: Any) -> DynamicNegatives:
+        dynamic: DynamicNegatives = start(cls, *rest, **named)
+        watched.look(dynamic, 0)
+        return dynamic
+
+    def after_step(self: DynamicNegatives, step: int, *rest: Any) -> Any:
+        line = after(self, step, *rest)
+        if line is not None:
+            watched.look(self, step)
+        return line
+
+    with (
+        mock.patch.object(DynamicNegatives, "start", classmethod(started)),
+        mock.patch.object(DynamicNegatives, "after_step", after_step),
+    ):
+        run = train(settings, resume=False)
+    model = EmbeddingModel.load(run / "model", max_length=arguments.max_length)
+    mined = read_json(run / "mining" / "mining.json")["datasets"]["csldcp"]
+    found = {
+        "checks": watched.lines,
+        "ndcg": score(arguments, model),
+        "usable_per_query": mined["usable_per_query"],
+        "mean_positive_score": mined["mean_positive_score"],
+    }
+    shutil.rmtree(run)  # model and optimizer; what is wanted of them is in the result
+    return found
+
+
+def arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
+    """Return the result of an arm, which is trained where there is none yet."""
     name = f"{source}-{bound}-{seed}"
-    path = arguments.output / f"{name}.json"
-    if not path.exists():
-        console.rule(name)
-        settings = recipe(arguments, source, bound, seed)
-        settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
-        watched = Watched(make_data(arguments))
-        start, after = DynamicNegatives.start.__func__, DynamicNegatives.after_step  # type: ignore[attr-defined]
-
-        def started(cls: type, *rest: Any, **named: Any) -> DynamicNegatives:
-            dynamic: DynamicNegatives = start(cls, *rest, **named)
-            watched.look(dynamic, 0)
-            return dynamic
-
-        def after_step(self: DynamicNegatives, step: int, *rest: Any) -> Any:
-            line = after(self, step, *rest)
-            if line is not None:
-                watched.look(self, step)
-            return line
-
-        with (
-            mock.patch.object(DynamicNegatives, "start", classmethod(started)),
-            mock.patch.object(DynamicNegatives, "after_step", after_step),
-        ):
-            run = train(settings, resume=False)
-        model = EmbeddingModel.load(run / "model", max_length=arguments.max_length)
-        mined = read_json(run / "mining" / "mining.json")["datasets"]["csldcp"]
-        write_json(
-            path,
-            {
-                "checks": watched.lines,
-                "ndcg": score(arguments, model),
-                "usable_per_query": mined["usable_per_query"],
-                "mean_positive_score": mined["mean_positive_score"],
-            },
-        )
-        shutil.rmtree(run)  # model and optimizer; what is wanted of them is in the result
-    result: dict[str, Any] = read_json(path)
-    return result
+    train_it = functools.partial(run_arm, arguments, source, bound, seed)
+    found: dict[str, Any] = kept(arguments.output / f"{name}.json", train_it, name)
+    return found
 
 
 def shares(found: list[dict[str, Any]]) -> list[str]:
@@ -220,7 +219,7 @@ def shares(found: list[dict[str, Any]]) -> list[str]:
         f"{100 * mean(starts):.1f} %",
         f"{false} of {total:,} ({100 * false / total:.1f} %)" if total else "none replaced",
         f"{100 * mean(ends):.1f} %",
-        f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""),
+        spread(scores),
     ]
 
 
@@ -257,11 +256,7 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = options(__doc__, "runs/false-negatives", seeds=[0])
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--negatives", type=int, default=2)
     parser.add_argument(
@@ -276,15 +271,12 @@ def main() -> None:
     parser.add_argument(
         "--bounds", type=float, nargs="*", default=[0, 0.99], help="mining.below_positive; 0: none"
     )
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/false-negatives"))
-    parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
     os.nice(10)
     base = score(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
     results = {
         f"{source}, {f'below {bound} of the positive' if bound else 'no bound'}": [
-            run_arm(arguments, source, bound or None, seed) for seed in arguments.seeds
+            arm(arguments, source, bound or None, seed) for seed in arguments.seeds
         ]
         for source in arguments.sources
         for bound in arguments.bounds
@@ -292,7 +284,6 @@ def main() -> None:
     head = "| source, bound | usable ranks | false at the start | false among replacements | false in use at the end | nDCG@10 |"
     lines = [head, "|---" * 6 + "|", f"| base model | | | | | {100 * base:.2f} |"]
     lines += [f"| {arm} | {' | '.join(shares(found))} |" for arm, found in results.items()]
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     folder = make_data(arguments)
     passages = len(pl.read_parquet(folder / "corpus.parquet"))
     queries = len(pl.read_parquet(folder / "queries.parquet"))
@@ -303,28 +294,13 @@ def main() -> None:
         f"{arguments.decay}, ceiling 0.8, relative to the background; seeds {', '.join(map(str, arguments.seeds))}."
     )
     told = "Before training, the first window of the mined ranking under other bounds:"
-    text = "\n".join(
-        [
-            f"# False negatives among hard ones, {today}",
-            "",
-            what,
-            "",
-            *lines,
-            "",
-            told,
-            "",
-            *sweep(arguments),
-            "",
-        ]
+    write_result(
+        "False negatives among hard ones",
+        what,
+        [*lines, "", told, "", *sweep(arguments)],
+        {"base": base, **results},
+        arguments.write,
     )
-    print(text)
-    if arguments.write:
-        results_folder = Path(__file__).parent / "results"
-        (results_folder / f"false_negatives_{today}.md").write_text(text, encoding="utf-8")
-        raw = {"base": base, **results}
-        (results_folder / f"false_negatives_{today}.json").write_text(
-            json.dumps(raw, indent=1), encoding="utf-8"
-        )
 
 
 if __name__ == "__main__":

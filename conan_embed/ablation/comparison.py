@@ -192,7 +192,7 @@ def caption(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Return the comparison as a Markdown page: scores, differences, every task, what was seen."""
-    rows, arms = comparison["rows"], comparison["arms"]
+    arms = comparison["arms"]
     seen = ["updates", "queries", "pairs", "tokens", "replaced"]
     return "\n".join(
         [
@@ -201,10 +201,7 @@ def markdown(comparison: Comparison) -> str:
             caption(comparison),
             "",
             *score_lines(comparison),
-            *_grid(
-                ["task", *(arm["name"] for arm in arms)],
-                [[name, *map(score_text, cells)] for name, cells in rows.items() if "/" in name],
-            ),
+            *task_lines(comparison),
             *_grid(
                 ["seen (mean of the seeds)", *seen],
                 [[arm["name"], *(f"{arm['seen'][key]:,.0f}" for key in seen)] for arm in arms],
@@ -229,6 +226,14 @@ def score_lines(comparison: Comparison) -> list[str]:
             [[arms[i]["name"], *(_bold(rows[name][i]) for name in names)] for i in differing],
         ),
     ]
+
+
+def task_lines(comparison: Comparison) -> list[str]:
+    """Return a Markdown table: every task, a column for each arm."""
+    return _grid(
+        ["task", *(arm["name"] for arm in comparison["arms"])],
+        [[name, *map(score_text, cells)] for name, cells in comparison["rows"].items() if "/" in name],
+    )
 
 
 def _grid(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
