@@ -16,9 +16,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from gpu_models import MAX_LENGTH, NEGATIVES, SIZES, model_folder, rows, texts
+
+if TYPE_CHECKING:
+    from stepping import Stepping
 
 
 class Bench:
@@ -195,35 +199,20 @@ def world(bench: Bench) -> None:
 # ---------------------------------------------------------------------------------------------------- training
 
 
-def _ready_run(bench: Bench, size: str, count: int, queries: int, **training: Any) -> Any:
-    from conan_embed.recipes.schema import Recipe
-    from conan_embed.training import run
-    from conan_embed.training.memory import measure_fitting_tokens
-    from conan_embed.training.plan import Planner
-    from conan_embed.training.rankings import make_table
-    from conan_embed.training.trainee import Trainee
+def _stepping(
+    bench: Bench, size: str, count: int, queries: int, **training: Any
+) -> AbstractContextManager["Stepping"]:
+    from stepping import stepping
 
-    path = bench.folder / f"rows-{count}.parquet"
-    if not path.exists():
-        rows(count).write_parquet(path)
-    recipe = Recipe.model_validate(
-        {
-            "model": {"base": str(model_folder(size, bench.folder)), "max_length": MAX_LENGTH},
-            "data": {"retrieval": [{"name": "rows", "path": str(path), "negatives": "given"}]},
-            "step": {"queries": queries, "negatives": NEGATIVES, "sts_pairs": 0},
-            "loss": {"temperature": 0.05},
-            "training": training,
-            "cache": str(bench.folder / "cache"),
-        }
+    return stepping(
+        model_folder(size, bench.folder),
+        rows(count),
+        queries=queries,
+        negatives=NEGATIVES,
+        max_length=MAX_LENGTH,
+        device=bench.device,
+        **training,
     )
-    model = run.load_model(recipe).to(bench.device)
-    tasks = run.load_data(recipe, model)
-    table = make_table(recipe, tasks, model, bench.folder)
-    trainee = Trainee(model, recipe)
-    if bench.cuda:
-        trainee.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
-    model.train()
-    return recipe, tasks, table, Planner(tasks, recipe.step, 0), trainee
 
 
 def train(bench: Bench) -> None:
@@ -240,60 +229,51 @@ def train(bench: Bench) -> None:
 
 def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: bool) -> None:
     from conan_embed.encoder.model import compiled_graphs
-    from conan_embed.training.step import ReadyStep, make_ready, train_step
 
-    recipe, tasks, table, planner, trainee = _ready_run(bench, size, count, queries, compile=compiled)
+    with _stepping(bench, size, count, queries, compile=compiled) as run:
+        seconds: list[float] = []
+        tokens, flops = [], []
+        ahead = [run.make_ready(0)]
 
-    def ready_step(number: int) -> ReadyStep:
-        return make_ready(trainee, planner.step(number, table), recipe)
+        def look_ahead() -> None:
+            ahead.append(run.make_ready(len(seconds) + 1))
 
-    seconds, tokens, flops = [], [], []
-    ahead = [ready_step(0)]
-    began, budget = time.perf_counter(), 2.0 if bench.small else 9.0
-    while len(seconds) < 5 or (time.perf_counter() - began < budget and len(seconds) < 40):
-        started, ready, step = time.perf_counter(), ahead.pop(), len(seconds) + 1
-        result = train_step(
-            trainee,
-            ready,
-            table,
-            recipe,
-            meanwhile=lambda number=step: ahead.append(ready_step(number)),
+        began, budget = time.perf_counter(), 2.0 if bench.small else 9.0
+        while len(seconds) < 5 or (time.perf_counter() - began < budget and len(seconds) < 40):
+            started, ready = time.perf_counter(), ahead.pop()
+            result = run.step(len(seconds), ready, look_ahead)
+            seconds.append(time.perf_counter() - started)
+            tokens.append(result.tokens)
+            flops.append(SIZES[size].training_flops(run.store.lengths(ready.plan.text_ids)))
+            if len(seconds) > 3 and time.perf_counter() - began > 25:
+                break
+        taken = sum(seconds[2:])  # the first two warm up, and compile
+        say(
+            name=f"{size}, {queries} queries{', compiled' if compiled else ''}",
+            who="ours",
+            size=size,
+            queries=queries,
+            tokens_per_second=sum(tokens[2:]) / taken,
+            tflops=sum(flops[2:]) / taken / 1e12,
+            step_seconds=median(seconds[2:]),
+            peak_gb=bench.peak_gb(),
+            chunk_tokens=run.trainee.memory.chunk_tokens,
+            fitting_tokens=run.trainee.memory.fitting_tokens,
+            recompute=ready.share.recompute,
+            graphs=compiled_graphs(),
+            first_step_seconds=seconds[0],
         )
-        seconds.append(time.perf_counter() - started)
-        tokens.append(result.tokens)
-        flops.append(SIZES[size].training_flops(tasks.store.lengths(ready.plan.text_ids)))
-        if len(seconds) > 3 and time.perf_counter() - began > 25:
-            break
-    taken = sum(seconds[2:])  # the first two warm up, and compile
-    say(
-        name=f"{size}, {queries} queries{', compiled' if compiled else ''}",
-        who="ours",
-        size=size,
-        queries=queries,
-        tokens_per_second=sum(tokens[2:]) / taken,
-        tflops=sum(flops[2:]) / taken / 1e12,
-        step_seconds=median(seconds[2:]),
-        peak_gb=bench.peak_gb(),
-        chunk_tokens=trainee.memory.chunk_tokens,
-        fitting_tokens=trainee.memory.fitting_tokens,
-        recompute=ready.share.recompute,
-        graphs=compiled_graphs(),
-        first_step_seconds=seconds[0],
-    )
 
 
 def _waits(bench: Bench, size: str) -> int:
-    from conan_embed.training.step import make_ready, train_step
-
-    recipe, _, table, planner, trainee = _ready_run(bench, size, 1024, 64)
-    for number in range(2):
-        train_step(trainee, planner.step(number, table), table, recipe)
-    torch.cuda.set_sync_debug_mode("warn")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ready = make_ready(trainee, planner.step(2, table), recipe)
-        train_step(trainee, ready, table, recipe)
-    torch.cuda.set_sync_debug_mode("default")
+    with _stepping(bench, size, 1024, 64) as run:
+        for number in range(2):
+            run.step(number)
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run.step(2)
+        torch.cuda.set_sync_debug_mode("default")
     found = [w for w in caught if "synchroniz" in str(w.message)]
     for warning in found[:8]:
         print(f"  waits at {warning.filename}:{warning.lineno}", file=sys.stderr)
@@ -305,16 +285,14 @@ def profile(bench: Bench) -> None:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiling
 
-    from conan_embed.training.step import train_step
-
     size, largest = bench.argument, 8 if bench.small else 1024
-    recipe, _, table, planner, trainee = _ready_run(bench, size, largest, largest // 16 or 4)
-    for number in range(2):
-        train_step(trainee, planner.step(number, table), table, recipe)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.cuda else [])]
-    with profiling(activities=activities) as profiler:
-        train_step(trainee, planner.step(2, table), table, recipe)
-        bench.wait()
+    with _stepping(bench, size, largest, largest // 16 or 4) as run:
+        for number in range(2):
+            run.step(number)
+        with profiling(activities=activities) as profiler:
+            run.step(2)
+            bench.wait()
     key = "self_cuda_time_total" if bench.cuda else "self_cpu_time_total"
     shown = profiler.key_averages().table(sort_by=key, row_limit=25, max_name_column_width=60)
     (bench.folder / "profile.txt").write_text(shown, encoding="utf-8")

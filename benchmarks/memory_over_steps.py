@@ -29,12 +29,13 @@ def resident() -> float:
 def case(trim_every: int, steps: int) -> list[float]:
     """Return the resident memory after each step."""
     from stepping import stepping
+    from texts import triples
 
     from conan_embed.quickstart.run import bundled_model
     from conan_embed.training.memory import give_back_freed
 
     found = []
-    with stepping(str(bundled_model()), rows=512, queries=QUERIES, negatives=NEGATIVES) as ready:
+    with stepping(bundled_model(), triples(512, NEGATIVES), queries=QUERIES, negatives=NEGATIVES) as ready:
         for step in range(steps):
             ready.step(step)
             if trim_every and (step + 1) % trim_every == 0:

@@ -1,48 +1,71 @@
-"""A trainee on triples of the Python documentation, ready to make steps: what the benchmarks of training share."""
+"""A trainee on rows of queries, positives and given negatives, ready to make steps: what benchmarks of training share."""
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from texts import triples
+import polars as pl
+import torch
 
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Recipe
+from conan_embed.texts.store import TextStore
 from conan_embed.training import run
+from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.plan import Planner
 from conan_embed.training.rankings import make_table
-from conan_embed.training.step import StepResult, train_step
+from conan_embed.training.step import ReadyStep, StepResult, make_ready, train_step
 from conan_embed.training.trainee import Trainee
 
 
 @dataclass
 class Stepping:
-    """Goes from step to step over its triples."""
+    """Goes from step to step over its rows."""
 
     recipe: Recipe
     trainee: Trainee
+    store: TextStore
     planner: Planner
     table: NegativeTable | None
 
-    def step(self, number: int) -> StepResult:
+    def make_ready(self, number: int) -> ReadyStep:
         plan = self.planner.step(number, self.table)
-        return train_step(self.trainee, plan, self.table, self.recipe)
+        return make_ready(self.trainee, plan, self.recipe)
+
+    def step(
+        self, number: int, ready: ReadyStep | None = None, meanwhile: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """Make a step, which may be ready already; `meanwhile` is called while the GPU works on it."""
+        ready = ready or self.make_ready(number)
+        return train_step(self.trainee, ready, self.table, self.recipe, meanwhile=meanwhile)
 
 
 @contextlib.contextmanager
 def stepping(
-    model: str, *, rows: int, queries: int, negatives: int, max_length: int = 256, **training: Any
+    model: str | Path,
+    rows: pl.DataFrame,
+    *,
+    queries: int,
+    negatives: int,
+    max_length: int = 256,
+    device: str | torch.device = "cpu",
+    **training: Any,
 ) -> Iterator[Stepping]:
-    """Yield what makes steps of `queries` rows with `negatives` each; its files are removed at the end."""
+    """Yield what makes steps of `queries` rows with `negatives` each; its files are removed at the end.
+
+    Args:
+        rows: query, positive (a list) and negative (a list).
+        training: settings of that section of the recipe.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
-        triples(rows, negatives).write_parquet(path)
+        rows.write_parquet(path)
         recipe = Recipe.model_validate(
             {
-                "model": {"base": model, "max_length": max_length},
+                "model": {"base": str(model), "max_length": max_length},
                 "data": {"retrieval": [{"name": "rows", "path": str(path), "negatives": "given"}]},
                 "step": {"queries": queries, "negatives": negatives, "sts_pairs": 0},
                 "loss": {"temperature": 0.05},
@@ -50,9 +73,12 @@ def stepping(
                 "cache": folder,
             }
         )
-        loaded = run.load_model(recipe)
+        loaded = run.load_model(recipe).to(device)
         tasks = run.load_data(recipe, loaded)
         table = make_table(recipe, tasks, loaded, Path(folder))
+        trainee = Trainee(loaded, recipe)
+        if loaded.device.type == "cuda":
+            trainee.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
-        yield Stepping(recipe, Trainee(loaded, recipe), planner, table)
+        yield Stepping(recipe, trainee, tasks.store, planner, table)

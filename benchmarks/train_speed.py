@@ -33,8 +33,14 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
 
     from conan_embed.training.ceiling import matmul_floor_tokens_per_second
 
-    settings = {"max_length": MAX_LENGTH, "precision": precision}
-    with stepping(model, rows=ROWS, queries=batch, negatives=NEGATIVES, **settings) as ready:
+    with stepping(
+        model,
+        triples(ROWS, NEGATIVES),
+        queries=batch,
+        negatives=NEGATIVES,
+        max_length=MAX_LENGTH,
+        precision=precision,
+    ) as ready:
         times: list[float] = []
         tokens: list[float] = []
         started = time.perf_counter()
@@ -82,7 +88,7 @@ def theirs(model: str, batch: int, precision: str, dropout: bool, seconds: float
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.started = self.last = time.perf_counter()
 
-        def on_step_end(self, _arguments: Any, _state: Any, control: Any, **__: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **__: Any) -> None:
             now = time.perf_counter()
             times.append(now - self.last)
             self.last = now

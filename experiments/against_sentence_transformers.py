@@ -14,19 +14,15 @@ Arms are run one by one and kept in runs/against-st/, so that an interrupted exp
 """
 
 import argparse
-import datetime
-import json
-import sys
+import functools
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import polars as pl
+from result_file import kept, main_scores, options, spread, write_result
 
-from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.evaluation.local import evaluate
-from conan_embed.files import read_json, write_json
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.rankings import make_table
 from conan_embed.training.run import load_data, load_model, mine, train
@@ -187,23 +183,21 @@ def train_theirs(arguments: argparse.Namespace, seed: int) -> Path:
 
 
 def score(arguments: argparse.Namespace, model: Path) -> dict[str, float]:
-    loaded = EmbeddingModel.load(model, max_length=MAX_LENGTH)
-    results = evaluate(loaded, arguments.data / "eval", tasks=TASKS)
-    return {key: result["main_score"] for key, result in results["tasks"].items()}
+    return main_scores(EmbeddingModel.load(model, max_length=MAX_LENGTH), arguments.data, TASKS)
+
+
+def run_arm(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
+    """Train one arm and score it."""
+    if name == "base":
+        return score(arguments, arguments.base)
+    trained = train_theirs(arguments, seed) if name == "theirs" else train_ours(arguments, seed, name)
+    return score(arguments, trained)
 
 
 def arm(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
-    """Train and score one arm, or read its result."""
-    path = arguments.output / f"{name}-{seed}.json"
-    if not path.exists():
-        console.rule(f"{name}, seed {seed}")
-        if name == "base":
-            model = arguments.base
-        else:
-            model = train_theirs(arguments, seed) if name == "theirs" else train_ours(arguments, seed, name)
-        write_json(path, score(arguments, model))
-    found: dict[str, float] = read_json(path)
-    return found
+    """Return the scores of an arm, which is trained where there are none yet."""
+    train_it = functools.partial(run_arm, arguments, name, seed)
+    return means(kept(arguments.output / f"{name}-{seed}.json", train_it, f"{name}, seed {seed}"))
 
 
 def means(scores: dict[str, float]) -> dict[str, float]:
@@ -220,51 +214,33 @@ def table(base: dict[str, float], results: dict[str, list[dict[str, float]]]) ->
     lines = [f"| set | base | {' | '.join(results)} |", "|---|---|" + "---|" * len(results)]
     for key, value in base.items():
         cells = [f"{100 * value:.2f}"]
-        theirs = mean(scores[key] for scores in results["theirs"])
+        theirs = mean(100 * scores[key] for scores in results["theirs"])
         for name, found in results.items():
-            values = [scores[key] for scores in found]
-            spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-            against = "" if name == "theirs" else f" ({100 * (mean(values) - theirs):+.2f})"
-            cells.append(f"{100 * mean(values):.2f}{spread}{against}")
+            values = [100 * scores[key] for scores in found]
+            against = "" if name == "theirs" else f" ({mean(values) - theirs:+.2f})"
+            cells.append(f"{spread(values)}{against}")
         lines.append(f"| {key} | {' | '.join(cells)} |")
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = options(__doc__, "runs/against-st")
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=["theirs", "ours", "ours-updates"])
-    parser.add_argument("--output", type=Path, default=Path("runs/against-st"))
-    parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.arms}
-    base = means(arm(arguments, "base", 0))
+    base = arm(arguments, "base", 0)
     for seed in arguments.seeds:
         for name, found in results.items():
-            found.append(means(arm(arguments, name, seed)))
+            found.append(arm(arguments, name, seed))
     lines = table(base, results)
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     what = (
         f"{arguments.base.name}; {arguments.steps} steps of {QUERIES} queries x (1 positive + {NEGATIVES} negatives) and "
         f"{PAIRS} STS pairs; learning rate {LEARNING_RATE}, bfloat16, no dropout; {len(arguments.seeds)} seeds. "
         "theirs: sentence-transformers, two updates for each of these steps. Retrieval: nDCG@10 x 100; STS: Spearman x 100; "
         "mean ± standard deviation over the seeds (difference to theirs)."
     )
-    command = "python experiments/against_sentence_transformers.py " + " ".join(sys.argv[1:])
-    text = "\n".join([f"# Against sentence-transformers, {today}", "", what, "", *lines, ""])
-    print(command, text, sep="\n\n")
-    if arguments.write:
-        folder = Path(__file__).parent / "results"
-        (folder / f"against_sentence_transformers_{today}.md").write_text(text, encoding="utf-8")
-        raw = {"base": base, **results}
-        (folder / f"against_sentence_transformers_{today}.json").write_text(
-            json.dumps(raw, indent=1), encoding="utf-8"
-        )
+    write_result("Against sentence-transformers", what, lines, {"base": base, **results}, arguments.write)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,18 @@ not whole). Rankings are mined once. `conan-embed report RUN RUN ...` draws figu
 """
 
 import argparse
-import datetime
-import json
+import functools
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import polars as pl
+from result_file import kept, main_scores, options, spread, write_result
 
-from conan_embed.console import console
+from conan_embed.ablation.statistics import paired_differences
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.evaluation.local import evaluate
-from conan_embed.files import read_json, read_json_lines, write_json
+from conan_embed.files import read_json_lines
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.run import mine, train
 
@@ -69,6 +69,7 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
                         "corpus": str(corpus_of(arguments, name)),
                     }
                     for name, (path, _) in SETS.items()
+                    if name in arguments.sets
                 ]
             },
             "step": {
@@ -76,13 +77,14 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
                 "negatives": arguments.negatives,
                 "sts_pairs": 0,
                 "in_batch": "dataset",
+                "too_few_negatives": "allow",  # where the bound leaves less
                 **change.get("step", {}),
             },
             "loss": {"temperature": arguments.temperature},
             "mining": {
                 "depth": 100,
                 "offset": arguments.offset,
-                "below_positive": arguments.below_positive,
+                "below_positive": arguments.below_positive or None,
                 "relative": not arguments.absolute,
             },
             "negatives": {
@@ -103,96 +105,83 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
 
 
 def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
-    """Train and score one arm, or read its result."""
-    path = arguments.output / f"{arm.replace(' ', '-')}-{seed}.json"
-    if not path.exists():
-        console.rule(f"{arm}, seed {seed}")
-        settings = recipe(arguments, arm, seed)
-        if settings.step.negatives:
-            shared = mine(settings, arguments.output / "mining")  # what is there already is only read
-            settings = settings.with_rankings(shared)
-        train(settings)
-        model = EmbeddingModel.load(Path(settings.output) / "model", max_length=arguments.max_length)
-        results = evaluate(model, arguments.data / "eval", tasks=TASKS)
-        checks = read_json_lines(Path(settings.output) / "negatives.jsonl")
-        write_json(
-            path,
-            {
-                **{key: result["main_score"] for key, result in results["tasks"].items()},
-                "replaced": sum(check["replaced"] for check in checks),
-            },
-        )
-    found: dict[str, float] = read_json(path)
-    return found
+    """Train one arm and score it."""
+    settings = recipe(arguments, arm, seed)
+    if settings.step.negatives:
+        shared = mine(settings, arguments.output / "mining")  # what is there already is only read
+        settings = settings.with_rankings(shared)
+    train(settings)
+    checks = read_json_lines(Path(settings.output) / "negatives.jsonl")
+    return {
+        **score(arguments, Path(settings.output) / "model"),
+        "replaced": sum(check["replaced"] for check in checks),
+    }
 
 
-def run_base(arguments: argparse.Namespace) -> dict[str, float]:
-    """Score the model that every arm starts from, or read its result."""
-    path = arguments.output / "base.json"
-    if not path.exists():
-        model = EmbeddingModel.load(arguments.base, max_length=arguments.max_length)
-        results = evaluate(model, arguments.data / "eval", tasks=TASKS)
-        write_json(
-            path, {**{key: result["main_score"] for key, result in results["tasks"].items()}, "replaced": 0}
-        )
-    found: dict[str, float] = read_json(path)
-    return found
+def score(arguments: argparse.Namespace, model: Path) -> dict[str, float]:
+    return main_scores(EmbeddingModel.load(model, max_length=arguments.max_length), arguments.data, TASKS)
+
+
+def differences(results: dict[str, list[dict[str, float]]], arms: list[str]) -> list[str]:
+    """Return lines of a table: how far each arm lies above the first two, paired by seed."""
+    scores = {
+        task: np.array([[[100 * score[task]] for score in results[arm]] for arm in arms]) for task in TASKS
+    }
+    head = ["mean of the four sets, per seed paired", *(f"above {arm}" for arm in arms[:2])]
+    found = [paired_differences(scores, against)["average"] for against in range(len(arms[:2]))]
+    cells = [[f"{e.value:+.2f} ({e.low:+.2f} to {e.high:+.2f})" for e in estimates] for estimates in found]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + [f"| {' | '.join(row)} |" for row in zip(arms, *cells, strict=True)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=240)
+    parser = options(__doc__, "runs/dynamic-negatives")
+    parser.add_argument("--steps", type=int, default=375)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--negatives", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=160, help="queries of each data set")
-    parser.add_argument("--passages", type=int, default=2500, help="of the sets that bring no corpus")
+    parser.add_argument(
+        "--sets", nargs="*", default=["medical", "tidb"], choices=list(SETS), help="trained on"
+    )
+    parser.add_argument("--rows", type=int, default=600, help="queries of each data set")
+    parser.add_argument("--passages", type=int, default=2000, help="of the sets that bring no corpus")
     parser.add_argument("--offset", type=int, default=10, help="first ranks that are never negatives")
-    parser.add_argument("--below-positive", type=float, help="bound of a negative's score; none unless given")
-    parser.add_argument("--interval", type=int, default=20)
+    parser.add_argument(
+        "--below-positive", type=float, default=0.95, help="bound of a negative's score; 0: none"
+    )
+    parser.add_argument("--interval", type=int, default=75)
     parser.add_argument("--decay", type=float, default=1.15)
     parser.add_argument("--ceiling", type=float, default=0.8)
     parser.add_argument("--absolute", action="store_true", help="the rule on the cosines themselves")
     parser.add_argument("--temperature", type=float, default=0.02)
-    parser.add_argument("--learning-rate", type=float, default=3e-5)
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
     parser.add_argument("--max-length", type=int, default=96)
     parser.add_argument("--arms", nargs="*", default=list(ARMS))
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=Path("runs/dynamic-negatives"))
-    parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
-    results: dict[str, list[dict[str, float]]] = {
-        "base": [run_base(arguments)],
-        **{arm: [] for arm in arguments.arms},
-    }
+    base = kept(
+        arguments.output / "base.json", lambda: {**score(arguments, arguments.base), "replaced": 0}, "base"
+    )
+    results: dict[str, list[dict[str, float]]] = {"base": [base], **{arm: [] for arm in arguments.arms}}
     for seed in arguments.seeds:
         for arm in arguments.arms:
-            results[arm].append(run_arm(arguments, arm, seed))
+            path = arguments.output / f"{arm.replace(' ', '-')}-{seed}.json"
+            train_it = functools.partial(run_arm, arguments, arm, seed)
+            results[arm].append(kept(path, train_it, f"{arm}, seed {seed}"))
     lines = ["| arm | " + " | ".join(TASKS) + " | mean | replaced |", "|---|" + "---|" * (len(TASKS) + 2)]
     for arm, scores in results.items():
         cells = [[100 * score[task] for score in scores] for task in TASKS]
         cells.append([mean(100 * score[task] for task in TASKS) for score in scores])
-        shown = [f"{mean(cell):.2f}" + (f" ± {stdev(cell):.2f}" if len(cell) > 1 else "") for cell in cells]
-        lines.append(f"| {arm} | {' | '.join(shown)} | {mean(score['replaced'] for score in scores):.0f} |")
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    bound = "none" if arguments.below_positive is None else f"{arguments.below_positive} of the positive's"
+        lines.append(
+            f"| {arm} | {' | '.join(map(spread, cells))} | {mean(score['replaced'] for score in scores):.0f} |"
+        )
+    lines += ["", *differences(results, arguments.arms)]
+    bound = f"{arguments.below_positive} of the positive's" if arguments.below_positive else "none"
     what = (
         f"{arguments.base.name}; {arguments.steps} steps of {arguments.queries} queries x (1 positive + "
-        f"{arguments.negatives} negatives), temperature {arguments.temperature}, {arguments.rows} queries of each of {len(SETS)} sets; "
+        f"{arguments.negatives} negatives), temperature {arguments.temperature}, {arguments.rows} queries of each of {', '.join(arguments.sets)}; "
         f"check every {arguments.interval} steps, decay {arguments.decay}, ceiling {arguments.ceiling}, "
         f"{'on the cosines themselves' if arguments.absolute else 'relative to the background'}; bound of a negative's score: {bound}, offset {arguments.offset}; {len(arguments.seeds)} seeds; nDCG@10 x 100, mean ± standard deviation."
     )
-    text = "\n".join([f"# Dynamic hard negatives, {today}", "", what, "", *lines, ""])
-    print(text)
-    if arguments.write:
-        folder = Path(__file__).parent / "results"
-        (folder / f"dynamic_negatives_{today}.md").write_text(text, encoding="utf-8")
-        (folder / f"dynamic_negatives_{today}.json").write_text(
-            json.dumps(results, indent=1), encoding="utf-8"
-        )
+    write_result("Dynamic hard negatives", what, lines, results, arguments.write)
 
 
 if __name__ == "__main__":

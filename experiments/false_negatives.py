@@ -1,6 +1,6 @@
 """Which replaced negatives are false negatives? Counted where every relation is known, with the positive-aware bound and without.
 
-    python experiments/false_negatives.py --base MODEL --data DATA [--sources ranking bank] [--bounds 0 0.99] [--write]
+    python experiments/false_negatives.py --base MODEL --data DATA [--sources ranking bank] [--bounds 0 0.9] [--write]
 
 The set: finetune/classification/csldcp_train.parquet, abstracts of 67 disciplines; same discipline = relevant, so every
 pair of texts has a label. Half of the disciplines bring queries, one passage each that training knows as their positive,
@@ -16,31 +16,32 @@ goes on where it stopped.
 """
 
 import argparse
-import datetime
-import json
+import functools
 import os
 import shutil
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import polars as pl
+import torch
 import xxhash
+from result_file import kept, options, spread, write_result
 from safetensors.numpy import load_file
 from sklearn.metrics import ndcg_score
 
-from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.files import read_json, write_json
+from conan_embed.files import read_json
+from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NONE
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.run import mine, train
 
 SOURCES = ("static", "ranking", "bank", "remine")
-SWEEP = (None, 1.0, 0.995, 0.99, 0.98, 0.97, 0.95)
+SWEEP = (None, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)
 QUERIES, OTHERS = 4, 20  # queries of a discipline that asks; passages of one that does not
 
 
@@ -91,13 +92,18 @@ def recipe(arguments: argparse.Namespace, source: str, bound: float | None, seed
                 "sts_pairs": 0,
                 "too_few_negatives": "allow",
             },
-            "mining": {"depth": arguments.depth, "offset": arguments.offset, "below_positive": bound},
+            "mining": {
+                "depth": arguments.depth,
+                "offset": arguments.offset,
+                "below_positive": bound,
+                "relative": True,  # the cosines of E5 all lie high (docs/log.md)
+            },
             "negatives": {
                 "source": source,
                 "interval": arguments.interval,
                 "decay": arguments.decay,
                 "ceiling": 0.8,
-                "relative": True,  # the cosines of E5 all lie high (docs/log.md)
+                "relative": True,
                 "refresh": 16 if source == "bank" else 0,
             },
             "optimizer": {"learning_rate": 3e-5},
@@ -161,46 +167,46 @@ def score(arguments: argparse.Namespace, model: EmbeddingModel) -> float:
 
 
 def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
-    """Train one arm and look at its negatives, or read its result."""
+    """Train one arm and look at its negatives."""
+    settings = recipe(arguments, source, bound, seed)
+    settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
+    watched = Watched(make_data(arguments))
+    start, after = DynamicNegatives.start.__func__, DynamicNegatives.after_step  # type: ignore[attr-defined]
+
+    def started(cls: type, *rest: Any, **named: Any) -> DynamicNegatives:
+        dynamic: DynamicNegatives = start(cls, *rest, **named)
+        watched.look(dynamic, 0)
+        return dynamic
+
+    def after_step(self: DynamicNegatives, step: int, *rest: Any) -> Any:
+        line = after(self, step, *rest)
+        if line is not None:
+            watched.look(self, step)
+        return line
+
+    with (
+        mock.patch.object(DynamicNegatives, "start", classmethod(started)),
+        mock.patch.object(DynamicNegatives, "after_step", after_step),
+    ):
+        run = train(settings, resume=False)
+    model = EmbeddingModel.load(run / "model", max_length=arguments.max_length)
+    mined = read_json(run / "mining" / "mining.json")["datasets"]["csldcp"]
+    found = {
+        "checks": watched.lines,
+        "ndcg": score(arguments, model),
+        "usable_per_query": mined["usable_per_query"],
+        "mean_positive_score": mined["mean_positive_score"],
+    }
+    shutil.rmtree(run)  # model and optimizer; what is wanted of them is in the result
+    return found
+
+
+def arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
+    """Return the result of an arm, which is trained where there is none yet."""
     name = f"{source}-{bound}-{seed}"
-    path = arguments.output / f"{name}.json"
-    if not path.exists():
-        console.rule(name)
-        settings = recipe(arguments, source, bound, seed)
-        settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
-        watched = Watched(make_data(arguments))
-        start, after = DynamicNegatives.start.__func__, DynamicNegatives.after_step  # type: ignore[attr-defined]
-
-        def started(cls: type, *rest: Any, **named: Any) -> DynamicNegatives:
-            dynamic: DynamicNegatives = start(cls, *rest, **named)
-            watched.look(dynamic, 0)
-            return dynamic
-
-        def after_step(self: DynamicNegatives, step: int, *rest: Any) -> Any:
-            line = after(self, step, *rest)
-            if line is not None:
-                watched.look(self, step)
-            return line
-
-        with (
-            mock.patch.object(DynamicNegatives, "start", classmethod(started)),
-            mock.patch.object(DynamicNegatives, "after_step", after_step),
-        ):
-            run = train(settings, resume=False)
-        model = EmbeddingModel.load(run / "model", max_length=arguments.max_length)
-        mined = read_json(run / "mining" / "mining.json")["datasets"]["csldcp"]
-        write_json(
-            path,
-            {
-                "checks": watched.lines,
-                "ndcg": score(arguments, model),
-                "usable_per_query": mined["usable_per_query"],
-                "mean_positive_score": mined["mean_positive_score"],
-            },
-        )
-        shutil.rmtree(run)  # model and optimizer; what is wanted of them is in the result
-    result: dict[str, Any] = read_json(path)
-    return result
+    train_it = functools.partial(run_arm, arguments, source, bound, seed)
+    found: dict[str, Any] = kept(arguments.output / f"{name}.json", train_it, name)
+    return found
 
 
 def shares(found: list[dict[str, Any]]) -> list[str]:
@@ -220,7 +226,7 @@ def shares(found: list[dict[str, Any]]) -> list[str]:
         f"{100 * mean(starts):.1f} %",
         f"{false} of {total:,} ({100 * false / total:.1f} %)" if total else "none replaced",
         f"{100 * mean(ends):.1f} %",
-        f"{mean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""),
+        spread(scores),
     ]
 
 
@@ -244,8 +250,15 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
         "| bound | queries with enough negatives | false, offset 0 | false, offset 10 |",
         "|---" * 4 + "|",
     ]
+    model = EmbeddingModel.load(arguments.base, max_length=arguments.max_length)
+    embedded = (
+        model.encode(texts.to_list(), prompt=model.prompts[role])
+        for texts, role in ((queries["query"], "query"), (corpus["text"], "passage"))
+    )
+    background = background_cosine(*map(torch.as_tensor, embedded)).item()
+    above_Q = found["positive"] - background
     for bound in SWEEP:
-        kept_QK = found["scores"] < (np.inf if bound is None else bound * found["positive"][:, None])
+        kept_QK = found["scores"] - background < (np.inf if bound is None else bound * above_Q[:, None])
         rank_QK = np.cumsum(kept_QK, axis=1) - 1
         cells = []
         for offset in (0, 10):
@@ -257,11 +270,7 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = options(__doc__, "runs/false-negatives", seeds=[0])
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--negatives", type=int, default=2)
     parser.add_argument(
@@ -274,17 +283,14 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=48)
     parser.add_argument("--sources", nargs="*", default=list(SOURCES), choices=SOURCES)
     parser.add_argument(
-        "--bounds", type=float, nargs="*", default=[0, 0.99], help="mining.below_positive; 0: none"
+        "--bounds", type=float, nargs="*", default=[0, 0.9], help="mining.below_positive; 0: none"
     )
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--output", type=Path, default=Path("runs/false-negatives"))
-    parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
     os.nice(10)
     base = score(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
     results = {
         f"{source}, {f'below {bound} of the positive' if bound else 'no bound'}": [
-            run_arm(arguments, source, bound or None, seed) for seed in arguments.seeds
+            arm(arguments, source, bound or None, seed) for seed in arguments.seeds
         ]
         for source in arguments.sources
         for bound in arguments.bounds
@@ -292,7 +298,6 @@ def main() -> None:
     head = "| source, bound | usable ranks | false at the start | false among replacements | false in use at the end | nDCG@10 |"
     lines = [head, "|---" * 6 + "|", f"| base model | | | | | {100 * base:.2f} |"]
     lines += [f"| {arm} | {' | '.join(shares(found))} |" for arm, found in results.items()]
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     folder = make_data(arguments)
     passages = len(pl.read_parquet(folder / "corpus.parquet"))
     queries = len(pl.read_parquet(folder / "queries.parquet"))
@@ -300,31 +305,16 @@ def main() -> None:
         f"{arguments.base.name}; {queries} queries, {passages:,} passages, {arguments.hidden} hidden positives of each query "
         f"({100 * arguments.hidden / passages:.1f} % of the corpus); {arguments.steps} steps of 16 queries x (1 positive + "
         f"{arguments.negatives} negatives), depth {arguments.depth}, offset {arguments.offset}, check every {arguments.interval} steps, decay "
-        f"{arguments.decay}, ceiling 0.8, relative to the background; seeds {', '.join(map(str, arguments.seeds))}."
+        f"{arguments.decay}, ceiling 0.8, bound and scores relative to the background; seeds {', '.join(map(str, arguments.seeds))}."
     )
     told = "Before training, the first window of the mined ranking under other bounds:"
-    text = "\n".join(
-        [
-            f"# False negatives among hard ones, {today}",
-            "",
-            what,
-            "",
-            *lines,
-            "",
-            told,
-            "",
-            *sweep(arguments),
-            "",
-        ]
+    write_result(
+        "False negatives among hard ones",
+        what,
+        [*lines, "", told, "", *sweep(arguments)],
+        {"base": base, **results},
+        arguments.write,
     )
-    print(text)
-    if arguments.write:
-        results_folder = Path(__file__).parent / "results"
-        (results_folder / f"false_negatives_{today}.md").write_text(text, encoding="utf-8")
-        raw = {"base": base, **results}
-        (results_folder / f"false_negatives_{today}.json").write_text(
-            json.dumps(raw, indent=1), encoding="utf-8"
-        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The experiments on dynamic negatives, weak pairs and the ablations at a size that wants a GPU, in pieces.
+# The experiments on dynamic negatives, both stages and the ablations at a size that wants a GPU, in pieces.
 #
 #   experiments/gpu.sh BASE DATA [OUTPUT]
 #
@@ -7,12 +7,14 @@
 # pretrain/, eval/), OUTPUT keeps everything (runs/gpu). A call ends after MINUTES (9) at the latest: the run in work
 # saves a checkpoint, and the same call goes on from there. Exit status 0: all is done, tables are in OUTPUT; 75: call
 # again; else something is wrong. SMALL=1 goes through everything with a few steps, to test the scripts themselves.
+# shellcheck disable=SC2086  # settings are lists of words
 set -u
 [ $# -ge 2 ] || { sed -n '2,10p' "$0"; exit 64; }
 base=$1 data=$2 output=${3:-runs/gpu}
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+export CONAN_BASE="$base" CONAN_DATA="$data"
 end=$(($(date +%s) + ${MINUTES:-9} * 60 - 20))
 mkdir -p "$output"
 
@@ -23,34 +25,47 @@ piece() { # name, then a command: run it with what time is left, once only
     left=$((end - $(date +%s)))
     [ "$left" -gt 30 ] || { echo "$name: no time left; call again"; exit 75; }
     echo "== $name, at most $left s"
-    timeout --signal=TERM --kill-after=15 "$left" "$@" | tee "$output/$name.txt"
-    # A pipe hides the status of its first command: a finished piece is one that left its table.
-    if grep -q '^|' "$output/$name.txt"; then
-        touch "$output/$name.done"
-    elif [ $(($(date +%s) + 5)) -ge "$end" ]; then
-        echo "$name: not finished; call again"
-        exit 75
-    else
-        echo "$name: failed" >&2
-        exit 1
-    fi
+    # A pipe hides the status of its first command.
+    { timeout --signal=TERM --kill-after=15 "$left" "$@"; echo $? > "$output/$name.status"; } | tee "$output/$name.txt"
+    status=$(cat "$output/$name.status")
+    case $status in
+        0) touch "$output/$name.done" ;;
+        124 | 137) echo "$name: not finished; call again"; exit 75 ;;
+        *) echo "$name: failed with status $status" >&2; exit 1 ;;
+    esac
+}
+
+arms() { # name of the piece, then ablate or sweep, then settings
+    name=$1 command=$2
+    shift 2
+    piece "$name" "$python" -m conan_embed "$command" "$here/fine-tuning.yaml" $settings "$@" --seeds "$seeds" \
+        --output "$output/$name"
 }
 
 if [ -n "${SMALL:-}" ]; then
-    dynamic="--steps 4 --seeds 0 --rows 40 --queries 4 --interval 2 --max-length 32 --arms static ranking"
-    arms="--steps 3 --seeds 0 --rows 60 --queries 2 --max-length 24 --tasks reranking/TRECQA-en"
-    set -- "fine-tuned only" "raw pairs first" "as it is" "no dense layer"
+    seeds=0
+    tasks="reranking/TRECQA-en sts/STS13-en"
+    dynamic="--steps 4 --rows 40 --queries 4 --interval 2 --max-length 32 --arms static ranking"
+    stages="--steps 3 --fine-tuning-steps 3 --rows 60 --max-length 24 --tasks $tasks
+        --pre-training step.queries=4 --fine-tuning step.queries=4 step.sts_pairs=4 data.retrieval.1.limit=20"
+    settings="training.steps=2 model.max_length=24 step.queries=4 step.sts_pairs=4 data.retrieval.1.limit=20
+        evaluation.tasks=[reranking/TRECQA-en,sts/STS13-en]"
 else
+    seeds=0,1,2
     dynamic="--steps 2000 --queries 64 --rows 2000 --interval 50 --max-length 256"
-    arms="--steps 1000 --queries 64"
-    set --
+    stages="--steps 2000 --fine-tuning-steps 1000 --rows 60000 --max-length 256 --pre-training step.queries=512
+        --fine-tuning step.queries=64 step.negatives=7 step.sts_pairs=64 negatives.interval=50
+        data.retrieval.0.limit=null data.retrieval.1.limit=null data.retrieval.2.limit=null"
+    settings="training.steps=1024 model.max_length=256 step.queries=64 step.negatives=7 step.sts_pairs=64
+        negatives.interval=50 data.retrieval.0.limit=null data.retrieval.1.limit=null data.retrieval.2.limit=null"
 fi
-# shellcheck disable=SC2086
-piece dynamic-negatives "$python" "$here/dynamic_negatives.py" --base "$base" --data "$data" $dynamic \
+spaced=$(echo "$seeds" | tr , ' ')
+piece dynamic-negatives "$python" "$here/dynamic_negatives.py" --base "$base" --data "$data" --seeds $spaced $dynamic \
     --output "$output/dynamic-negatives"
-for kind in weak ablations; do
-    # shellcheck disable=SC2086
-    piece "$kind" "$python" "$here/weak_pairs_and_ablations.py" --base "$base" --data "$data" --only "$kind" $arms \
-        ${1:+--arms "$@"} --output "$output/arms"
-done
+piece stages "$python" "$here/stages.py" --base "$base" --data "$data" --seeds $spaced $stages --output "$output/stages"
+arms ablation ablate
+arms in-batch sweep step.in_batch=dataset,none
+arms negatives sweep step.negatives=7,3,1
+arms offset sweep mining.offset=10,0
+arms widths sweep "model.dense_width+model.widths=1792+[256,512,1024],1792+[],null+[]"
 echo "all is done: $output"

@@ -3,6 +3,8 @@
 An arm is a list of overrides over one recipe. `table_4` makes those of the paper's ablation, `grid` those of a sweep.
 The seed decides which queries and pairs a run sees in which order, separately for each task; so arms of one seed see
 the same examples in the same order, whether a step holds both tasks or one (training/plan.py).
+
+Stages of training are arms too: an arm can have a recipe of its own, and start from what another arm came to.
 """
 
 import itertools
@@ -27,17 +29,33 @@ class Arm:
         overrides: `dotted.key=value`, laid over the recipe.
         trained: False for the base model as it comes.
         values: of a sweep, the value of each varied key, as written.
+        recipe: where it is not the comparison's recipe that the arm changes, the path of its own.
+        after: the name of an earlier arm, whose model of the same seed is this one's base model.
     """
 
     name: str
     overrides: tuple[str, ...] = ()
     trained: bool = True
     values: tuple[tuple[str, str], ...] = ()
+    recipe: str | Path | None = None
+    after: str | None = None
 
     @property
     def folder(self) -> str:
         """The name as a folder can have it."""
-        return re.sub(r"[^\w.=+,-]+", "-", self.name).strip("-.") or "arm"
+        return folder_of(self.name)
+
+    @property
+    def changes(self) -> str:
+        """What sets it apart, in words."""
+        own = [] if self.recipe is None else [Path(self.recipe).name]
+        earlier = [] if self.after is None else [f"from the model of {self.after}"]
+        return ", ".join([*own, *earlier, *self.overrides]) or "the recipe as it is"
+
+
+def folder_of(name: str) -> str:
+    """Return the name of an arm as a folder can have it."""
+    return re.sub(r"[^\w.=+,-]+", "-", name).strip("-.") or "arm"
 
 
 def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:

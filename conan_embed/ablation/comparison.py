@@ -95,8 +95,9 @@ def compare(
 
     Returns:
         a dictionary fit for JSON, scores as fractions of one: `seeds`, `against` (a name), `level` of the intervals,
-        `arms` (name, overrides, values, what was seen) and `rows`: by task or average, a list with `mean`, `spread`
-        (standard deviation over seeds, None of one), `by_seed`, `difference`, `low`, `high` and `clear` of each arm.
+        `arms` (name, overrides, changes in words, values, what was seen) and `rows`: by task or average, a list with
+        `mean`, `spread` (standard deviation over seeds, None of one), `by_seed`, `difference`, `low`, `high` and
+        `clear` of each arm.
     """
     tasks = list(results[0][0]["scores"])
     estimates = paired_differences({task: _items(results, task) for task in tasks}, against)
@@ -121,6 +122,7 @@ def compare(
             {
                 "name": arm.name,
                 "overrides": list(arm.overrides),
+                "changes": arm.changes,
                 "values": dict(arm.values),
                 "seen": _mean_seen(of_arm),
             }
@@ -189,40 +191,55 @@ def caption(comparison: Comparison) -> str:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the comparison as a Markdown page: scores, differences, what was seen, and every task."""
-    rows, names = comparison["rows"], shown_rows(comparison)
-    seen = ["updates", "queries", "pairs", "tokens", "replaced"]
-    lines = [f"# {comparison.get('title', 'Arms')}", "", caption(comparison), ""]
-
-    def put(headings: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-        lines.append(f"| {' | '.join(headings)} |")
-        lines.append("|---" * len(headings) + "|")
-        lines.extend(f"| {' | '.join(cells)} |" for cells in body)
-        lines.append("")
-
+    """Return the comparison as a Markdown page: scores, differences, every task, what was seen."""
     arms = comparison["arms"]
-    put(
-        ["arm", *names],
-        [[arm["name"], *(score_text(rows[name][i]) for name in names)] for i, arm in enumerate(arms)],
-    )
-    put(
-        [f"difference from {comparison['against']}", *names],
+    seen = ["updates", "queries", "pairs", "tokens", "replaced"]
+    return "\n".join(
         [
-            [arm["name"], *(_bold(rows[name][i]) for name in names)]
-            for i, arm in enumerate(arms)
-            if arm["name"] != comparison["against"]
-        ],
+            f"# {comparison.get('title', 'Arms')}",
+            "",
+            caption(comparison),
+            "",
+            *score_lines(comparison),
+            *task_lines(comparison),
+            *_grid(
+                ["seen (mean of the seeds)", *seen],
+                [[arm["name"], *(f"{arm['seen'][key]:,.0f}" for key in seen)] for arm in arms],
+            ),
+            *(f"- {arm['name']}: {arm['changes']}" for arm in arms),
+            "",
+        ]
     )
-    put(
-        ["task", *(arm["name"] for arm in arms)],
-        [[name, *map(score_text, cells)] for name, cells in rows.items() if "/" in name],
+
+
+def score_lines(comparison: Comparison) -> list[str]:
+    """Return two Markdown tables: average and types of every arm, and their differences."""
+    rows, names, arms = comparison["rows"], shown_rows(comparison), comparison["arms"]
+    differing = [i for i, arm in enumerate(arms) if arm["name"] != comparison["against"]]
+    return [
+        *_grid(
+            ["arm", *names],
+            [[arm["name"], *(score_text(rows[name][i]) for name in names)] for i, arm in enumerate(arms)],
+        ),
+        *_grid(
+            [f"difference from {comparison['against']}", *names],
+            [[arms[i]["name"], *(_bold(rows[name][i]) for name in names)] for i in differing],
+        ),
+    ]
+
+
+def task_lines(comparison: Comparison) -> list[str]:
+    """Return a Markdown table: every task, a column for each arm."""
+    return _grid(
+        ["task", *(arm["name"] for arm in comparison["arms"])],
+        [[name, *map(score_text, cells)] for name, cells in comparison["rows"].items() if "/" in name],
     )
-    put(
-        ["seen (mean of the seeds)", *seen],
-        [[arm["name"], *(f"{arm['seen'][key]:,.0f}" for key in seen)] for arm in arms],
-    )
-    changes = [f"- {arm['name']}: {', '.join(arm['overrides']) or 'the recipe as it is'}" for arm in arms]
-    return "\n".join([*lines, *changes, ""])
+
+
+def _grid(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, and an empty one."""
+    lines = [headings, ["---"] * len(headings), *body]
+    return [*(f"| {' | '.join(cells)} |" for cells in lines), ""]
 
 
 def _bold(cell: Mapping[str, Any]) -> str:

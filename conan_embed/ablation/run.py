@@ -10,9 +10,14 @@ OUTPUT/
 An arm is scored once, at its last step (never at its best: that would be chosen on the very sets that it is scored on),
 on the recipe's evaluation sets. An arm that was interrupted goes on from its newest checkpoint. An arm whose recipe
 is another than that of its earlier start is refused before anything runs.
+
+Under torchrun all processes train each arm together, and the first scores it and writes. Side by side, each arm has a
+process of its own, which does not outlive the one that started it: it saves a checkpoint and leaves. A run directory
+is locked while somebody works there, so that the same command can be given again at once.
 """
 
 import contextlib
+import fcntl
 import itertools
 import json
 import multiprocessing
@@ -22,7 +27,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -33,7 +38,7 @@ import torch
 import xxhash
 import yaml
 
-from conan_embed.ablation.arms import Arm
+from conan_embed.ablation.arms import Arm, folder_of
 from conan_embed.console import console, progress_bar
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
@@ -42,6 +47,7 @@ from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.schema import Evaluation, Recipe, differences, load_recipe
 from conan_embed.training import processes
+from conan_embed.training.loop import stop_requested
 from conan_embed.training.run import load_model, mine, train
 
 # Settings that do not change what an arm comes to.
@@ -53,7 +59,8 @@ _MAY_DIFFER = (
     "training.checkpoint_every",
     "training.keep",
 )
-_LOOK_EVERY = 1.0  # seconds between two looks whether the parent process is still there
+_LOOK_EVERY = 1.0  # seconds between two looks whether to stop, and between two requests to
+_context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,19 @@ class Job:
 
     Attributes:
         recipe: with seed and output set; the output is the run directory.
-        rankings: folder of its mined rankings, or None where it needs none.
+        rankings: folder of rankings that it shares with other arms, or None: it needs none, or mines its own.
+        after: result of the job whose model it starts from, or None.
     """
 
     arm: Arm
     seed: int
     recipe: Recipe
     rankings: Path | None
+    after: Path | None
+
+    @property
+    def ready(self) -> bool:
+        return self.after is None or self.after.exists()
 
     @property
     def run(self) -> Path:
@@ -111,19 +124,17 @@ def run_arms(
     """
     if processes.world_size() > 1 and jobs > 1:
         raise UserError("--jobs: found more than 1 under torchrun; expected one or the other.")
+    for number, arm in enumerate(arms):
+        assert arm.after is None or arm.after in [other.name for other in arms[:number] if other.trained]
     planned = [
         [_job(source, overrides, arm, seed, output) for seed in (seeds if arm.trained else seeds[:1])]
         for arm in arms
     ]
     every = list(itertools.chain.from_iterable(planned))
-    for job in every:
-        _check_unchanged(job)
-    folder = every[0].recipe.evaluation.folder
-    if folder is None:
-        raise UserError(
-            f"{source}: evaluation.folder: not set; expected the sets on which arms are compared."
-        )
-    select(discover(folder), every[0].recipe.evaluation.tasks)  # a wrong name is said now, not after training
+    if processes.is_first():  # on another node the folders may not be there
+        _check_evaluation(source, every)
+        for job in every:
+            _check_unchanged(job)
     pending = processes.from_first([job for job in every if not job.result.exists()])
     pending.sort(key=lambda job: list(seeds).index(job.seed))  # a whole table of the first seed comes first
     if processes.is_first():
@@ -138,17 +149,58 @@ def run_arms(
             if processes.is_first():
                 console.rule(f"{job} ({number} of {len(pending)})")
             run_job(job)
-    results = [[read_json(job.result) for job in of_arm] for of_arm in planned]
-    return [found if arm.trained else found * len(seeds) for arm, found in zip(arms, results, strict=True)]
+    results = (
+        [[read_json(job.result) for job in of_arm] for of_arm in planned] if processes.is_first() else []
+    )
+    return [
+        found if arm.trained else found * len(seeds)
+        for arm, found in zip(arms, processes.from_first(results), strict=True)
+    ]
 
 
 def _job(source: str | Path, overrides: Sequence[str], arm: Arm, seed: int, output: Path) -> Job:
-    own = [f"training.seed={seed}", f"output={output / arm.folder / f'seed-{seed}'}"]
-    recipe = load_recipe(source, [*overrides, *arm.overrides, *own])
+    own = [f"training.seed={seed}", f"output={_run_folder(output, arm.name, seed)}"]
+    after = None
+    if arm.after is not None:
+        earlier = _run_folder(output, arm.after, seed)
+        own.append(f"model.base={earlier / 'model'}")
+        after = earlier.with_name(f"{earlier.name}.json")
+    if arm.recipe is None:
+        recipe = load_recipe(source, [*overrides, *arm.overrides, *own])
+    else:
+        recipe = load_recipe(arm.recipe, [*arm.overrides, *own])
     rankings = None
-    if arm.trained and recipe.step.queries and recipe.step.negatives and _mined_sets(recipe):
+    if (
+        arm.trained
+        and arm.after is None  # else nobody shares its model, which is not there yet
+        and recipe.step.queries
+        and recipe.step.negatives
+        and _mined_sets(recipe)
+    ):
         rankings = output / f"mining-{_mining_key(recipe)}"
-    return Job(arm, seed, recipe, rankings)
+    return Job(arm, seed, recipe, rankings, after)
+
+
+def _run_folder(output: Path, arm: str, seed: int) -> Path:
+    return output / folder_of(arm) / f"seed-{seed}"
+
+
+def _check_evaluation(source: str | Path, every: Sequence[Job]) -> None:
+    """A wrong name is said now, not after training."""
+    first = every[0].recipe.evaluation
+    if first.folder is None:
+        raise UserError(
+            f"{source}: evaluation.folder: not set; expected the sets on which arms are compared."
+        )
+    for job in every:
+        for key in ("folder", "tasks"):
+            here, there = getattr(first, key), getattr(job.recipe.evaluation, key)
+            if here != there:
+                raise UserError(
+                    f"{source}: evaluation.{key}: found {here} for {every[0].arm.name} and {there} for "
+                    f"{job.arm.name}; expected the same sets for all arms, which are compared on them."
+                )
+    select(discover(first.folder), first.tasks)
 
 
 def _mined_sets(recipe: Recipe) -> list[str]:
@@ -191,6 +243,32 @@ def _mine_once(pending: Sequence[Job]) -> None:
 
 def run_job(job: Job) -> None:
     """Train one arm with one seed and score it; write its result."""
+    with _locked(job):
+        if not processes.from_first(job.result.exists()):
+            _train_and_score(job)
+
+
+@contextlib.contextmanager
+def _locked(job: Job) -> Iterator[None]:
+    """Work in the run directory alone: one who lost his parent may still be saving there."""
+    lock = None
+    if processes.is_first():
+        job.run.mkdir(parents=True, exist_ok=True)
+        lock = os.open(job.run, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print(f"{job}: another process works in {job.run}; waiting until it has ended")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    processes.wait_for_all()
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _train_and_score(job: Job) -> None:
     started = time.time()
     if job.arm.trained:
         recipe = job.recipe if job.rankings is None else job.recipe.with_rankings(job.rankings)
@@ -235,25 +313,28 @@ def _seen(job: Job) -> dict[str, int]:
 
 
 def _side_by_side(pending: Sequence[Job], jobs: int) -> None:
-    """Run `jobs` arms at a time; the first that fails ends the others, which save a checkpoint first."""
-    context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
+    """Run `jobs` arms at a time; the first that fails, or a request to stop, ends the others with a checkpoint."""
     threads = max(1, torch.get_num_threads() // jobs)
     waiting, running = list(pending), dict[int, tuple[BaseProcess, Job]]()
     free = list(range(jobs))
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_requested())
         bar = stack.enter_context(progress_bar())
         task = bar.add_task("arms", total=len(pending), note="")
         stack.callback(_end, running)
         while waiting or running:
-            while waiting and free:
-                place, job = free.pop(0), waiting.pop(0)
-                process: BaseProcess = context.Process(
-                    target=_in_process, args=(job, place, threads, os.getpid()), daemon=True
+            while free and (job := next((job for job in waiting if job.ready), None)) is not None:
+                waiting.remove(job)
+                place = free.pop(0)
+                process: BaseProcess = _context.Process(
+                    target=_in_process, args=(job, place, threads), daemon=True
                 )
                 process.start()
                 running[place] = process, job
             bar.update(task, note="; ".join(str(job) for _, job in running.values()))
-            wait([process.sentinel for process, _ in running.values()])
+            wait([process.sentinel for process, _ in running.values()], timeout=_LOOK_EVERY)
+            if stop.is_set():
+                raise UserError("stopped on request; the same command goes on from the checkpoints.")
             for place, (process, job) in list(running.items()):
                 if process.exitcode is None:
                     continue
@@ -272,8 +353,9 @@ def _end(running: dict[int, tuple[BaseProcess, Job]]) -> None:
         process.join()
 
 
-def _in_process(job: Job, place: int, threads: int, parent: int) -> None:
-    """What one of the processes side by side does; its words go to the job's log. It does not outlive `parent`."""
+def _in_process(job: Job, place: int, threads: int) -> None:
+    """What one of the processes side by side does; its words go to the job's log."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     for stream in (1, 2):
@@ -281,7 +363,6 @@ def _in_process(job: Job, place: int, threads: int, parent: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         os.environ["LOCAL_RANK"] = str(place % torch.cuda.device_count())
-    threading.Thread(target=_leave_with_parent, args=(parent,), daemon=True).start()
     try:
         run_job(job)
     except UserError as error:
@@ -289,10 +370,14 @@ def _in_process(job: Job, place: int, threads: int, parent: int) -> None:
         sys.exit(2)
 
 
-def _leave_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
+def _leave_with_parent() -> None:
+    """End this process soon after the one that started it, in whatever way that one ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    while True:  # more than once: the loop may just have looked for the last time
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_LOOK_EVERY)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _last_line(log: Path) -> str:

@@ -44,7 +44,7 @@ def write_page(comparison: Mapping[str, Any], output: Path) -> None:
             {
                 "name": arm["name"],
                 "seen": [f"{value:,.0f}" for value in arm["seen"].values()],
-                "overrides": ", ".join(arm["overrides"]) or "the recipe as it is",
+                "changes": arm["changes"],
             }
             for arm in comparison["arms"]
         ],

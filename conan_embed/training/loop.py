@@ -75,7 +75,7 @@ class Loop:
                 self._evaluate()
             elif processes.is_first() and self.progress.step < self.num_steps:
                 self._take_up_best()
-            with _stop_requested() as stop, progress_bar() as bar:
+            with stop_requested() as stop, progress_bar() as bar:
                 bar.disable = bar.disable or not processes.is_first()
                 task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
                 said = _SaidInLog(self.progress.step, self.num_steps)
@@ -272,7 +272,9 @@ class _SaidInLog:
             console.print(f"step {step} of {self.total}  {note}  {time_left} left", soft_wrap=True)
 
 
-class _Flag:
+class Flag:
+    """Set from a signal handler, which must take no lock (as threading.Event does)."""
+
     def __init__(self) -> None:
         self._set = False
 
@@ -284,12 +286,12 @@ class _Flag:
 
 
 @contextlib.contextmanager
-def _stop_requested() -> Iterator[_Flag]:
-    """Turn SIGTERM (pre-emption) and Ctrl-C into a flag that the loop reads between two steps.
+def stop_requested() -> Iterator[Flag]:
+    """Turn SIGTERM (pre-emption) and Ctrl-C into a flag that is read between two steps, or two runs.
 
     A second Ctrl-C stops at once. (A second SIGTERM does not: batch systems and torchrun both send one.)
     """
-    flag = _Flag()
+    flag = Flag()
     before: dict[signal.Signals, Any] = {}
 
     def requested(number: int, _: Any) -> None:

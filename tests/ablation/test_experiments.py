@@ -1,7 +1,9 @@
-"""Every command of experiments/README.md: its recipe is one, and so is that of each of its arms."""
+"""Every command of experiments/README.md: its recipe is one, and so is that of each of its arms; stages.py's too."""
 
+import importlib
 import re
 import shlex
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,39 @@ def test_all_arms_are_recipes(command, rest, monkeypatch):
 def test_every_question_and_every_recipe_is_there():
     assert re.findall(r"^\| (\d) \|", README, re.MULTILINE) == list("12345678")
     assert {FOLDER.parent / rest.split()[0] for _, rest in COMMANDS} == set(FOLDER.glob("*.yaml"))
+
+
+def test_arms_of_stages_differ_in_what_is_asked_about(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("CONAN_DATA", "/the/data")
+    stages = importlib.import_module("stages")
+    arguments = Namespace(
+        output=tmp_path, steps=7, max_length=96, tasks=["sts"], pre_training=["step.queries=32"]
+    )
+    arms = stages.make_arms(arguments, Path("raw"), Path("filtered"))
+    names = [arm.name for arm in arms]
+    assert all(arm.after is None or arm.after in names[:number] for number, arm in enumerate(arms))
+    assert {name for asked in stages.QUESTIONS.values() for name in asked} == set(names)
+
+    recipes = {arm.name: load_recipe(arm.recipe) for arm in arms if arm.recipe}
+    weights = {
+        name: {data.name: data.weight for data in recipe.data.retrieval} for name, recipe in recipes.items()
+    }
+    shares = {name: found.get(stages.PROMPTS, 0) / sum(found.values()) for name, found in weights.items()}
+    assert shares == pytest.approx(
+        {"pre-trained": 0.12, "raw pairs": 0.12, "0 % prompts": 0.0, "30 % prompts": 0.3}
+    )
+    assert weights["raw pairs"] == weights["pre-trained"]
+    assert all(
+        Path(data.path).parent == Path("raw" if name == "raw pairs" else "filtered")
+        for name, recipe in recipes.items()
+        for data in recipe.data.retrieval
+    )
+    # The others keep their shares among themselves.
+    others = [
+        {name: weight for name, weight in found.items() if name != stages.PROMPTS}
+        for found in weights.values()
+    ]
+    assert all(found == others[0] for found in others)
+    rest = [recipe.model_dump(exclude={"data"}) for recipe in recipes.values()]
+    assert all(found == rest[0] for found in rest) and rest[0]["training"]["steps"] == 7

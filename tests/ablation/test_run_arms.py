@@ -1,16 +1,27 @@
 """Whole comparisons of a tiny model: what they leave, how they go on, and that how they run does not matter."""
 
+import fcntl
 import itertools
 import json
+import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import yaml
 from tiny_models import make_tiny_model
+from training.disturbed import run_world
 
 import conan_embed.ablation.run as run_module
 import conan_embed.training.loop as loop_module
-from conan_embed.ablation.comparison import ablate, sweep
+from conan_embed.ablation.arms import Arm
+from conan_embed.ablation.comparison import ablate, run_and_compare, sweep
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines
 
@@ -148,9 +159,15 @@ def test_finished_arms_are_not_run_again_and_changed_ones_are_refused(whole, pro
         ablate(project / "recipe.yaml", seeds=[0], against="vanila")
 
 
-def test_side_by_side_comes_to_the_same_and_a_failure_is_said(project, tmp_path, monkeypatch):
+@pytest.fixture
+def forking(monkeypatch):
+    """Processes side by side that come from a server which has made the slow imports."""
+    monkeypatch.setattr(run_module, "_context", multiprocessing.get_context("forkserver"))
+
+
+@pytest.mark.usefixtures("forking")
+def test_side_by_side_comes_to_the_same_and_a_failure_is_said(project, tmp_path):
     settings = ["loss.temperature=0.02,0.2", "training.steps=2"]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     both = [
         sweep(project / "recipe.yaml", settings, seeds=[0], output=tmp_path / name, jobs=jobs)
         for name, jobs in (("one", 1), ("two", 2))
@@ -167,11 +184,152 @@ def test_side_by_side_comes_to_the_same_and_a_failure_is_said(project, tmp_path,
         sweep(project / "recipe.yaml", settings, seeds=[0], output=broken, jobs=2)
 
 
-def test_no_evaluation_sets_is_said_before_anything_runs(project, tmp_path):
-    with pytest.raises(UserError, match=r"evaluation\.folder"):
-        sweep(
-            project / "recipe.yaml",
-            ["loss.beta=0.1,0.2", "evaluation.folder=null"],
-            seeds=[0],
-            output=tmp_path / "none",
+def test_processes_of_one_group_train_every_arm_together(whole, project, tmp_path):
+    """Killed in the midst of an arm and started again, two processes come to what one came to."""
+    output, said = tmp_path / "arms", tmp_path / "stderr.txt"
+    command = ["ablate", str(project / "recipe.yaml"), "--seeds", "0", "--output", str(output)]
+    assert run_world(2, command, said, (1, 5, "kill")) == [1, -9], said.read_text()
+    assert set(scores(output)) == {"base/seed-0.json"}
+    files = [output / "base/seed-0.json", *output.glob("mining-*/*")]
+    times = [path.stat().st_mtime_ns for path in files]
+    assert run_world(2, command, said) == [0, 0], said.read_text()
+    text = said.read_text()
+    for words in (
+        "0 of 5 runs are there already",
+        "1 of 5 runs are there already",
+        "resumed at step 4 of 16",
+    ):
+        assert text.count(words) == 1
+    assert [path.stat().st_mtime_ns for path in files] == times and len(files) > 2
+    assert set(scores(output)) == {name for name in scores(whole[0]) if "seed-0" in name}
+    for arm in ARMS[1:]:
+        assert read_json(output / arm / "seed-0/run.json")["processes"] == 2
+        here, there = (
+            [line["loss"] for line in read_json_lines(folder / arm / "seed-0/metrics.jsonl")]
+            for folder in (output, whole[0])
         )
+        assert here == pytest.approx(there, rel=1e-4)
+    assert read_json(output / "results.json")["rows"].keys() == whole[1]["rows"].keys()
+    assert not list(output.glob("*/*/checkpoints"))
+    assert run_world(2, [*command, "--jobs", "2"], said) == [2, 2]
+    assert said.read_text().count("under torchrun") == 1
+
+
+STEPS = 150
+LONG = ["optimizer.learning_rate=1e-3,2e-3", f"training.steps={STEPS}", "training.checkpoint_every=0"]
+
+
+def until(condition, what, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_who_loses_the_parent_saves_and_leaves_and_the_command_goes_on(project, tmp_path, forking):
+    """The parent of two arms side by side is killed outright, then asked to stop; the third start comes to the end."""
+    output = tmp_path / "disturbed"
+    runs = [output / f"learning_rate={rate}/seed-0" for rate in ("1e-3", "2e-3")]
+
+    def steps():
+        return [len(read_json_lines(run / "metrics.jsonl")) for run in runs]
+
+    def saved():
+        return [sorted(int(path.name[5:]) for path in run.glob("checkpoints/step-*"))[-1:] for run in runs]
+
+    command = ["sweep", str(project / "recipe.yaml"), *LONG, "--seeds", "0", "--jobs", "2", "-o", str(output)]
+    parent = subprocess.Popen([sys.executable, "-m", "conan_embed", *command])
+    until(lambda: all(steps()), "both arms have begun")
+    left = children(parent.pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left), "no child goes on alone", 30)
+    assert len(left) >= 2
+    assert not scores(output)
+    first = saved()
+    assert first == [[count] for count in steps()] and all(count < STEPS for (count,) in first)
+
+    def ask():
+        until(lambda: all(now > then for now, (then,) in zip(steps(), first, strict=True)), "both go on")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with pytest.raises(UserError, match="stopped on request"):
+        sweep(project / "recipe.yaml", LONG, seeds=[0], output=output, jobs=2)
+    asking.join()
+    assert not multiprocessing.active_children()
+    assert saved() == [[count] for count in steps()]
+    assert not scores(output)
+
+    sweep(project / "recipe.yaml", LONG, seeds=[0], output=output, jobs=2)
+    for (count,), run in zip(first, runs, strict=True):
+        assert f"resumed at step {count} of {STEPS}" in run.with_suffix(".log").read_text()
+    sweep(project / "recipe.yaml", LONG, seeds=[0], output=tmp_path / "undisturbed")
+    assert scores(output) == scores(tmp_path / "undisturbed")
+
+
+def test_nobody_works_in_a_run_directory_that_another_process_still_works_in(whole, project, tmp_path):
+    output = tmp_path / "held"
+    shutil.copytree(whole[0], output)
+    result = output / "CBB/seed-0.json"
+    result.rename(tmp_path / "result.json")
+    lock = os.open(output / "CBB/seed-0", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    trained = (output / "CBB/seed-0/model/model.safetensors").stat().st_mtime_ns
+    second = threading.Thread(
+        target=ablate, args=(project / "recipe.yaml",), kwargs={"seeds": [0, 1], "output": output}
+    )
+    second.start()
+    second.join(1.0)
+    assert second.is_alive()
+    (tmp_path / "result.json").rename(result)  # the first comes to its end
+    os.close(lock)
+    second.join(60)
+    assert not second.is_alive()
+    assert (output / "CBB/seed-0/model/model.safetensors").stat().st_mtime_ns == trained
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.usefixtures("forking")
+def test_an_arm_starts_from_what_another_came_to(project, tmp_path, jobs):
+    """Stages of training as arms: a recipe of its own for one, and the model of one as base of the next."""
+    first = yaml.safe_load((project / "recipe.yaml").read_text())
+    first["step"] = {"queries": 4, "negatives": 0, "sts_pairs": 0}
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(first))
+    two, four = ("training.steps=2",), ("training.steps=4",)
+    arms = [
+        Arm("second only", two),
+        Arm("first", four, recipe=tmp_path / "first.yaml"),
+        Arm("both", two, after="first"),
+    ]
+    output = tmp_path / "stages"
+    source = project / "recipe.yaml"
+    found = run_and_compare(source, (), arms, [0, 1], output, against=None, jobs=jobs)
+    assert [arm["seen"]["updates"] for arm in found["arms"]] == [2, 4, 2]
+    assert [arm["seen"]["pairs"] for arm in found["arms"]] == [8, 0, 8]
+    for seed in ("seed-0", "seed-1"):
+        base = yaml.safe_load((output / f"both/{seed}.yaml").read_text())["model"]["base"]
+        assert base == str(output / "first" / seed / "model")
+        # A ranking by the model it starts from, not the one that others share.
+        assert (output / "both" / seed / "mining/mining.json").exists()
+    alone = [f"model.base={base}", "training.steps=2,3", "training.seed=1"]
+    sweep(source, alone, seeds=[1], output=tmp_path / "alone")
+    assert scores(tmp_path / "alone")["steps=2/seed-1.json"] == scores(output)["both/seed-1.json"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["loss.beta=0.1,0.2", "evaluation.folder=null"], r"evaluation\.folder: not set"),
+        (["evaluation.tasks=[sts],[retrieval]"], r"found \['sts'\] for .* and \['retrieval'\] for"),
+    ],
+)
+def test_no_or_different_evaluation_sets_are_said_before_anything_runs(project, tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        sweep(project / "recipe.yaml", settings, seeds=[0], output=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
