@@ -136,7 +136,7 @@ def may_resemble(one: str, two: str, threshold: float) -> str:
     Args:
         one, two: names of tables with `grams` and SKETCH.
     """
-    different = " + ".join(f"bit_count(xor({one}.{word}, {two}.{word}))" for word in SKETCH)
+    different = " + ".join(f"bit_count(xor({one}.{word}, {two}.{word}))::integer" for word in SKETCH)
     most = (1 - threshold) / (1 + threshold)
     # The thousandth is for rounding, where the similarity is the threshold itself.
     return f"{different} <= ({one}.grams + {two}.grams) * {most!r}::double + 0.001"
