@@ -9,7 +9,7 @@ import polars as pl
 
 from conan_embed.errors import UserError
 from conan_embed.filtering.duplicates import GRAM, SIDES, keys, plain, signatures
-from conan_embed.filtering.measures import jaccard
+from conan_embed.filtering.measures import grams, jaccard
 from conan_embed.filtering.normalise import normalise_texts
 from conan_embed.filtering.readers import source_files
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
@@ -41,14 +41,14 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
     every = pl.concat(texts).drop_nulls().unique(maintain_order=True)
     if normal.enabled:
         every = normalise_texts(every, normal)
-    bare = every.to_frame("text").select(plain(pl.col("text")))
+    bare = plain(every).to_frame("text")
     bare = bare.filter(pl.col("text").str.len_chars() >= setting.minimum_characters)
     return bare.with_columns(keys(bare["text"]).alias("key")).unique("key", maintain_order=True)
 
 
 def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:
     """Add the bands to the evaluation texts, cut as the recipe cuts those of the pairs."""
-    bands = signatures(texts["text"], cut.bands, cut.rows)
+    bands = signatures(*grams(texts["text"], GRAM), cut.bands, cut.rows)
     return texts.hstack([pl.Series(f"band_{i}", bands[:, i]) for i in range(cut.bands)])
 
 
@@ -79,10 +79,9 @@ def resemblance(
             near.filter(side=number).join(pairs.select("id", own=side), on="id")
             for number, side in enumerate(SIDES)
         ]
-        both = pl.concat(own).with_columns(plain(pl.col("own")))
-        both = both.with_columns(
-            pl.Series("similarity", jaccard(both["own"], both["text"], GRAM), dtype=pl.Float64)
-        )
+        both = pl.concat(own)
+        similarity = jaccard(plain(both["own"]), both["text"], GRAM)
+        both = both.with_columns(pl.Series("similarity", similarity, dtype=pl.Float64))
         found.append(
             both.filter(pl.col("similarity") >= setting.threshold).select("side", "key", "similarity")
         )

@@ -81,7 +81,7 @@ def run_step(
     """
     if not shards:
         return
-    # One thread of polars and rensa a worker: the shards are the parallelism. Read when a worker process
+    # One thread of polars a worker: the shards are the parallelism. Read when a worker process
     # starts.
     for name in ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(name, "1")

@@ -21,7 +21,8 @@ REPEAT_GRAM = 8  # characters; shorter repeats are ordinary language in Chinese
 _LONG = (
     512  # grams; of a longer text a quarter is looked at, chosen by their hashes, so repeats stay together
 )
-_CHUNK_CHARACTERS = 1 << 18  # keeps the working arrays in the cache
+_PART_CHARACTERS = 1 << 21  # decoded at a time
+_CHUNK_CHARACTERS = 1 << 16  # worked on at a time: keeps the arrays in the cache
 
 
 @cache
@@ -57,15 +58,29 @@ def code_points(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     return points_C, offsets
 
 
-def _chunks(texts: pl.Series) -> Iterator[tuple[int, int]]:
-    """Yield row ranges of about `_CHUNK_CHARACTERS` characters each (a longer text is a range of its own)."""
-    ends = texts.str.len_chars().cast(pl.Int64).cum_sum().to_numpy()
+def chunks(sizes: np.ndarray, most: int) -> Iterator[slice]:
+    """Yield row ranges whose sizes sum up to about `most` (a larger row is a range of its own)."""
+    ends = np.cumsum(sizes)
     start = 0
-    while start < len(texts):
+    while start < len(sizes):
         done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + _CHUNK_CHARACTERS, side="right")))
-        yield start, stop
+        stop = max(start + 1, int(np.searchsorted(ends, done + most, side="right")))
+        yield slice(start, stop)
         start = stop
+
+
+def _decoded(texts: pl.Series) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield the rows of each chunk with its code points and offsets (see `code_points`).
+
+    Texts are decoded in large parts, since each call into polars costs as much as some thousand characters, and
+    worked on in small ones, which the cache holds.
+    """
+    for part in chunks(texts.str.len_chars().to_numpy(), _PART_CHARACTERS):
+        points_C, offsets = code_points(texts[part])
+        for rows in chunks(np.diff(offsets), _CHUNK_CHARACTERS):
+            bounds = offsets[rows.start : rows.stop + 1]
+            chunk = slice(part.start + rows.start, part.start + rows.stop)
+            yield chunk, points_C[bounds[0] : bounds[-1]], bounds - bounds[0]
 
 
 def _counts(kind_C: np.ndarray, offsets: np.ndarray, num_kinds: int) -> np.ndarray:
@@ -76,6 +91,36 @@ def _counts(kind_C: np.ndarray, offsets: np.ndarray, num_kinds: int) -> np.ndarr
     return np.bincount(place_C, minlength=texts * num_kinds).reshape(texts, num_kinds)
 
 
+def _hashes(points: np.ndarray, n: int) -> np.ndarray:
+    """Hash every window of `n` code points, over the bounds of texts, too: uint64 [C - n + 1], well mixed."""
+    # A polynomial of the window's characters. A window of n is one of half its width, the same again further on
+    # and, where n is odd, one character: few passes, wrapping round at 2^64 as meant.
+    hashes, width = points.astype(np.uint64), 1
+    single = hashes
+    for digit in bin(n)[3:]:
+        hashes = hashes[:-width] * _power(width) + hashes[width:]
+        width *= 2
+        if digit == "1":
+            hashes = hashes[:-1] * _power(1) + single[width:]
+            width += 1
+    hashes ^= hashes >> np.uint64(29)
+    hashes *= np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(32)
+    return hashes
+
+
+def _power(exponent: int) -> np.uint64:
+    return np.uint64(pow(0x9E3779B97F4A7C15, exponent, 1 << 64))
+
+
+def _inside(offsets: np.ndarray, n: int) -> np.ndarray:
+    """Mark the windows of `n` that do not reach over the end of a text: boolean [C - n + 1]."""
+    inside = np.ones(n - 1 + offsets[-1], bool)  # a short first text also marks what would lie before it
+    for back in range(n - 1):
+        inside[offsets[1:] + back] = False
+    return inside[n - 1 : offsets[-1]]
+
+
 def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Hash every run of `n` characters of every text.
 
@@ -84,40 +129,41 @@ def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
             one gram).
         offsets: int64 [N + 1], where each text's grams start.
     """
-    points, offsets = code_points(texts.str.pad_end(n, "\0"))
-    if not len(points):
-        return np.empty(0, np.uint64), offsets
-    wide = points.astype(np.uint64)
-    last = len(wide) - n + 1
-    hashes = wide[:last].copy()
-    for shift in range(1, n):  # wraps round at 2^64, as meant
-        hashes *= np.uint64(0x9E3779B97F4A7C15)
-        hashes += wide[shift : shift + last]
-    hashes ^= hashes >> np.uint64(29)
-    hashes *= np.uint64(0xBF58476D1CE4E5B9)
-    hashes ^= hashes >> np.uint64(32)
-    counts = np.diff(offsets) - (n - 1)
-    gram_offsets = np.concatenate(([0], np.cumsum(counts)))
-    # Windows that reach over the end of a text are left out.
-    inside = np.ones(len(wide), bool)
-    for back in range(1, n):
-        inside[offsets[1:] - back] = False
-    return hashes[inside[:last]], gram_offsets
+    padded = texts.str.pad_end(n, "\0")
+    hashes = [_hashes(points, n)[_inside(offsets, n)] for _, points, offsets in _decoded(padded)]
+    counts = padded.str.len_chars().to_numpy().astype(np.int64) - (n - 1)
+    return np.concatenate([np.empty(0, np.uint64), *hashes]), np.concatenate(([0], np.cumsum(counts)))
 
 
-def distinct(hashes: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted distinct (text, gram) keys, uint64, and how many each text has, int64 [N].
+def _repeats(keys: np.ndarray) -> np.ndarray:
+    """Return the places of the keys (uint64 [G], well mixed) that repeat another one: of equal keys, all but one.
 
-    A key holds the text in its upper 24 bits and 40 bits of the gram's hash below, so at most 2^24 texts go
-    in.
+    A hash table without collision handling: every key writes its place into a slot, and the last one to write is
+    the slot's winner. Who finds an equal key there is a repeat of it; who finds another key (one in eight or less) is
+    sorted instead. Equal keys share a slot, so no pair of them is divided by this. Half the time of sorting all.
     """
-    rows = len(offsets) - 1
-    assert rows < 1 << 24, "too many texts for one call"
-    text = np.repeat(np.arange(rows, dtype=np.uint64), np.diff(offsets))
-    keys = np.sort((text << np.uint64(40)) | (hashes >> np.uint64(24)))
-    if len(keys):
-        keys = keys[np.concatenate(([True], keys[1:] != keys[:-1]))]
-    return keys, np.bincount((keys >> np.uint64(40)).astype(np.int64), minlength=rows)
+    bits = max(4 * len(keys), 2).bit_length() - 1  # two to four slots a key
+    slot = (keys >> np.uint64(64 - bits)).astype(np.int64)
+    own = np.arange(len(keys), dtype=np.int32)
+    table = np.empty(1 << bits, np.int32)
+    table[slot] = own
+    winner = table[slot]
+    equal = keys[winner] == keys
+    rest = np.flatnonzero(~equal)
+    rest = rest[np.argsort(keys[rest])]
+    again = rest[1:][keys[rest[1:]] == keys[rest[:-1]]]
+    return np.concatenate((np.flatnonzero(equal & (winner != own)), again))
+
+
+def num_distinct(hashes: np.ndarray, text: np.ndarray, rows: int) -> np.ndarray:
+    """Return how many different grams each text has: int64 [rows].
+
+    Args:
+        hashes: uint64 [G], of `grams`.
+        text: int64 [G], the row of the text that each belongs to.
+    """
+    keys = hashes + text.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
+    return np.bincount(text, minlength=rows) - np.bincount(text[_repeats(keys)], minlength=rows)
 
 
 def overlap(left: pl.Series, right: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -126,15 +172,18 @@ def overlap(left: pl.Series, right: pl.Series, n: int) -> tuple[np.ndarray, np.n
     Returns:
         common, left, right: int64 [N], the sizes of the intersection and of both sets.
     """
-    sizes = [np.empty(len(left), np.int64) for _ in range(3)]
-    for start, stop in _chunks(left + right):
-        left_keys, left_count = distinct(*grams(left[start:stop], n))
-        right_keys, right_count = distinct(*grams(right[start:stop], n))
-        both = np.sort(np.concatenate((left_keys, right_keys)))
-        shared = both[1:][both[1:] == both[:-1]]
-        common = np.bincount((shared >> np.uint64(40)).astype(np.int64), minlength=stop - start)
-        for size, part in zip(sizes, (common, left_count, right_count), strict=True):
-            size[start:stop] = part
+    sizes = np.empty((3, len(left)), np.int64)
+    characters = left.str.len_chars().to_numpy() + right.str.len_chars().to_numpy()
+    for part in chunks(characters, _PART_CHARACTERS):
+        sides = [grams(texts[part], n) for texts in (left, right)]
+        counts = [np.diff(offsets) for _, offsets in sides]
+        for rows in chunks(counts[0] + counts[1], _CHUNK_CHARACTERS):
+            size = rows.stop - rows.start
+            hashes = [found[offsets[rows.start] : offsets[rows.stop]] for found, offsets in sides]
+            text = [np.repeat(np.arange(size), count[rows]) for count in counts]
+            one, two = (num_distinct(*side, size) for side in zip(hashes, text, strict=True))
+            either = num_distinct(np.concatenate(hashes), np.concatenate(text), size)
+            sizes[:, part.start + rows.start : part.start + rows.stop] = one + two - either, one, two
     return sizes[0], sizes[1], sizes[2]
 
 
@@ -144,16 +193,19 @@ def jaccard(left: pl.Series, right: pl.Series, n: int) -> np.ndarray:
     return common / np.maximum(left_count + right_count - common, 1)
 
 
-def _repeated(texts: pl.Series) -> np.ndarray:
+def _repeated(points_C: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the share of each text's grams that it said before: float64 [N]."""
-    hashes, offsets = grams(texts, REPEAT_GRAM)
-    counts = np.diff(offsets)
-    if counts.max(initial=0) > _LONG:
-        looked_at = (hashes & np.uint64(3)) == 0
-        looked_at |= np.repeat(counts <= _LONG, counts)
-        offsets = np.concatenate(([0], np.cumsum(looked_at)))[offsets]
-        hashes = hashes[looked_at]
-    return 1 - distinct(hashes, offsets)[1] / np.maximum(np.diff(offsets), 1)
+    counts = np.maximum(np.diff(offsets) - (REPEAT_GRAM - 1), 0)
+    if not counts.any():
+        return np.zeros(len(counts))
+    hashes = _hashes(points_C, REPEAT_GRAM)[_inside(offsets, REPEAT_GRAM)]
+    text = np.repeat(np.arange(len(counts)), counts)
+    if counts.max() > _LONG:
+        looked_at = ((hashes & np.uint64(3)) == 0) | (counts <= _LONG)[text]
+        hashes, text = hashes[looked_at], text[looked_at]
+        counts = np.bincount(text, minlength=len(counts))
+    different = num_distinct(hashes, text, len(counts))
+    return np.where(counts > 0, 1 - different / np.maximum(counts, 1), 0.0)
 
 
 def measure(texts: pl.Series) -> pl.DataFrame:
@@ -167,11 +219,9 @@ def measure(texts: pl.Series) -> pl.DataFrame:
     """
     count = {name: np.zeros(len(texts), np.int32) for name in ("characters", *KINDS, "tokens")}
     repeated = np.zeros(len(texts), np.float32)
-    for start, stop in _chunks(texts):
-        part = texts[start:stop]
-        points_C, offsets = code_points(part)
+    for rows, points_C, offsets in _decoded(texts):
         kind_C = _kinds()[points_C]
-        count["characters"][start:stop] = np.diff(offsets)
+        count["characters"][rows] = np.diff(offsets)
         # The first character of a run of letters or digits also counts as a kind of its own.
         word_C = (kind_C >= HANGUL) & (kind_C <= DIGIT)
         begins_C = word_C.copy()
@@ -181,9 +231,9 @@ def measure(texts: pl.Series) -> pl.DataFrame:
         number = _counts(kind_C + begins_C * np.uint8(len(KINDS)), offsets, 2 * len(KINDS))
         kinds, begins = number[:, : len(KINDS)], number[:, len(KINDS) :]
         for kind, name in enumerate(KINDS):
-            count[name][start:stop] = kinds[:, kind] + begins[:, kind]
-        count["tokens"][start:stop] = kinds[:, HAN] + kinds[:, KANA] + begins.sum(1)
-        repeated[start:stop] = _repeated(part)
+            count[name][rows] = kinds[:, kind] + begins[:, kind]
+        count["tokens"][rows] = kinds[:, HAN] + kinds[:, KANA] + begins.sum(1)
+        repeated[rows] = _repeated(points_C, offsets)
     return pl.DataFrame({**count, "repeated": repeated})
 
 

@@ -2,12 +2,24 @@
 
 import random
 
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
 
 from conan_embed.filtering import duplicates
-from conan_embed.filtering.duplicates import find_duplicates, fingerprints, keys, plain, signatures
+from conan_embed.filtering.duplicates import (
+    SKETCH,
+    find_duplicates,
+    fingerprints,
+    keys,
+    may_resemble,
+    plain,
+    signatures,
+    sketches,
+)
+from conan_embed.filtering.measures import grams as grams_of
+from conan_embed.filtering.measures import jaccard
 from conan_embed.filtering.recipe import Duplicates
 
 LETTERS = {"zh": [chr(c) for c in range(0x4E00, 0x4E00 + 3000)], "en": list("abcdefghijklmnopqrstuvwxyz")}
@@ -106,7 +118,9 @@ def test_a_false_neighbour_does_not_hide_a_true_one(tmp_path, monkeypatch):
     texts = ["".join(rng.choices(LETTERS["zh"], k=100)) for _ in range(8)]
     twins = [changed(rng, text, LETTERS["zh"], 1) for text in texts]
     monkeypatch.setattr(
-        duplicates, "signatures", lambda part, bands, rows: np.ones((len(part), bands), np.uint32)
+        duplicates,
+        "signatures",
+        lambda hashes, offsets, bands, rows: np.ones((len(offsets) - 1, bands), np.uint32),
     )
     found, gone = run(tmp_path, [[("q", text) for text in (*texts, *twins)]])
     assert sorted(gone) == list(range(8, 16))
@@ -138,13 +152,42 @@ def test_outcome_does_not_depend_on_the_cut_into_shards(tmp_path):
     assert texts_gone(tmp_path / "cut", [pairs[:7], pairs[7:50], pairs[50:]]) == whole
 
 
+def test_sketches_never_rule_out_what_resembles():
+    """The condition on two sketches holds wherever the exact similarity reaches the threshold, at any length."""
+    rng = random.Random(5)
+    texts = []
+    for length in (5, 12, 40, 200, 1000, 4000):
+        for changes in (0, 1, length // 60, length // 20, length // 4, length):
+            text = "".join(rng.choices(LETTERS["zh"], k=length))
+            texts.append((text, changed(rng, text, LETTERS["zh"], changes)))
+    one, two = (pl.Series([pair[side] for pair in texts]) for side in (0, 1))
+    tables = {}
+    for name, side in (("x", one), ("y", two)):
+        hashes, offsets = grams_of(side, 5)
+        found = sketches(hashes, offsets)
+        columns = {word: found[:, i] for i, word in enumerate(SKETCH)}
+        tables[name] = pl.DataFrame({"row": range(len(side)), "grams": np.diff(offsets), **columns})
+    x, y = tables["x"], tables["y"]  # DuckDB finds them by name
+    exact = jaccard(one, two, 5)
+    for threshold in (0.5, 0.8, 0.95):
+        condition = may_resemble("x", "y", threshold)
+        kept = (
+            duckdb.sql(f"select {condition} as likely from x join y using (row) order by row")
+            .pl()["likely"]
+            .to_numpy()
+        )
+        assert kept[exact >= threshold].all()
+        if threshold >= 0.8:  # and is of use, but for texts so long that their sketches are full
+            assert not kept[(exact < 0.05) & (x["grams"].to_numpy() < 200)].any()
+    assert len(x) == len(y) == len(texts)
+
+
 def test_signatures_and_keys_are_those_of_any_process():
     """The files of a run are read by other processes, so hashes must not hang on a process's seed."""
-    texts = pl.DataFrame({"text": ["北京是中国的首都", "the capital of china"]})
-    bare = texts.select(plain(pl.col("text")))
-    assert bare["text"].to_list() == ["北京是中国的首都", "thecapitalofchina"]
-    assert keys(bare["text"]).n_unique() == 2
+    bare = plain(pl.Series(["北京是中国的首都。", "The capital of China", "?!"]))
+    assert bare.to_list() == ["北京是中国的首都", "thecapitalofchina", "?!"]
+    assert keys(bare).n_unique() == 3
     assert keys(pl.Series(["abc"])).to_list() == [0x78AF5F94892F3950]  # XXH3 of "abc", by its specification
-    first = signatures(bare["text"], 4, 2)
-    np.testing.assert_array_equal(signatures(bare["text"].reverse(), 4, 2)[::-1], first)
+    first = signatures(*grams_of(bare, 5), 4, 2)
+    np.testing.assert_array_equal(signatures(*grams_of(bare.reverse(), 5), 4, 2)[::-1], first)
     assert first.dtype == np.uint32
