@@ -9,7 +9,7 @@ measured. Its steps know one text, not a pair, so they see the positive. What is
 
     rules            with measures and languages    GopherRepetitionFilter, GopherQualityFilter, FineWebQualityFilter
     near-duplicates  5-grams of characters,         MinhashDedup, 5-grams of words, 14 x 8
-                     20 x 6, both sides, compared
+                     12 x 5, both sides, compared
 
 Daft's part is measured apart: the same step over the same shards by Daft, by a plain loop and by a process pool.
 """

@@ -45,10 +45,12 @@ arms() { # name of the piece, then ablate or sweep, then settings
 if [ -n "${SMALL:-}" ]; then
     seeds=0
     tasks="reranking/TRECQA-en sts/STS13-en"
+    few="data.retrieval.0.limit=20 data.retrieval.1.limit=20 data.retrieval.2.limit=20 data.retrieval.0.corpus=null
+        data.retrieval.1.corpus=null data.retrieval.2.corpus=null mining.offset=1 step.queries=4 step.sts_pairs=4"
     dynamic="--steps 4 --rows 40 --queries 4 --interval 2 --max-length 32 --arms static ranking"
     stages="--steps 3 --fine-tuning-steps 3 --rows 60 --max-length 24 --tasks $tasks
-        --pre-training step.queries=4 --fine-tuning step.queries=4 step.sts_pairs=4 data.retrieval.1.limit=20"
-    settings="training.steps=2 model.max_length=24 step.queries=4 step.sts_pairs=4 data.retrieval.1.limit=20
+        --pre-training step.queries=4 --fine-tuning $few"
+    settings="training.steps=2 model.max_length=24 $few step.too_few_negatives=allow
         evaluation.tasks=[reranking/TRECQA-en,sts/STS13-en]"
 else
     seeds=0,1,2
