@@ -192,11 +192,16 @@ ASKS_FOR_METHOD = (
     "算法|代码|程序|函数|脚本|方法|步骤",
     r"\b(?:algorithm|code|program|function|script|method|steps)\b",
 )
+_CODE_WORDS = (
+    "def|class|import|from|return|elif|else|public|private|static|void|int|var|let|const|function|using"
+    "|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|JOIN|sudo|apt|git|pip|npm|docker|cd|curl"
+)
+# No line is one of code without one of these.
+CODE_SIGN = r"[(<})\];{=@$#/]|" + _CODE_WORDS
 # A line of code, from its first character to its last.
 CODE_LINE = (
-    r"(?m)^[ \t]*(?:(?:def|class|import|from|return|elif|else|public|private|static|void|int|var|let|const"
-    r"|function|using|SELECT|INSERT|UPDATE|DELETE|CREATE|FROM|WHERE|JOIN|sudo|apt|git|pip|npm|docker|cd|curl)"
-    r"\b[^，。]*|(?:for|while|if|print|printf|println|console\.\w+) ?\(.*|#include.*|</?[a-z][^>\n]*>.*"
+    rf"(?m)^[ \t]*(?:(?:{_CODE_WORDS})\b[^，。]*"
+    r"|(?:for|while|if|print|printf|println|console\.\w+) ?\(.*|#include.*|</?[a-z][^>\n]*>.*"
     r"|[}\])]+[;,]?|//.*|/\*.*|\$ .*|@\w+|\w+\s*=[^=。，]*|\w+(?:\.\w+)*\([^。，]*\)[;:]?|[^\p{Han}\n]*[;{]"
     r"|[^，。\n]{0,40}\{)$"
 )

@@ -18,6 +18,7 @@ from conan_embed.filtering.phrases import (
     BREAKS_OFF,
     CANNOT,
     CODE_LINE,
+    CODE_SIGN,
     GENERIC,
     INPUT_WANTED,
     LETTER_TASK,
@@ -118,8 +119,10 @@ def _starts(patterns: tuple[str, ...], characters: int) -> pl.Expr:
 
 
 def _code_share() -> pl.Expr:
-    rest = pl.col("positive").str.replace_all(CODE_LINE, "").str.replace_all(r"\s", "").str.len_chars()
-    return 1 - rest / (pl.col("positive_characters") - pl.col("positive_spaces")).clip(1)
+    # CODE_LINE costs ten times as much as the look for a sign of code.
+    text = pl.when(pl.col("positive").str.contains(CODE_SIGN)).then(pl.col("positive"))
+    rest = text.str.replace_all(CODE_LINE, "").str.replace_all(r"\s", "").str.len_chars()
+    return (1 - rest / (pl.col("positive_characters") - pl.col("positive_spaces")).clip(1)).fill_null(0.0)
 
 
 def _sum_share() -> pl.Expr:
@@ -165,7 +168,8 @@ PROMPT_RESPONSE_RULES: tuple[Rule, ...] = (
         "the prompt is a task on letters, order or format (sort, count, convert, continue the list), "
         "and not the question how to do it",
         "query",
-        pl.col("query").str.contains(any_of(LETTER_TASK))
+        # One by one: together they are too much for the fast path of the engine (five times slower).
+        pl.any_horizontal(pl.col("query").str.contains(any_of((pattern,))) for pattern in LETTER_TASK)
         & ~pl.col("query").str.contains(any_of(ASKS_FOR_METHOD)),
     ),
     Rule(

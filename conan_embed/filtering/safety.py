@@ -80,18 +80,25 @@ def with_hosts(pairs: pl.DataFrame) -> pl.DataFrame:
     return pairs.with_columns(hosts.alias("hosts"))
 
 
-def _different(text: pl.Expr, words: frozenset[str]) -> pl.Expr:
-    """Count the different words of a list in a lower-case text; words of Latin letters must stand alone."""
+def _different(words: frozenset[str]) -> pl.Expr:
+    """Count the different words of a list in both sides of a pair, in any case; words of Latin letters must stand
+    alone.
+    """
     latin = sorted((word for word in words if re.match(r"[a-z]", word)), key=len, reverse=True)
     other = sorted(words - set(latin))
+    alone = r"(?-u:\b)(?:" + "|".join(map(re.escape, latin)) + r")(?-u:\b)"
+    # Hardly a pair has any of them: those are found first, and only theirs are counted.
+    patterns = [alone] * bool(latin) + ["|".join(map(re.escape, other))] * bool(other)
+    hit = pl.any_horizontal(
+        pl.col(side).str.contains(f"(?i){pattern}") for pattern in patterns for side in ("query", "positive")
+    )
+    text = pl.when(hit).then(pl.concat_str("query", "positive", separator="\n")).str.to_lowercase()
     count = pl.lit(0, dtype=pl.UInt32)
+    if latin:
+        count += text.str.extract_all(alone).list.n_unique()
     if other:
         count += text.str.extract_many(other).list.n_unique()
-    if latin:
-        pattern = r"(?-u:\b)(?:" + "|".join(re.escape(word) for word in latin) + r")(?-u:\b)"
-        hit = text.str.contains(pattern)
-        count += pl.when(hit).then(text.str.extract_all(pattern).list.n_unique()).otherwise(0)
-    return count
+    return count.fill_null(0)
 
 
 def _blocked_hosts(domains: frozenset[str]) -> pl.Expr:
@@ -107,17 +114,13 @@ def check_safety(pairs: pl.DataFrame, lists: BlockLists, setting: Safety) -> Out
     the hits.
     """
     counts = {}
-    text = pl.col("_text")
     if lists.default_words:
-        counts["unsafe_words"] = (_different(text, lists.default_words), setting.default_minimum)
+        counts["unsafe_words"] = (_different(lists.default_words), setting.default_minimum)
     if lists.words:
-        counts["blocked_words"] = (_different(text, lists.words), 1)
+        counts["blocked_words"] = (_different(lists.words), 1)
     if lists.domains and "hosts" in pairs.columns:
         counts["blocked_domains"] = (_blocked_hosts(lists.domains), 1)
-    counted = pairs.with_columns(
-        pl.concat_str("query", "positive", separator="\n").str.to_lowercase().alias("_text")
-    )
-    counted = counted.with_columns(count.alias(f"_{name}") for name, (count, _) in counts.items())
+    counted = pairs.with_columns(count.alias(f"_{name}") for name, (count, _) in counts.items())
     reasons = {name: (pl.col(f"_{name}") >= least, pl.col(f"_{name}")) for name, (_, least) in counts.items()}
     outcome = split(counted, "safety", reasons)
     return Outcome(outcome.kept.select(pairs.columns), outcome.dropped, outcome.applied)
