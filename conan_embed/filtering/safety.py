@@ -80,25 +80,31 @@ def with_hosts(pairs: pl.DataFrame) -> pl.DataFrame:
     return pairs.with_columns(hosts.alias("hosts"))
 
 
-def _different(words: frozenset[str]) -> pl.Expr:
-    """Count the different words of a list in both sides of a pair, in any case; words of Latin letters must stand
-    alone.
+def _different(pairs: pl.DataFrame, words: frozenset[str]) -> pl.Series:
+    """Count the different words of a list in both sides of each pair, in any case; words of Latin letters must
+    stand alone.
     """
     latin = sorted((word for word in words if re.match(r"[a-z]", word)), key=len, reverse=True)
     other = sorted(words - set(latin))
     alone = r"(?-u:\b)(?:" + "|".join(map(re.escape, latin)) + r")(?-u:\b)"
     # Hardly a pair has any of them: those are found first, and only theirs are counted.
     patterns = [alone] * bool(latin) + ["|".join(map(re.escape, other))] * bool(other)
-    hit = pl.any_horizontal(
-        pl.col(side).str.contains(f"(?i){pattern}") for pattern in patterns for side in ("query", "positive")
-    )
-    text = pl.when(hit).then(pl.concat_str("query", "positive", separator="\n")).str.to_lowercase()
-    count = pl.lit(0, dtype=pl.UInt32)
+    hit = pairs.select(
+        pl.any_horizontal(
+            pl.col(side).str.contains(f"(?i){pattern}")
+            for pattern in patterns
+            for side in ("query", "positive")
+        )
+    ).to_series()
+    found = pairs.filter(hit).select(
+        pl.concat_str("query", "positive", separator="\n").str.to_lowercase().alias("text")
+    )["text"]
+    count = pl.zeros(len(found), dtype=pl.UInt32, eager=True)
     if latin:
-        count += text.str.extract_all(alone).list.n_unique()
+        count += found.str.extract_all(alone).list.n_unique()
     if other:
-        count += text.str.extract_many(other).list.n_unique()
-    return count.fill_null(0)
+        count += found.str.extract_many(other).list.n_unique()
+    return pl.zeros(pairs.height, dtype=pl.UInt32, eager=True).scatter(hit.arg_true(), count)
 
 
 def _blocked_hosts(domains: frozenset[str]) -> pl.Expr:
@@ -113,11 +119,11 @@ def check_safety(pairs: pl.DataFrame, lists: BlockLists, setting: Safety) -> Out
     """Drop pairs by `unsafe_words` (the default list), `blocked_words`, `blocked_domains`; the value counts
     the hits.
     """
-    counts = {}
+    counts: dict[str, tuple[pl.Series | pl.Expr, int]] = {}
     if lists.default_words:
-        counts["unsafe_words"] = (_different(lists.default_words), setting.default_minimum)
+        counts["unsafe_words"] = (_different(pairs, lists.default_words), setting.default_minimum)
     if lists.words:
-        counts["blocked_words"] = (_different(lists.words), 1)
+        counts["blocked_words"] = (_different(pairs, lists.words), 1)
     if lists.domains and "hosts" in pairs.columns:
         counts["blocked_domains"] = (_blocked_hosts(lists.domains), 1)
     counted = pairs.with_columns(count.alias(f"_{name}") for name, (count, _) in counts.items())

@@ -92,7 +92,7 @@ class _Account:
         return outcome.kept
 
     def write(self, folder: Path, **more: Any) -> None:
-        pl.concat(self.dropped).write_parquet(folder / "dropped.parquet")
+        _write_work(pl.concat(self.dropped), folder / "dropped.parquet")
         counts = {"left": self.left, "applied": self.applied, "seconds": self.seconds, **more}
         write_json(folder / "counts.json", counts)
 
@@ -145,9 +145,9 @@ def read_step(run: Run, number: int) -> dict[str, Any]:
     more = ["hosts"] if "hosts" in pairs.columns else []
     with written_aside(run.place("read", number)) as folder:
         folder.mkdir()
-        pairs.select(*PAIR_COLUMNS, *LANGUAGE_COLUMNS, *more).write_parquet(folder / "pairs.parquet")
-        keys.write_parquet(folder / "keys.parquet")
-        texts.write_parquet(folder / "texts.parquet")
+        _write_work(pairs.select(*PAIR_COLUMNS, *LANGUAGE_COLUMNS, *more), folder / "pairs.parquet")
+        _write_work(keys, folder / "keys.parquet")
+        _write_work(texts, folder / "texts.parquet")
         account.write(folder, sources=sources, languages=languages)
     return {"rows": sum(sources.values()), "kept": pairs.height}
 
@@ -185,7 +185,7 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
         pairs = account.through("decontamination", lambda: check_evaluation(keyed, similar))
     with written_aside(run.place("check", number)) as folder:
         folder.mkdir()
-        pairs.select(*PAIR_COLUMNS, *LANGUAGE_COLUMNS).write_parquet(folder / "pairs.parquet")
+        _write_work(pairs.select(*PAIR_COLUMNS, *LANGUAGE_COLUMNS), folder / "pairs.parquet")
         account.dropped.append(pl.read_parquet(read / "dropped.parquet"))
         account.write(folder)
     return {"rows": before, "kept": pairs.height}
@@ -247,6 +247,11 @@ def finish_step(run: Run, number: int) -> dict[str, Any]:
 
 SCORE_BINS = 100  # of the cosine from -1 to 1: the scores of some models lie all within a few tenths
 _GROUP_ROWS = 8192  # a streamed training shuffles row groups: small ones shuffle well
+
+
+def _write_work(frame: pl.DataFrame, path: Path) -> None:
+    """Write what another step reads, once or twice: lightly compressed, since that is read soon and then removed."""
+    frame.write_parquet(path, compression="lz4", statistics=False)
 
 
 def _write(pairs: pl.DataFrame, path: Path) -> None:
