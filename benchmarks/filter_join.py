@@ -22,7 +22,7 @@ for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
 import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 
-from conan_embed.filtering.duplicates import SIDES, find_duplicates  # noqa: E402
+from conan_embed.filtering.duplicates import SIDES, SKETCH, find_duplicates  # noqa: E402
 from conan_embed.filtering.recipe import Duplicates  # noqa: E402
 
 SHARD = 250_000
@@ -50,8 +50,11 @@ def write_shard(folder: Path, number: int, rng: np.random.Generator, setting: Du
         band[near, :half] = (theirs[near, :half] >> np.uint64(32)).astype(np.uint32)
         keys[f"{side}_key"] = pl.Series(key)
         frame = pl.DataFrame({"side": np.full(SHARD, side_number, np.uint8), "key": key, "id": ids})
+        # Equal sketches: all that share a band are compared.
+        sketch = [pl.Series(name, np.full(SHARD, 1, np.uint64)) for name in SKETCH]
         bands = [pl.Series(f"band_{i}", band[:, i]) for i in range(setting.bands)]
-        texts.append(frame.hstack(bands).unique("key", keep="first"))
+        grams = pl.Series("grams", np.full(SHARD, 20, np.uint32))
+        texts.append(frame.hstack([grams, *sketch, *bands]).unique("key", keep="first"))
         keys[side] = pl.Series(original).cast(pl.String) + " is the number of this text"
     pairs = pl.DataFrame(keys)
     pairs.select("id", *SIDES).write_parquet(folder / "pairs.parquet")
