@@ -211,6 +211,13 @@ def sweep(
         list[str],
         typer.Argument(metavar="KEY=V1,V2...", help="values to try; keys joined by + change together"),
     ],
+    one_at_a_time: Annotated[
+        bool,
+        typer.Option(
+            "--one-at-a-time",
+            help="not every combination: change one key at a time, others at their first values",
+        ),
+    ] = False,
     seeds: Seeds = "0,1,2",
     against: Against = None,
     jobs: Jobs = 1,
@@ -225,7 +232,15 @@ def sweep(
     from conan_embed.training import processes
 
     processes.start()
-    found = run(recipe, settings, seeds=seeds_from(seeds), output=output, against=against, jobs=jobs)
+    found = run(
+        recipe,
+        settings,
+        seeds=seeds_from(seeds),
+        output=output,
+        one_at_a_time=one_at_a_time,
+        against=against,
+        jobs=jobs,
+    )
     _show_comparison(found)
 
 

@@ -9,7 +9,7 @@ Stages of training are arms too: an arm can have a recipe of its own, and start 
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,8 +99,11 @@ def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
     ]
 
 
-def grid(settings: Sequence[str]) -> list[Arm]:
+def grid(settings: Sequence[str], *, one_at_a_time: bool = False) -> list[Arm]:
     """Return an arm for every combination of the values of `key=v1,v2,...` settings; the first values come first.
+
+    One at a time, the first arm has the first value of every key, and each other arm one other value of one key: a
+    line through the first values for each key, in as many arms as there are values, instead of their product.
 
     Keys that change together are joined by `+`, and so are their values:
     `step.queries+step.sts_pairs=20+16,16+32,12+48`. A setting with one value holds for all arms. Commas inside brackets
@@ -132,23 +135,41 @@ def grid(settings: Sequence[str]) -> list[Arm]:
         raise UserError(
             "sweep: nothing varies; expected a key with several values, as negatives.decay=1.05,1.15."
         )
+    combinations = _one_by_one(axes) if one_at_a_time else list(itertools.product(*axes))
     short = _short_names([axis[0][0] for axis in axes])
-    arms = []
-    for chosen in itertools.product(*axes):
-        overrides = [override for keys, value in chosen for override in _overrides(keys, value)]
-        name = ", ".join(f"{short[keys]}={_short_value(value)}" for keys, value in chosen)
-        arms.append(Arm(name, (*common, *overrides), values=chosen))
+    firsts = combinations[0] if one_at_a_time and len(axes) > 1 else ()
+    arms = _arms(combinations, common, firsts, lambda keys, value: f"{short[keys]}={_short_value(value)}")
     if len({arm.folder for arm in arms}) < len(arms):  # two folders of one name, say
-        arms = [
-            Arm(
-                ", ".join(f"{short[keys]}={value}" for keys, value in arm.values),
-                arm.overrides,
-                True,
-                arm.values,
-            )
-            for arm in arms
-        ]
+        arms = _arms(combinations, common, firsts, lambda keys, value: f"{short[keys]}={value}")
     return arms
+
+
+def _one_by_one(axes: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[tuple[str, str], ...]]:
+    """The first values, then every other value among the first ones of the other keys."""
+    firsts = tuple(axis[0] for axis in axes)
+    others = [
+        (*firsts[:place], value, *firsts[place + 1 :])
+        for place, axis in enumerate(axes)
+        for value in axis[1:]
+    ]
+    return [firsts, *others]
+
+
+def _arms(
+    combinations: Sequence[tuple[tuple[str, str], ...]],
+    common: Sequence[str],
+    firsts: Sequence[tuple[str, str]],
+    name: Callable[[str, str], str],
+) -> list[Arm]:
+    """An arm for every combination; `firsts` are not named, being those of all others."""
+    return [
+        Arm(
+            ", ".join(name(*pair) for pair in chosen if pair not in firsts) or "first values",
+            (*common, *(override for pair in chosen for override in _overrides(*pair))),
+            values=chosen,
+        )
+        for chosen in combinations
+    ]
 
 
 def _split(text: str) -> list[str]:

@@ -40,11 +40,13 @@ def sweep(
     *,
     seeds: Sequence[int],
     output: Path | None = None,
+    one_at_a_time: bool = False,
     against: str | None = None,
     jobs: int = 1,
 ) -> Comparison:
-    """Run every combination of the values of `key=v1,v2,...` (`arms.grid`); the rest as `run_and_compare`."""
-    return run_and_compare(source, (), grid(settings), seeds, output, against=against, jobs=jobs)
+    """Run the combinations of the values of `key=v1,v2,...` (`arms.grid`); other arguments as for `run_and_compare`."""
+    arms = grid(settings, one_at_a_time=one_at_a_time)
+    return run_and_compare(source, (), arms, seeds, output, against=against, jobs=jobs)
 
 
 def run_and_compare(

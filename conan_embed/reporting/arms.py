@@ -1,4 +1,4 @@
-"""The page of a comparison: how arms differ, dot by dot, with intervals; over the values, where one setting varies.
+"""The page of a comparison: how arms differ, dot by dot, with intervals; over the values of settings.
 
 It is made from the plain values of results.json (ablation/comparison.py), into one self-contained file like the report.
 Dots and intervals are placed by the page itself, so that the names of arms, which may be in any script, stay text.
@@ -6,6 +6,7 @@ Dots and intervals are placed by the page itself, so that the names of arms, whi
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def write_page(comparison: Mapping[str, Any], output: Path) -> None:
         seeds=sentences.counted(len(comparison["seeds"]), "seed"),
         one_seed=len(comparison["seeds"]) == 1,
         panels=[_panel(name, names, rows[name], comparison["against"]) for name in means],
-        drawings=_over_values(comparison, means),
-        setting=next(iter(comparison["arms"][0]["values"]), ""),
+        lines=_over_values(comparison, means),
         names=names,
         tasks=[
             {"name": name, "cells": [_score(cell) for cell in cells]}
@@ -120,38 +120,59 @@ def _panel(
     }
 
 
-def _over_values(comparison: Mapping[str, Any], means: Sequence[str]) -> list[Drawing]:
-    """Lines over the values of the one setting that varies, where its values are numbers."""
+@dataclass(frozen=True)
+class _Line:
+    """What scores do over the values of one setting."""
+
+    setting: str
+    drawings: list[Drawing]
+
+
+def _over_values(comparison: Mapping[str, Any], means: Sequence[str]) -> list[_Line]:
+    """A line for each setting with three values or more, all numbers; other settings have the first arm's values."""
     arms = comparison["arms"]
-    keys = {key for arm in arms for key in arm["values"]}
-    labels = [next(iter(arm["values"].values()), "") for arm in arms]
-    if len(keys) != 1 or len(arms) < 3 or not all(_NUMBER.fullmatch(label) for label in labels):
-        return []
-    order = sorted(range(len(arms)), key=lambda place: float(labels[place]))
-    drawings = []
-    for name in means:
-        cells = [comparison["rows"][name][place] for place in order]
-        # The interval is that of the difference from one arm: it is drawn around the mean, and says how far
-        # the mean could move against that arm's.
-        intervals = np.array(
+    first = arms[0]["values"]
+    lines = []
+    for setting in first:
+        here = [
+            place
+            for place, arm in enumerate(arms)
+            if arm["values"] == first | {setting: arm["values"].get(setting)}
+        ]
+        labels = [arms[place]["values"][setting] for place in here]
+        if len(labels) < 3 or not all(_NUMBER.fullmatch(label) for label in labels):
+            continue
+        here.sort(key=lambda place: float(arms[place]["values"][setting]))
+        labels.sort(key=float)
+        drawings = [
+            _drawing(setting, name, labels, [comparison["rows"][name][place] for place in here])
+            for name in means
+        ]
+        lines.append(_Line(setting, drawings))
+    return lines
+
+
+def _drawing(setting: str, name: str, labels: Sequence[str], cells: Sequence[Mapping[str, Any]]) -> Drawing:
+    """Draw one type of task over the values of one setting."""
+    # The interval is that of the difference from one arm: it is drawn around the mean, and says how far
+    # the mean could move against that arm's.
+    intervals = np.array(
+        [
             [
-                [
-                    100 * (cell["mean"] + (end if end is not None else np.nan) - cell["difference"])
-                    for end in (cell["low"], cell["high"])
-                ]
-                for cell in cells
+                100 * (cell["mean"] + (end if end is not None else np.nan) - cell["difference"])
+                for end in (cell["low"], cell["high"])
             ]
-        )
-        svg = figures.over_values(
-            [labels[place] for place in order],
-            np.array([100 * cell["mean"] for cell in cells]),
-            intervals,
-            [[100 * value for value in cell["by_seed"]] for cell in cells],
-            name,
-        )
-        title = "Average of types" if name == "average" else sentences.kind_name(name)
-        drawings.append(Drawing(title, svg))
-    return drawings
+            for cell in cells
+        ]
+    )
+    svg = figures.over_values(
+        labels,
+        np.array([100 * cell["mean"] for cell in cells]),
+        intervals,
+        [[100 * value for value in cell["by_seed"]] for cell in cells],
+        f"{setting} {name}",
+    )
+    return Drawing("Average of types" if name == "average" else sentences.kind_name(name), svg)
 
 
 def _score(cell: Mapping[str, Any]) -> str:

@@ -61,6 +61,18 @@ def test_a_grid_is_every_combination_first_values_first():
     assert len({arm.folder for arm in arms}) == 8
 
 
+def test_one_at_a_time_is_a_line_through_the_first_values_for_each_key():
+    settings = ["negatives.decay=1.15,1.02,1.3", "loss.beta=0.8,0.4", "step.negatives=3", "a+b=1+2,3+4"]
+    arms = grid(settings, one_at_a_time=True)
+    assert [arm.name for arm in arms] == ["first values", "decay=1.02", "decay=1.3", "beta=0.4", "a+b=3+4"]
+    assert arms[0].overrides == ("step.negatives=3", "negatives.decay=1.15", "loss.beta=0.8", "a=1", "b=2")
+    assert arms[3].overrides == ("step.negatives=3", "negatives.decay=1.15", "loss.beta=0.4", "a=1", "b=2")
+    assert dict(arms[2].values) == {"negatives.decay": "1.3", "loss.beta": "0.8", "a+b": "1+2"}
+    assert grid(settings[:1], one_at_a_time=True) == grid(
+        settings[:1]
+    )  # one key: the same arms, names and all
+
+
 def test_names_are_as_long_as_needed():
     assert [arm.name for arm in grid(["model.base=x/small,x/large"])] == ["base=small", "base=large"]
     assert [arm.name for arm in grid(["model.base=x/small,y/small"])] == ["base=x/small", "base=y/small"]

@@ -65,6 +65,26 @@ def test_one_setting_is_drawn_over_its_values(tmp_path):
         )
 
 
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_each_setting_is_drawn_through_the_first_values_of_the_others(tmp_path, one_at_a_time):
+    arms = grid(
+        ["negatives.decay=1.15,1.02,1.3", "loss.beta=0.8,0.4,1.6", "a=x,y,z"], one_at_a_time=one_at_a_time
+    )
+    assert len(arms) == (7 if one_at_a_time else 27)
+    effects = [0.01 * place for place in range(len(arms))]
+    found = compare(arms, [0, 1], planted(arms, effects, num_seeds=2), against=0)
+    write_page(found | {"title": "two"}, tmp_path / "arms.html")
+    page = (tmp_path / "arms.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h3><code>(.*?)</code>", page) == [
+        "negatives.decay",
+        "loss.beta",
+    ]  # x, y, z are no numbers
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) == 8 and all(drawing.count(">0.4<") for drawing in drawings[4:])
+    identifiers = re.findall(r' id="(.*?)"', page)
+    assert len(set(identifiers)) == len(identifiers)
+
+
 def test_one_seed_speaks_of_items_only():
     found = compare(ARMS[:2], [0], planted(ARMS[:2], [0.0, 0.05], num_seeds=1), against=0)
     assert found["rows"]["clustering"][1]["low"] is None

@@ -21,9 +21,12 @@ def arms_of(command, rest):
     for option in ("-o", "--against", "--equal"):
         if option in words:
             del words[words.index(option) : words.index(option) + 2]
-    source, *settings = words
+    one_at_a_time = "--one-at-a-time" in words
+    source, *settings = (word for word in words if word != "--one-at-a-time")
     source = FOLDER.parent / source
-    return source, table_4(load_recipe(source, settings)) if command == "ablate" else grid(settings)
+    if command == "ablate":
+        return source, table_4(load_recipe(source, settings))
+    return source, grid(settings, one_at_a_time=one_at_a_time)
 
 
 @pytest.mark.parametrize(("command", "rest"), COMMANDS)
