@@ -34,7 +34,7 @@ from conan_embed.filtering.recipe import Duplicates
 GRAM = 5  # characters
 SIDES = ("query", "positive")
 SKETCH = tuple(f"sketch_{i}" for i in range(4))  # words of 64 bits
-_ROUNDS = 12  # comparisons with another first of the band; what is left then is counted in `Found.undecided`
+_ROUNDS = 16  # comparisons with another first of the band; what is left then is counted in `Found.undecided`
 _BATCH = 20_000  # pairs of texts compared at a time
 _CHUNK = 1 << 17  # gram hashes worked on at a time, so that the minima stay in the cache
 # A text is cut into so many (gram, round) hashes for each of its K values, at least. The share of values that get none,

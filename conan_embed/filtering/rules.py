@@ -102,9 +102,9 @@ def _repeated_lines() -> pl.Expr:
     """Share of the lines of four and more characters that were there before, of texts of four and more such
     lines.
     """
-    # Only texts of many lines are cut: the others are null until the end.
+    # Only texts of many lines are cut.
     many = pl.col("positive").str.count_matches("\n", literal=True) >= 3
-    lines = pl.when(many).then(pl.col("positive")).str.split("\n")
+    lines = pl.when(many).then(pl.col("positive")).otherwise(pl.lit("")).str.split("\n")
     lines = lines.list.eval(pl.element().filter(pl.element().str.len_chars() >= 4))
     share = 1 - lines.list.n_unique() / lines.list.len()
     return pl.when(lines.list.len() >= 4).then(share).otherwise(0.0)

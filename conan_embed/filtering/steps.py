@@ -9,6 +9,7 @@ A step writes a folder aside and renames it, so a step that was killed leaves no
 not done again. Teacher scores are a fourth step where the recipe names a teacher.
 """
 
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def _looks_for_near_evaluation(recipe: FilterRecipe) -> bool:
 def check_step(run: Run, number: int) -> dict[str, Any]:
     """Take out duplicates, unsafe pairs and evaluation texts."""
     recipe, account, read = run.recipe, _Account(), run.place("read", number)
-    pairs = pl.read_parquet(read / "pairs.parquet")
+    fingerprinted = pairs = pl.read_parquet(read / "pairs.parquet")
     before = pairs.height
     if recipe.duplicates.enabled:
         gone = pl.read_parquet(run.work / "join" / f"{number:05d}.parquet")
@@ -176,9 +177,10 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
         pairs = account.through("safety", lambda: check_safety(pairs, lists, recipe.safety))
     if recipe.decontaminate.enabled and recipe.decontaminate.paths:
         start = time.process_time()
-        index = pl.read_parquet(run.work / "evaluation.parquet")
+        path = run.work / "evaluation.parquet"
+        index = _evaluation_index(path, path.stat().st_mtime_ns)
         texts = pl.read_parquet(read / "texts.parquet")
-        similar = resemblance(pl.read_parquet(read / "pairs.parquet"), texts, index, recipe.decontaminate)
+        similar = resemblance(fingerprinted, texts, index, recipe.decontaminate)
         keys = pl.read_parquet(read / "keys.parquet")
         account.seconds["decontamination"] = time.process_time() - start
         keyed = pairs.join(keys, on="id", how="left", maintain_order="left")
@@ -189,6 +191,12 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
         account.dropped.append(pl.read_parquet(read / "dropped.parquet"))
         account.write(folder)
     return {"rows": before, "kept": pairs.height}
+
+
+@functools.lru_cache(maxsize=1)
+def _evaluation_index(path: Path, written: int) -> pl.DataFrame:
+    """Read the index of evaluation texts, once a process for all its shards."""
+    return pl.read_parquet(path)
 
 
 def score_step(run: Run, number: int, encoder: Encoder) -> dict[str, Any]:
