@@ -209,11 +209,9 @@ def find_duplicates(
         work: a folder for what it spills.
     """
     work.mkdir(parents=True, exist_ok=True)
-    database = work / "duplicates.duckdb"
-    for old in work.glob("duplicates.duckdb*"):
-        old.unlink()
     out.mkdir(parents=True, exist_ok=True)
-    with duckdb.connect(str(database)) as db:
+    # In memory, up to the limit: what goes beyond is spilled. A database in a file would write everything, compressed.
+    with duckdb.connect(":memory:") as db:
         db.execute(f"set memory_limit = '{memory}'")
         db.execute(f"set temp_directory = '{work / 'spill'}'")
         db.execute("set preserve_insertion_order = false")
@@ -241,7 +239,6 @@ def find_duplicates(
         counts = dict(
             db.execute("select dropped_by, count(*) from gone group by all order by all").fetchall()
         )
-    database.unlink()
     return Found(compared, similar, undecided, counts)
 
 
