@@ -45,8 +45,8 @@ arms() { # name of the piece, then ablate or sweep, then settings
 if [ -n "${SMALL:-}" ]; then
     seeds=0
     tasks="reranking/TRECQA-en sts/STS13-en"
-    few="data.retrieval.0.limit=20 data.retrieval.1.limit=20 data.retrieval.2.limit=20 data.retrieval.0.corpus=null
-        data.retrieval.1.corpus=null data.retrieval.2.corpus=null mining.offset=1 step.queries=4 step.sts_pairs=4"
+    few="data.retrieval.0.limit=20 data.retrieval.1.limit=20 data.retrieval.0.corpus=null data.retrieval.1.corpus=null
+        mining.offset=1 step.queries=4 step.sts_pairs=4"
     dynamic="--steps 4 --rows 40 --queries 4 --interval 2 --max-length 32 --arms static ranking"
     stages="--steps 3 --fine-tuning-steps 3 --rows 60 --max-length 24 --tasks $tasks
         --pre-training step.queries=4 --fine-tuning $few"
@@ -57,9 +57,9 @@ else
     dynamic="--steps 2000 --queries 64 --rows 2000 --interval 50 --max-length 256"
     stages="--steps 2000 --fine-tuning-steps 1000 --rows 60000 --max-length 256 --pre-training step.queries=512
         --fine-tuning step.queries=64 step.negatives=7 step.sts_pairs=64 negatives.interval=50
-        data.retrieval.0.limit=null data.retrieval.1.limit=null data.retrieval.2.limit=null"
+        data.retrieval.0.limit=null data.retrieval.1.limit=null"
     settings="training.steps=1024 model.max_length=256 step.queries=64 step.negatives=7 step.sts_pairs=64
-        negatives.interval=50 data.retrieval.0.limit=null data.retrieval.1.limit=null data.retrieval.2.limit=null"
+        negatives.interval=50 data.retrieval.0.limit=null data.retrieval.1.limit=null"
 fi
 spaced=$(echo "$seeds" | tr , ' ')
 piece dynamic-negatives "$python" "$here/dynamic_negatives.py" --base "$base" --data "$data" --seeds $spaced $dynamic \
