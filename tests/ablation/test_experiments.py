@@ -1,14 +1,17 @@
 """Every command of experiments/README.md: its recipe is one, and so is that of each of its arms; stages.py's too."""
 
 import importlib
+import json
 import re
 import shlex
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from planted import planted
 
-from conan_embed.ablation.arms import grid, table_4
+from conan_embed.ablation.arms import Arm, grid, table_4
+from conan_embed.ablation.comparison import compare
 from conan_embed.recipes.schema import load_recipe
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -82,3 +85,28 @@ def test_arms_of_stages_differ_in_what_is_asked_about(monkeypatch, tmp_path):
     assert all(found == others[0] for found in others)
     rest = [recipe.model_dump(exclude={"data"}) for recipe in recipes.values()]
     assert all(found == rest[0] for found in rest) and rest[0]["training"]["steps"] == 7
+
+
+def test_what_is_kept_names_the_command_and_no_folder_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    keep = importlib.import_module("keep")
+    monkeypatch.setattr(keep, "RESULTS", tmp_path)
+    arms = [Arm("base", trained=False), Arm("vanilla")]
+    output = tmp_path / "secret" / "ablation"
+    settings = f"e.yaml model.base={tmp_path}/m cache={tmp_path}/c --jobs 2 -o {output} --against base"
+    run = {
+        "command": f"conan-embed ablate {settings}",
+        "base": f"{tmp_path}/m",
+        "versions": {"torch": "2"},
+        **{"parameters": 20_017_536, "device": "x86_64", "processes": 1, "threads": 1},
+    }
+    (output / "vanilla/seed-0").mkdir(parents=True)
+    (output / "vanilla/seed-0/run.json").write_text(json.dumps(run))
+    comparison = compare(arms, [0, 1], planted(arms, [0.0, 0.05], num_seeds=2), against=0)
+    (output / "results.json").write_text(json.dumps(comparison | {"title": "two arms"}))
+    text = keep.keep(output, "2026-01-02").read_text()
+    assert text.startswith(
+        "# two arms, 2026-01-02\n\n`conan-embed ablate e.yaml model.base=m --against base`\n"
+    )
+    assert "20,017,536 parameters" in text and "| vanilla | **+" in text and str(tmp_path) not in text
+    assert json.loads((tmp_path / "ablation_2026-01-02.json").read_text())["title"] == "two arms"
