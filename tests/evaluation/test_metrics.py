@@ -145,7 +145,7 @@ def test_separate_classes_are_classified_and_clustered_without_error() -> None:
     (train, train_labels), (test, test_labels) = clusters(200, 0.01, seed=6), clusters(100, 0.01, seed=7)
     assert metrics.few_shot_metrics(train, train_labels, test, test_labels, 8) == {"accuracy": 1.0, "f1": 1.0}
     assert metrics.full_train_accuracy(train, train_labels, test, test_labels) == 1.0
-    assert metrics.clustering_metrics(test, test_labels)["v_measure"] == pytest.approx(1.0)
+    assert metrics.v_measure(test, test_labels) == pytest.approx(1.0)
 
 
 def test_classes_that_overlap_gain_from_more_labelled_texts() -> None:
@@ -154,7 +154,11 @@ def test_classes_that_overlap_gain_from_more_labelled_texts() -> None:
     more = metrics.few_shot_metrics(train, train_labels, test, test_labels, 32)["accuracy"]
     full = metrics.full_train_accuracy(train, train_labels, test, test_labels)
     assert few < more < full < 1
-    assert metrics.clustering_metrics(test, test_labels)["v_measure"] < 1
+    assert metrics.v_measure(test, test_labels) < 1
+    single = [metrics.v_measure(test, test_labels, metrics.SEED + run) for run in range(10)]
+    assert (
+        metrics.mean_v_measure(test, test_labels) == pytest.approx(np.mean(single)) and len(set(single)) > 1
+    )
 
 
 def test_bitext_metrics_look_both_ways() -> None:
