@@ -24,6 +24,8 @@ _POOLING_KEYS = {
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
 }
+# Poolings that we do not have; early versions of text-embeddings-inference and other servers want to be told so.
+_OTHER_POOLING_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 _MODULE = "sentence_transformers.models."
 _IDENTITY = "torch.nn.modules.linear.Identity"
 
@@ -157,7 +159,11 @@ def write_layout(
     names = [("Transformer", ""), ("Pooling", "1_Pooling")]
     write_json(
         folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": hidden, **{key: name == pooling for name, key in _POOLING_KEYS.items()}},
+        {
+            "word_embedding_dimension": hidden,
+            **{key: name == pooling for name, key in _POOLING_KEYS.items()},
+            **dict.fromkeys(_OTHER_POOLING_KEYS, False),
+        },
     )
     if dense is not None:
         names.append(("Dense", "2_Dense"))
@@ -195,6 +201,29 @@ def write_layout(
         },
     )
     write_json(folder / "conan_embed.json", {"widths": list(widths), **(details or {})})
+
+
+def make_config_portable(folder: Path) -> None:
+    """Change `config.json`, as transformers 5 wrote it, so that transformers 4 and text-embeddings-inference read it.
+
+    Version 5 moved what ModernBERT's rotary embeddings and local attention are told by into other keys. Without the old
+    ones text-embeddings-inference does not start, and transformers 4 takes ModernBERT-base's values for the model's.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    if config["model_type"] != "modernbert":
+        return
+    is_global = [kind == "full_attention" for kind in config["layer_types"]]
+    every = next((layer for layer, is_one in enumerate(is_global) if layer and is_one), len(is_global))
+    if is_global != [layer % every == 0 for layer in range(len(is_global))]:
+        return  # a pattern that the old keys cannot say
+    rotary = config["rope_parameters"]
+    old = {
+        "global_attn_every_n_layers": every,
+        "global_rope_theta": rotary["full_attention"]["rope_theta"],
+        "local_rope_theta": rotary["sliding_attention"]["rope_theta"],
+    }
+    write_json(path, {**config, **old})
 
 
 def make_tokenizer_portable(folder: Path) -> None:

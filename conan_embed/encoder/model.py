@@ -31,6 +31,7 @@ from conan_embed.encoder.formats import (
     POOLINGS,
     Layout,
     check_prompts,
+    make_config_portable,
     make_tokenizer_portable,
     read_layout,
     write_layout,
@@ -378,6 +379,7 @@ class EmbeddingModel(nn.Module):
                 self.tokenizer.save_pretrained(aside)
             # Dropout was a setting of our run; who trains the model elsewhere finds the base model's own.
             write_json(aside / "config.json", {**read_json(aside / "config.json"), **self.own_dropout})
+            make_config_portable(aside)
             make_tokenizer_portable(aside)
             write_layout(
                 aside,
