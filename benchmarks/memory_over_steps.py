@@ -31,8 +31,8 @@ def case(trim_every: int, steps: int) -> list[float]:
     from stepping import stepping
     from texts import triples
 
+    from conan_embed.heap import give_back_freed
     from conan_embed.quickstart.run import bundled_model
-    from conan_embed.training.memory import give_back_freed
 
     found = []
     with stepping(bundled_model(), triples(512, NEGATIVES), queries=QUERIES, negatives=NEGATIVES) as ready:

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from conan_embed import heap
 from conan_embed.console import progress_bar
 from conan_embed.device import sent
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
@@ -193,11 +194,13 @@ class EmbeddingModel(nn.Module):
             return self(packed)
 
         pieces, places = [], [np.empty(0, np.int64)]
-        for chunk in chunks:
-            pieces.append(embedded(chunk.packed)[: len(chunk.places)])
-            places.append(chunk.places)
-            if on_chunk is not None:
-                on_chunk(len(chunk.places))
+        only_encoding = self.device.type == "cpu" and not torch.is_grad_enabled()
+        with heap.kept() if only_encoding else contextlib.nullcontext():
+            for chunk in chunks:
+                pieces.append(embedded(chunk.packed)[: len(chunk.places)])
+                places.append(chunk.places)
+                if on_chunk is not None:
+                    on_chunk(len(chunk.places))
         while len(pieces) < num_passes:
             nothing = np.zeros(1, np.int64), np.ones(1, np.int64)
             if self._fills_up:

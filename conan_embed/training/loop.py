@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from conan_embed import heap
 from conan_embed.console import console, progress_bar
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
@@ -23,7 +24,6 @@ from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training import processes
 from conan_embed.training.checkpoint import Progress, checkpoints, save_checkpoint
-from conan_embed.training.memory import give_back_freed
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.plan import Planner
 from conan_embed.training.step import (
@@ -122,7 +122,7 @@ class Loop:
         if evaluation.every and (step + 1) % evaluation.every == 0 and step + 1 < self.num_steps:
             self._evaluate()
         if (step + 1) % _TRIM_EVERY == 0:
-            give_back_freed()
+            heap.give_back_freed()
         every = self.recipe.training.checkpoint_every
         if every and (step + 1) % every == 0:
             self._save()

@@ -1,17 +1,11 @@
-"""Memory of a step: how large its chunks are, and what is kept of them; and freed memory given back to the system.
+"""Memory of a step: how large its chunks are, and what is kept of them.
 
 A step's activations take so many bytes a token, however it is cut into chunks. Where all of them fit, nothing is
 computed twice; where they do not, only one chunk's exist at a time (`recompute`), and its size is bounded by what fits.
 On a GPU the bytes are measured once, before the first step. An out-of-memory error that comes nevertheless halves the
 chunk, and the step is done again: its numbers do not depend on its chunks.
-
-Every step has another number of tokens, so its buffers have other sizes, and glibc keeps the pieces of freed ones: a
-run that needs 0.6 GB held 1.2 GB after 24 steps, and went on growing (docs/log.md). A trim costs milliseconds.
 """
 
-import ctypes
-import ctypes.util
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,17 +78,3 @@ def measure_fitting_tokens(model: EmbeddingModel, precision: str) -> int:
     free, _ = torch.cuda.mem_get_info(model.device)
     room = _USED * free - 3 * held
     return min(processes.gathered(max(0, int(room / per_token))))
-
-
-def _find_trim() -> Callable[[int], int] | None:
-    name = ctypes.util.find_library("c")
-    return getattr(ctypes.CDLL(name), "malloc_trim", None) if name else None
-
-
-_trim = _find_trim()
-
-
-def give_back_freed() -> None:
-    """Return freed heap pages to the system, where the C library can (glibc)."""
-    if _trim is not None:
-        _trim(0)
