@@ -10,6 +10,7 @@ Shapes: N texts, T tokens, D embedding width.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -248,6 +249,14 @@ class EmbeddingModel(nn.Module):
             parts.append(np.fromiter(chain.from_iterable(ids), np.int32, int(counts.sum())))
             lengths.append(counts)
         return np.concatenate(parts), np.cumsum(np.concatenate(lengths))
+
+    def tokenizer_text(self) -> str:
+        """Return all that decides a text's tokens but the length: for keys of caches and fingerprints.
+
+        A fast tokenizer writes down how it was called last (truncation, padding) as well; that is left out.
+        """
+        state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        return json.dumps(state | {"truncation": None, "padding": None})
 
     @torch.inference_mode()
     def encode(

@@ -1,6 +1,5 @@
 """Our model as mteb sees one: its encoder protocol and its metadata. Imports mteb, which is an extra."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,10 +76,7 @@ def fingerprint(model: EmbeddingModel, precision: str) -> str:
     digest = xxhash.xxh3_64()
     settings: Sequence[Any] = (model.pooling, sorted(model.prompts.items()), model.max_length, precision)
     digest.update(repr(settings).encode())
-    tokenizer = json.loads(model.tokenizer.backend_tokenizer.to_str())
-    # How the tokenizer was called last stands in it too.
-    tokenizer |= {"truncation": None, "padding": None}
-    digest.update(json.dumps(tokenizer).encode())
+    digest.update(model.tokenizer_text().encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)

@@ -116,7 +116,7 @@ def _key(model: EmbeddingModel, texts: pl.Series) -> str:
     key = xxhash.xxh3_128(json.dumps([config, shapes, settings], sort_keys=True, default=str).encode())
     for weight in weights.values():
         key.update(weight.flatten().view(torch.uint8).numpy().data)
-    key.update(model.tokenizer.backend_tokenizer.to_str().encode())
+    key.update(model.tokenizer_text().encode())
     key.update(texts.str.len_bytes().to_numpy().data)
     key.update("".join(texts).encode())
     return key.hexdigest()

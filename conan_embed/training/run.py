@@ -80,7 +80,7 @@ def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
 
     Nodes may share a disk or have their own: each looks into the recipe's cache as it sees it.
     """
-    fingerprint = f"{model.max_length} {model.tokenizer.backend_tokenizer.to_str()}"
+    fingerprint = f"{model.max_length} {model.tokenizer_text()}"
     cache = Path(recipe.cache)
     if not processes.is_first_of_node():
         return read_tasks(Path(processes.from_first_of_node(None)), cache)

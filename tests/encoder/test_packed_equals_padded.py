@@ -196,3 +196,12 @@ def test_no_texts_no_embeddings():
     tokens, offsets = model.tokenize([])
     assert len(tokens) == 0
     assert offsets.tolist() == [0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_the_tokenizer_was_called_last_is_not_in_its_text(family):
+    model = make_tiny_model(family)
+    before = model.tokenizer_text()
+    model.tokenize(["a long text " * 200])
+    assert model.tokenizer_text() == before
+    assert make_tiny_model("roberta").tokenizer_text() != make_tiny_model("bert").tokenizer_text()
