@@ -69,7 +69,7 @@ def chunks(sizes: np.ndarray, most: int) -> Iterator[slice]:
         start = stop
 
 
-def _decoded(texts: pl.Series) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+def decoded(texts: pl.Series) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yield the rows of each chunk with its code points and offsets (see `code_points`).
 
     Texts are decoded in large parts, since each call into polars costs as much as some thousand characters, and
@@ -121,18 +121,29 @@ def _inside(offsets: np.ndarray, n: int) -> np.ndarray:
     return inside[n - 1 : offsets[-1]]
 
 
-def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hash every run of `n` characters of every text.
+def hash_grams(points_C: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hash every run of `n` characters of every text (see `code_points`).
 
     Returns:
         hashes: uint64 [G], well mixed; a text of m characters has max(m - n + 1, 1) of them (a short text is
             one gram).
         offsets: int64 [N + 1], where each text's grams start.
     """
-    padded = texts.str.pad_end(n, "\0")
-    hashes = [_hashes(points, n)[_inside(offsets, n)] for _, points, offsets in _decoded(padded)]
-    counts = padded.str.len_chars().to_numpy().astype(np.int64) - (n - 1)
-    return np.concatenate([np.empty(0, np.uint64), *hashes]), np.concatenate(([0], np.cumsum(counts)))
+    lengths = np.diff(offsets)
+    short = lengths < n
+    if short.any():
+        points_C = np.insert(points_C, np.repeat(offsets[1:][short], n - lengths[short]), 0)
+        lengths = np.maximum(lengths, n)
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+    return _hashes(points_C, n)[_inside(offsets, n)], offsets - (n - 1) * np.arange(len(offsets))
+
+
+def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `hash_grams` of a column of texts: hashes (uint64 [G]) and where each text's start (int64 [N + 1])."""
+    parts = [hash_grams(points_C, offsets, n) for _, points_C, offsets in decoded(texts)]
+    hashes = [np.empty(0, np.uint64), *(hashes for hashes, _ in parts)]
+    counts = [np.zeros(1, np.int64), *(np.diff(offsets) for _, offsets in parts)]
+    return np.concatenate(hashes), np.cumsum(np.concatenate(counts))
 
 
 def _repeats(keys: np.ndarray) -> np.ndarray:
@@ -219,7 +230,7 @@ def measure(texts: pl.Series) -> pl.DataFrame:
     """
     count = {name: np.zeros(len(texts), np.int32) for name in ("characters", *KINDS, "tokens")}
     repeated = np.zeros(len(texts), np.float32)
-    for rows, points_C, offsets in _decoded(texts):
+    for rows, points_C, offsets in decoded(texts):
         kind_C = _kinds()[points_C]
         count["characters"][rows] = np.diff(offsets)
         # The first character of a run of letters or digits also counts as a kind of its own.
