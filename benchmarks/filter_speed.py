@@ -1,6 +1,7 @@
 """The filter's speed by stage, beside datatrove's comparable steps on the same pairs in the same process.
 
     python benchmarks/filter_speed.py DATA [--rows 20000] [--output results.md]
+    python benchmarks/filter_speed.py DATA --evaluation EVALUATION      (a whole run on all of DATA, by stage)
 
 DATA is a folder, file or glob of Parquet with the columns query, positive, category. Times are of processor time on
 one thread, so that other users of the machine change them little; ratios of one run may be compared, seconds of two
@@ -30,13 +31,15 @@ for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
 
 import polars as pl  # noqa: E402
 
+from conan_embed.files import read_json  # noqa: E402
+from conan_embed.filtering import filter_pairs  # noqa: E402
 from conan_embed.filtering.duplicates import find_duplicates, fingerprints  # noqa: E402
 from conan_embed.filtering.language import check_language, with_languages  # noqa: E402
 from conan_embed.filtering.measures import with_measures  # noqa: E402
 from conan_embed.filtering.normalise import normalise  # noqa: E402
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, check_prompt_response  # noqa: E402
 from conan_embed.filtering.readers import plan_shards, read_shard  # noqa: E402
-from conan_embed.filtering.recipe import FilterRecipe, Source  # noqa: E402
+from conan_embed.filtering.recipe import Decontaminate, Engine, FilterRecipe, Source  # noqa: E402
 from conan_embed.filtering.rules import RULES, apply_rules  # noqa: E402
 from conan_embed.filtering.safety import check_safety, read_block_lists  # noqa: E402
 
@@ -206,6 +209,27 @@ def engines(pairs: pl.DataFrame, recipe: FilterRecipe, shards: int) -> list[str]
     return [*lines, ""]
 
 
+def whole_run(data: str, evaluation: str) -> list[str]:
+    """Filter all of the data with the default recipe, in one worker: processor seconds by stage.
+
+    A worker imports the package from the working folder: to measure another version, run this in its root.
+    """
+    recipe = FilterRecipe(
+        sources=(Source(path=data),),
+        decontaminate=Decontaminate(paths=(evaluation,)),
+        engine=Engine(workers=1, keep_work=True),
+    )
+    folder = Path(tempfile.mkdtemp())
+    summary, whole = timed(lambda: filter_pairs(recipe, folder / "out"))
+    seconds = {name: stage["seconds"] for name, stage in summary.content["speed"]["stages"].items()}
+    join = read_json(folder / "out" / "work" / "join" / "found.json")["seconds"]
+    seconds["duplicates"] -= join
+    seconds["the join of duplicates"] = join
+    shutil.rmtree(folder)
+    kept = f"{summary.read:,} pairs read, {summary.kept:,} kept; with files and the index of evaluation texts {whole:.1f} s."
+    return [*table(seconds, summary.read), kept, ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -215,8 +239,14 @@ def main() -> None:
     parser.add_argument(
         "--shards", type=int, default=10, help="for the comparison of engines; 0 leaves it out"
     )
+    parser.add_argument(
+        "--evaluation", help="evaluation texts: time a whole run against them, by stage, alone"
+    )
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    if arguments.evaluation:
+        sys.stdout.write("\n".join(whole_run(arguments.data, arguments.evaluation)))
+        return
     recipe = FilterRecipe(sources=(Source(path=arguments.data),))
     pairs = sample(arguments.data, arguments.rows)
     load = os.getloadavg()[0]

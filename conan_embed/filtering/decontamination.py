@@ -9,7 +9,7 @@ import polars as pl
 
 from conan_embed.errors import UserError
 from conan_embed.filtering.duplicates import GRAM, SIDES, keys, plain, signatures
-from conan_embed.filtering.measures import grams, jaccard
+from conan_embed.filtering.measures import code_points, grams, jaccard
 from conan_embed.filtering.normalise import normalise_texts
 from conan_embed.filtering.readers import source_files
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
@@ -43,7 +43,9 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
         every = normalise_texts(every, normal)
     bare = plain(every).to_frame("text")
     bare = bare.filter(pl.col("text").str.len_chars() >= setting.minimum_characters)
-    return bare.with_columns(keys(bare["text"]).alias("key")).unique("key", maintain_order=True)
+    return bare.with_columns(pl.Series("key", keys(*code_points(bare["text"])), dtype=pl.UInt64)).unique(
+        "key", maintain_order=True
+    )
 
 
 def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:

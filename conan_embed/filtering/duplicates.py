@@ -15,8 +15,10 @@ lowest id stays, so the outcome depends on the order of the sources and on nothi
 Letters of the shapes: N texts, G 5-grams of all of them, K values of a MinHash.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -28,7 +30,7 @@ from scipy.sparse.csgraph import connected_components
 from xxhash import xxh3_64_intdigest
 
 from conan_embed.console import progress_bar
-from conan_embed.filtering.measures import chunks, grams, jaccard
+from conan_embed.filtering.measures import chunks, code_points, decoded, hash_grams, jaccard
 from conan_embed.filtering.recipe import Duplicates
 
 GRAM = 5  # characters
@@ -42,22 +44,64 @@ _CHUNK = 1 << 17  # gram hashes worked on at a time, so that the minima stay in 
 _HASHES_A_VALUE = 3
 
 
+@cache
+def _plain_point() -> np.ndarray:
+    """Return what each code point becomes in a plain text, 0 where it goes: uint32 [0x110000]."""
+    known = np.concatenate([np.arange(0xD800), np.arange(0xE000, 0x34000), np.arange(0xE0000, 0xE1000)])
+    characters = pl.Series(list(known.astype(np.uint32).tobytes().decode("utf-32-le")))
+    lower = pl.Series(pc.utf8_lower(characters.to_arrow()), dtype=pl.String)  # one character for each
+    stays = lower.str.contains(r"^[\p{L}\p{M}\p{N}\p{S}#%]$").to_numpy()
+    point = np.zeros(0x110000, np.uint32)
+    point[known] = np.where(stays, code_points(lower)[0], 0)
+    return point
+
+
+def _plain_points(texts: pl.Series) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the code points and offsets (see `measures.code_points`) of the plain texts, chunk by chunk."""
+    for _, points_C, offsets in decoded(texts):
+        plain_C = _plain_point()[points_C]
+        stays_C = plain_C != 0
+        lengths = _sums(stays_C, offsets)
+        bare = np.flatnonzero((lengths == 0) & (np.diff(offsets) > 0))
+        for text in bare:  # nothing else tells them apart: they stay as they are
+            whole = slice(offsets[text], offsets[text + 1])
+            plain_C[whole], stays_C[whole] = points_C[whole], True
+        lengths[bare] = np.diff(offsets)[bare]
+        # By numbers of places: half the time of a mask.
+        yield plain_C[np.flatnonzero(stays_C)], np.concatenate(([0], np.cumsum(lengths)))
+
+
+def _sums(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the sum of the numbers (int8 or boolean [C]) of each text: int64 [N]."""
+    total = np.zeros(len(numbers) + 1, np.int64)
+    np.cumsum(numbers, out=total[1:])
+    return np.diff(total[offsets])
+
+
 def plain(texts: pl.Series) -> pl.Series:
     """Return the texts as duplicates see them: lower case, only letters, digits, and the symbols that carry
     meaning (C++, C#).
     """
-    lower = pl.Series(
-        texts.name, pc.utf8_lower(texts.to_arrow()), dtype=pl.String
-    )  # four times polars' speed
-    bare = lower.str.replace_all(r"[^\p{L}\p{M}\p{N}\p{S}#%]+", "")
-    return bare.zip_with(bare != "", texts)
+    found: list[str] = []
+    for points_C, offsets in _plain_points(texts):
+        every, ends = points_C.tobytes().decode("utf-32-le"), offsets.tolist()
+        found += (every[start:end] for start, end in pairwise(ends))
+    return pl.Series(texts.name, found, dtype=pl.String)
 
 
-def keys(texts: pl.Series) -> pl.Series:
-    """Return a key of each (plain) text, UInt64: XXH3, so equal texts have equal keys on every machine."""
-    return pl.Series(
-        texts.name, [xxh3_64_intdigest(text.encode()) for text in texts.to_list()], dtype=pl.UInt64
+def keys(points_C: np.ndarray, offsets: np.ndarray) -> list[int]:
+    """Return a key of each (plain) text, 64 bits: XXH3 of its UTF-8, so equal texts have equal keys on every machine.
+
+    Args:
+        points_C, offsets: of `measures.code_points`.
+    """
+    encoded = memoryview(points_C.tobytes().decode("utf-32-le").encode())
+    # How many more bytes than one a character has.
+    more = (
+        (points_C > 0x7F).view(np.int8) + (points_C > 0x7FF).view(np.int8) + (points_C > 0xFFFF).view(np.int8)
     )
+    ends = offsets + np.concatenate(([0], np.cumsum(_sums(more, offsets))))
+    return [xxh3_64_intdigest(encoded[start:end]) for start, end in pairwise(ends.tolist())]
 
 
 def signatures(hashes: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -> np.ndarray:
@@ -152,26 +196,57 @@ def fingerprints(
         texts: `side` (UInt8, place in SIDES), `key`, `id` of the first pair with it, and, where `near` is true,
             `grams` (UInt32, their number), SKETCH (UInt64), `band_0`, ... (UInt32); one row a distinct key and side.
     """
-    bare = pl.DataFrame([pairs["id"], *(plain(pairs[side]) for side in SIDES)])
-    key_of_pair = bare.select("id", *(keys(bare[side]).alias(f"{side}_key") for side in SIDES))
-    texts = []
+    key_of_pair, texts = [pairs["id"]], []
     for number, side in enumerate(SIDES):
-        first = bare.select(key_of_pair[f"{side}_key"].alias("key"), "id", pl.col(side).alias("text"))
-        first = first.unique("key", keep="first", maintain_order=True)
-        columns = first.select(pl.lit(number, dtype=pl.UInt8).alias("side"), "key", "id")
-        if near:
-            hashes, offsets = grams(first["text"], GRAM)
-            sketch = sketches(hashes, offsets)
-            bands = signatures(hashes, offsets, setting.bands, setting.rows)
-            columns = columns.hstack(
-                [
-                    pl.Series("grams", np.diff(offsets), dtype=pl.UInt32),
-                    *(pl.Series(name, sketch[:, i]) for i, name in enumerate(SKETCH)),
-                    *(pl.Series(f"band_{i}", bands[:, i]) for i in range(setting.bands)),
-                ]
-            )
-        texts.append(columns)
-    return key_of_pair, pl.concat(texts)
+        key_of_row, columns = _fingerprints_of_side(pairs[side], setting, near)
+        key_of_pair.append(key_of_row.alias(f"{side}_key"))
+        place = pl.lit(number, dtype=pl.UInt8).alias("side")
+        first = pairs["id"].gather(columns["row"])
+        texts.append(columns.select(place, "key", first, pl.exclude("key", "row")))
+    return pl.DataFrame(key_of_pair), pl.concat(texts)
+
+
+def _fingerprints_of_side(
+    texts: pl.Series, setting: Duplicates, near: bool
+) -> tuple[pl.Series, pl.DataFrame]:
+    """Return the key of each text; and of each distinct key `key`, its first `row`, and what `near` adds.
+
+    Chunk by chunk, so that plain texts and their grams, many times the size of what is kept, never leave the cache.
+    """
+    key_of_row: list[int] = []
+    first_row: dict[int, int] = {}
+    resemblance = [_resemblance(*code_points(texts.clear()), setting)]
+    for points_C, offsets in _plain_points(texts):
+        start = len(key_of_row)
+        key_of_row += keys(points_C, offsets)
+        fresh = [first_row.setdefault(key, row) == row for row, key in enumerate(key_of_row[start:], start)]
+        if near and any(fresh):
+            lengths = np.diff(offsets)
+            points_C = points_C[np.repeat(fresh, lengths)]
+            offsets = np.concatenate(([0], np.cumsum(lengths[fresh])))
+            resemblance.append(_resemblance(points_C, offsets, setting))
+    columns = [
+        pl.Series("key", list(first_row), dtype=pl.UInt64),
+        pl.Series("row", list(first_row.values()), dtype=pl.UInt32),
+    ]
+    if near:
+        num_grams, sketch, bands = (np.concatenate(parts) for parts in zip(*resemblance, strict=True))
+        columns += [
+            pl.Series("grams", num_grams, dtype=pl.UInt32),
+            *(pl.Series(name, sketch[:, i]) for i, name in enumerate(SKETCH)),
+            *(pl.Series(f"band_{i}", bands[:, i]) for i in range(setting.bands)),
+        ]
+    return pl.Series(key_of_row, dtype=pl.UInt64), pl.DataFrame(columns)
+
+
+def _resemblance(points_C: np.ndarray, offsets: np.ndarray, setting: Duplicates) -> tuple[np.ndarray, ...]:
+    """Return of each (plain) text the number of grams, the sketch, and the bands."""
+    hashes, offsets = hash_grams(points_C, offsets, GRAM)
+    return (
+        np.diff(offsets),
+        sketches(hashes, offsets),
+        signatures(hashes, offsets, setting.bands, setting.rows),
+    )
 
 
 @dataclass(frozen=True)

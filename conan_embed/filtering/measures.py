@@ -30,8 +30,8 @@ def _kinds() -> np.ndarray:
     """Return the kind of every code point: uint8 [0x110000]."""
     kind = np.full(0x110000, OTHER, np.uint8)
     by_category = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": PUNCTUATION, "S": SYMBOL, "Z": SPACE}
-    for point in range(0x32000):
-        kind[point] = by_category.get(unicodedata.category(chr(point))[0], OTHER)
+    assigned = map(unicodedata.category, map(chr, range(0x32000)))
+    kind[:0x32000] = [by_category.get(category[0], OTHER) for category in assigned]
     for first, last in ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3134F)):
         kind[first : last + 1] = HAN
     kind[0x3007] = HAN
@@ -69,7 +69,7 @@ def chunks(sizes: np.ndarray, most: int) -> Iterator[slice]:
         start = stop
 
 
-def _decoded(texts: pl.Series) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+def decoded(texts: pl.Series) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yield the rows of each chunk with its code points and offsets (see `code_points`).
 
     Texts are decoded in large parts, since each call into polars costs as much as some thousand characters, and
@@ -121,38 +121,52 @@ def _inside(offsets: np.ndarray, n: int) -> np.ndarray:
     return inside[n - 1 : offsets[-1]]
 
 
-def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hash every run of `n` characters of every text.
+def hash_grams(points_C: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hash every run of `n` characters of every text (see `code_points`).
 
     Returns:
         hashes: uint64 [G], well mixed; a text of m characters has max(m - n + 1, 1) of them (a short text is
             one gram).
         offsets: int64 [N + 1], where each text's grams start.
     """
-    padded = texts.str.pad_end(n, "\0")
-    hashes = [_hashes(points, n)[_inside(offsets, n)] for _, points, offsets in _decoded(padded)]
-    counts = padded.str.len_chars().to_numpy().astype(np.int64) - (n - 1)
-    return np.concatenate([np.empty(0, np.uint64), *hashes]), np.concatenate(([0], np.cumsum(counts)))
+    lengths = np.diff(offsets)
+    short = lengths < n
+    if short.any():
+        points_C = np.insert(points_C, np.repeat(offsets[1:][short], n - lengths[short]), 0)
+        lengths = np.maximum(lengths, n)
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+    return _hashes(points_C, n)[_inside(offsets, n)], offsets - (n - 1) * np.arange(len(offsets))
+
+
+def grams(texts: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `hash_grams` of a column of texts: hashes (uint64 [G]) and where each text's start (int64 [N + 1])."""
+    parts = [hash_grams(points_C, offsets, n) for _, points_C, offsets in decoded(texts)]
+    hashes = [np.empty(0, np.uint64), *(hashes for hashes, _ in parts)]
+    counts = [np.zeros(1, np.int64), *(np.diff(offsets) for _, offsets in parts)]
+    return np.concatenate(hashes), np.cumsum(np.concatenate(counts))
 
 
 def _repeats(keys: np.ndarray) -> np.ndarray:
     """Return the places of the keys (uint64 [G], well mixed) that repeat another one: of equal keys, all but one.
 
     A hash table without collision handling: every key writes its place into a slot, and the last one to write is
-    the slot's winner. Who finds an equal key there is a repeat of it; who finds another key (one in eight or less) is
-    sorted instead. Equal keys share a slot, so no pair of them is divided by this. Half the time of sorting all.
+    the slot's winner. Who lost against an equal key is a repeat of it; who lost against another key (one in
+    eight or less) is sorted instead. Equal keys share a slot, so no pair of them is divided by this. Half the
+    time of sorting all.
     """
     bits = max(4 * len(keys), 2).bit_length() - 1  # two to four slots a key
-    slot = (keys >> np.uint64(64 - bits)).astype(np.int64)
+    slot = (keys >> np.uint64(64 - bits)).view(np.int64)
     own = np.arange(len(keys), dtype=np.int32)
     table = np.empty(1 << bits, np.int32)
     table[slot] = own
     winner = table[slot]
-    equal = keys[winner] == keys
-    rest = np.flatnonzero(~equal)
-    rest = rest[np.argsort(keys[rest])]
-    again = rest[1:][keys[rest[1:]] == keys[rest[:-1]]]
-    return np.concatenate((np.flatnonzero(equal & (winner != own)), again))
+    lost = np.flatnonzero(winner != own)
+    key = keys[lost]
+    equal = keys[winner[lost]] == key
+    rest, key = lost[~equal], key[~equal]
+    order = np.argsort(key)
+    key = key[order]
+    return np.concatenate((lost[equal], rest[order[1:][key[1:] == key[:-1]]]))
 
 
 def num_distinct(hashes: np.ndarray, text: np.ndarray, rows: int) -> np.ndarray:
@@ -162,7 +176,8 @@ def num_distinct(hashes: np.ndarray, text: np.ndarray, rows: int) -> np.ndarray:
         hashes: uint64 [G], of `grams`.
         text: int64 [G], the row of the text that each belongs to.
     """
-    keys = hashes + text.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
+    keys = text.view(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
+    keys += hashes
     return np.bincount(text, minlength=rows) - np.bincount(text[_repeats(keys)], minlength=rows)
 
 
@@ -195,16 +210,19 @@ def jaccard(left: pl.Series, right: pl.Series, n: int) -> np.ndarray:
 
 def _repeated(points_C: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the share of each text's grams that it said before: float64 [N]."""
-    counts = np.maximum(np.diff(offsets) - (REPEAT_GRAM - 1), 0)
-    if not counts.any():
-        return np.zeros(len(counts))
-    hashes = _hashes(points_C, REPEAT_GRAM)[_inside(offsets, REPEAT_GRAM)]
-    text = np.repeat(np.arange(len(counts)), counts)
-    if counts.max() > _LONG:
-        looked_at = ((hashes & np.uint64(3)) == 0) | (counts <= _LONG)[text]
-        hashes, text = hashes[looked_at], text[looked_at]
-        counts = np.bincount(text, minlength=len(counts))
-    different = num_distinct(hashes, text, len(counts))
+    lengths = np.diff(offsets)
+    rows = len(lengths)
+    if not rows or lengths.max() < REPEAT_GRAM:
+        return np.zeros(rows)
+    hashes = _hashes(points_C, REPEAT_GRAM)
+    looked_at = _inside(offsets, REPEAT_GRAM)
+    few = lengths - (REPEAT_GRAM - 1) <= _LONG
+    if not few.all():
+        looked_at &= ((hashes & np.uint64(3)) == 0) | np.repeat(few, lengths)[: len(hashes)]
+    place = np.flatnonzero(looked_at)
+    text = np.repeat(np.arange(rows), lengths)[place]
+    counts = np.bincount(text, minlength=rows)
+    different = num_distinct(hashes[place], text, rows)
     return np.where(counts > 0, 1 - different / np.maximum(counts, 1), 0.0)
 
 
@@ -219,7 +237,7 @@ def measure(texts: pl.Series) -> pl.DataFrame:
     """
     count = {name: np.zeros(len(texts), np.int32) for name in ("characters", *KINDS, "tokens")}
     repeated = np.zeros(len(texts), np.float32)
-    for rows, points_C, offsets in _decoded(texts):
+    for rows, points_C, offsets in decoded(texts):
         kind_C = _kinds()[points_C]
         count["characters"][rows] = np.diff(offsets)
         # The first character of a run of letters or digits also counts as a kind of its own.
@@ -238,9 +256,7 @@ def measure(texts: pl.Series) -> pl.DataFrame:
 
 
 def with_measures(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Add the measures of both sides as `query_*` and `positive_*`; texts that repeat are measured once."""
+    """Add the measures of both sides as `query_*` and `positive_*`."""
     for side in ("query", "positive"):
-        distinct_texts = pairs.select(pl.col(side).unique(maintain_order=True))
-        numbers = measure(distinct_texts[side]).select(pl.all().name.prefix(f"{side}_"))
-        pairs = pairs.join(distinct_texts.hstack(numbers), on=side, how="left", maintain_order="left")
+        pairs = pairs.hstack(measure(pairs[side]).select(pl.all().name.prefix(f"{side}_")))
     return pairs

@@ -78,7 +78,7 @@ NAVIGATION = (
 )
 
 ADDRESS = r"[hH]ttps?:/{1,2}[^\s<>，。；、）]*|\bwww\.[^\s<>，。；、）]+"
-MENTION = r"@[\p{L}\p{N}_/-]{1,40}[:：]?"
+MENTION = r"@[\p{L}\p{N}_/-]+[:：]?"
 # Longer words in brackets are headings and labels as often as emoticons.
 EMOTICON = r"\[(?:\p{Han}{1,3}|[a-z]{2,6}|马上有对象|爱心传递|好激动啊)\]"
 BROKEN = r"�|锟斤拷|烫烫烫|屯屯屯|[ÃÂ][\u0080-\u00bf]|â€|ï¿½"

@@ -32,7 +32,7 @@ from conan_embed.filtering.phrases import (
 )
 from conan_embed.filtering.recipe import Source
 from conan_embed.filtering.rules import Rule, apply_rules, at_least, at_most
-from conan_embed.filtering.stage import Outcome
+from conan_embed.filtering.stage import Outcome, with_reason
 
 _PROMPT_ROLES = ["user", "human", "prompter", "question"]
 _RESPONSE_ROLES = ["assistant", "gpt", "bot", "chatgpt", "model", "answer"]
@@ -242,6 +242,9 @@ def with_echo(pairs: pl.DataFrame) -> pl.DataFrame:
 
 def check_prompt_response(pairs: pl.DataFrame, rules: list[Rule]) -> Outcome:
     """Apply the prompt-response rules to the pairs whose `prompt_response` is true."""
-    outcome = apply_rules(with_echo(pairs.filter("prompt_response")), rules, "prompt_response")
+    marked = pairs.filter("prompt_response")
+    if not marked.height:  # most shards: patterns to compile for nothing
+        return Outcome(pairs, with_reason(marked, "prompt_response"), {})
+    outcome = apply_rules(with_echo(marked), rules, "prompt_response")
     kept = pairs.join(outcome.dropped, on="id", how="anti", maintain_order="left")
     return Outcome(kept, outcome.dropped, outcome.applied)

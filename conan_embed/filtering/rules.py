@@ -52,9 +52,12 @@ class Rule:
 
     def drops(self, value: pl.Expr) -> pl.Expr:
         """Return whether a pair with this value goes: boolean."""
-        language = pl.col(f"{self.side}_language")
-        chinese = language.is_in(["zh", "ja"]) | ((language == "und") & (pl.col(f"{self.side}_han") > 0))
-        outside = pl.when(chinese).then(_outside(value, self.zh)).otherwise(_outside(value, self.en))
+        if self.zh == self.en:
+            outside = _outside(value, self.zh)
+        else:
+            language = pl.col(f"{self.side}_language")
+            chinese = language.is_in(["zh", "ja"]) | ((language == "und") & (pl.col(f"{self.side}_han") > 0))
+            outside = pl.when(chinese).then(_outside(value, self.zh)).otherwise(_outside(value, self.en))
         if self.skip:
             names = list(self.skip)
             outside &= ~(pl.col("category").is_in(names) | pl.col("source").is_in(names))
@@ -83,6 +86,7 @@ def within(minimum: float, maximum: float) -> Bounds:
 
 
 _SIDES = ("query", "positive")
+_NAME = 40  # characters of a name that is mentioned, at most
 
 
 def _share(side: str, *kinds: str) -> pl.Expr:
@@ -98,16 +102,28 @@ def _matched_share(side: str, pattern: str) -> pl.Expr:
     return (characters - rest) / characters.clip(1)
 
 
-def _repeated_lines() -> pl.Expr:
-    """Share of the lines of four and more characters that were there before, of texts of four and more such
-    lines.
+def _mentioned_share(side: str) -> pl.Expr:
+    """Share of the characters of a text in mentions: an @ and a name of at most 40 characters, with a colon.
+
+    In two steps, since forty letters of any script in one pattern take longer to compile than to look for.
+    """
+    name = pl.element().str.extract(f"^(@[^:：]{{1,{_NAME}}}[:：]?)").str.len_chars()
+    mentioned = pl.col(side).str.extract_all(MENTION).list.eval(name).list.sum()
+    return mentioned / pl.col(f"{side}_characters").clip(1)
+
+
+def _repeated_lines(positives: pl.Series) -> pl.Series:
+    """Return the share of the lines of four and more characters that were there before, of texts of four and more
+    such lines: Float64.
     """
     # Only texts of many lines are cut.
-    many = pl.col("positive").str.count_matches("\n", literal=True) >= 3
-    lines = pl.when(many).then(pl.col("positive")).otherwise(pl.lit("")).str.split("\n")
-    lines = lines.list.eval(pl.element().filter(pl.element().str.len_chars() >= 4))
-    share = 1 - lines.list.n_unique() / lines.list.len()
-    return pl.when(lines.list.len() >= 4).then(share).otherwise(0.0)
+    texts = positives.to_frame("line").with_row_index("text")
+    lines = texts.filter(pl.col("line").str.count_matches("\n", literal=True) >= 3)
+    lines = lines.with_columns(pl.col("line").str.split("\n")).explode("line")
+    lines = lines.filter(pl.col("line").str.len_chars() >= 4)
+    share = 1 - pl.col("line").n_unique() / pl.len()
+    found = lines.group_by("text").agg(share=pl.when(pl.len() >= 4).then(share).otherwise(0.0))
+    return pl.zeros(len(positives), eager=True).scatter(found["text"], found["share"])
 
 
 def _copied() -> pl.Expr:
@@ -217,7 +233,7 @@ RULES: tuple[Rule, ...] = (
     *_both_sides(
         "links",
         "share of characters in addresses and mentions",
-        {side: _matched_share(side, ADDRESS) + _matched_share(side, MENTION) for side in _SIDES},
+        {side: _matched_share(side, ADDRESS) + _mentioned_share(side) for side in _SIDES},
         zh=at_most(0.5),
         en=at_most(0.5),
     ),
@@ -225,7 +241,7 @@ RULES: tuple[Rule, ...] = (
         "repeated_lines",
         "share of the positive's lines that it said before",
         "positive",
-        _repeated_lines(),
+        pl.col("positive").map_batches(_repeated_lines, return_dtype=pl.Float64),
         zh=at_most(0.6),
         en=at_most(0.6),
     ),

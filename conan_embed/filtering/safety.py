@@ -87,13 +87,16 @@ def _different(pairs: pl.DataFrame, words: frozenset[str]) -> pl.Series:
     latin = sorted((word for word in words if re.match(r"[a-z]", word)), key=len, reverse=True)
     other = sorted(words - set(latin))
     alone = r"(?-u:\b)(?:" + "|".join(map(re.escape, latin)) + r")(?-u:\b)"
-    # Hardly a pair has any of them: those are found first, and only theirs are counted.
-    patterns = [alone] * bool(latin) + ["|".join(map(re.escape, other))] * bool(other)
+    # Hardly a pair has any of them: those are found first, and only theirs are counted. Words without cases, most of
+    # the others, are found in two thirds of the time when cases need not be looked at.
+    cased = [word for word in other if word.upper() != word]
+    uncased = [word for word in other if word.upper() == word]
+    patterns = [f"(?i){alone}"] * bool(latin)
+    patterns += [f"(?i){'|'.join(map(re.escape, cased))}"] * bool(cased)
+    patterns += ["|".join(map(re.escape, uncased))] * bool(uncased)
     hit = pairs.select(
         pl.any_horizontal(
-            pl.col(side).str.contains(f"(?i){pattern}")
-            for pattern in patterns
-            for side in ("query", "positive")
+            pl.col(side).str.contains(pattern) for pattern in patterns for side in ("query", "positive")
         )
     ).to_series()
     found = pairs.filter(hit).select(

@@ -1,6 +1,11 @@
-import pytest
+import random
 
-from conan_embed.filtering.language import check_language
+import numpy as np
+import pytest
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+from conan_embed.filtering import language
+from conan_embed.filtering.language import LanguageModel, check_language
 from conan_embed.filtering.recipe import Language
 
 
@@ -43,3 +48,24 @@ def test_one_language_where_asked_for(make_pairs):
     outcome = check_language(pairs, Language(same=True))
     assert outcome.kept["id"].to_list() == [1, 2]
     assert outcome.dropped["dropped_by"].to_list() == ["same_language"]
+
+
+def test_all_texts_at_once_get_the_answers_of_one_by_one(monkeypatch):
+    rng = random.Random(0)
+    words = [
+        word
+        for text in (ENGLISH, GERMAN, "Привет, как дела", "CIUDAD vida día", "été où\u0301")
+        for word in text.split()
+    ]
+    texts = ["", " ", "中", "ABC", *(" ".join(rng.choices(words, k=rng.randint(1, 30))) for _ in range(200))]
+    candidates = Language().candidates
+    slow = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    slow.set_languages(list(candidates))
+    codes, probabilities = zip(*map(slow.classify, texts), strict=True)
+    for most in (1 << 20, 100):  # bytes at a time
+        monkeypatch.setattr(language, "_BATCH_BYTES", most)
+        model = LanguageModel.load(candidates)
+        best, probability = model.classify(texts)
+        assert [model.languages[place] for place in best] == list(codes)
+        np.testing.assert_allclose(probability, probabilities, atol=1e-4)  # sums of float32
+    assert model.classify([])[0].tolist() == []
