@@ -1,4 +1,4 @@
-"""Large buffers are kept while texts are encoded, and not afterwards. (What that spares: benchmarks/encode_speed.py.)"""
+"""Large buffers are kept while texts are encoded, and not afterwards (what that spares: benchmarks/encode_speed.py)."""
 
 import pytest
 from tiny_models import make_tiny_model
