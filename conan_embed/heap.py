@@ -2,7 +2,7 @@
 
 Left alone, glibc maps every buffer of more than 32 MB anew and gives it back at once, and lets go of the top of its
 heap as soon as that is free; the kernel then fills each page with zeros again. Encoding makes and frees buffers of the
-same few sizes for every chunk, so this costs it up to a tenth of its processor time (benchmarks/encode_speed.py), which
+same few sizes for every chunk, so this costs it processor time (benchmarks/encode_speed.py measures how much), which
 `kept` spares it. Training steps have buffers of ever other sizes, of which the heap keeps the pieces, so there it is
 the other way round: `give_back_freed` returns them (benchmarks/memory_over_steps.py).
 
@@ -25,6 +25,8 @@ _ENVIRONMENT = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRES
 
 @functools.cache
 def _glibc() -> ctypes.CDLL | None:
+    if os.name != "posix":
+        return None
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") else None
 
