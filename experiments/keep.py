@@ -35,18 +35,37 @@ def command_of(run: dict[str, Any]) -> str:
     return shlex.join(shown)
 
 
+def base_of(run: dict[str, Any]) -> str:
+    """Return the name of the base model; a folder called `model`, as runs write it, goes by its parent's name."""
+    path = Path(run["base"])
+    return f"{path.parent.name}/{path.name}" if path.name == "model" else path.name
+
+
+def without_local_settings(comparison: dict[str, Any]) -> dict[str, Any]:
+    """Return the comparison without the settings of its arms that say nothing to others."""
+
+    def shown(settings: list[str]) -> list[str]:
+        return [each for each in settings if not each.startswith(OF_THIS_MACHINE)]
+
+    arms = [
+        arm | {"overrides": shown(arm["overrides"]), "changes": ", ".join(shown(arm["changes"].split(", ")))}
+        for arm in comparison["arms"]
+    ]
+    return comparison | {"arms": arms}
+
+
 def keep(folder: Path, today: str) -> Path:
     """Write the result files of one comparison; return the path of the Markdown one."""
     if not (folder / "results.json").exists():
         raise UserError(
             f"{folder}: found no results.json; expected the output of a finished ablate or sweep."
         )
-    comparison = read_json(folder / "results.json")
+    comparison = without_local_settings(read_json(folder / "results.json"))
     runs = sorted(folder.glob("*/seed-*/run.json"), key=lambda path: path.stat().st_mtime)
     run = read_json(runs[-1])
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
     settings = (
-        f"From {Path(run['base']).name} ({run['parameters']:,} parameters); arms on {run['device']}, "
+        f"From {base_of(run)} ({run['parameters']:,} parameters); arms on {run['device']}, "
         f"{run['processes']} process(es) of {run['threads']} thread(s) each; {versions}."
     )
     table = markdown(comparison | {"title": f"{comparison['title']}, {today}"})

@@ -91,12 +91,12 @@ def test_what_is_kept_names_the_command_and_no_folder_of_this_machine(monkeypatc
     monkeypatch.syspath_prepend(str(FOLDER))
     keep = importlib.import_module("keep")
     monkeypatch.setattr(keep, "RESULTS", tmp_path)
-    arms = [Arm("base", trained=False), Arm("vanilla")]
+    arms = [Arm("base", trained=False), Arm("vanilla", (f"cache={tmp_path}/c", "loss.beta=2"))]
     output = tmp_path / "secret" / "ablation"
     settings = f"e.yaml model.base={tmp_path}/m cache={tmp_path}/c --jobs 2 -o {output} --against base"
     run = {
         "command": f"conan-embed ablate {settings}",
-        "base": f"{tmp_path}/m",
+        "base": f"{tmp_path}/encoder/model",
         "versions": {"torch": "2"},
         **{"parameters": 20_017_536, "device": "x86_64", "processes": 1, "threads": 1},
     }
@@ -108,5 +108,7 @@ def test_what_is_kept_names_the_command_and_no_folder_of_this_machine(monkeypatc
     assert text.startswith(
         "# two arms, 2026-01-02\n\n`conan-embed ablate e.yaml model.base=m --against base`\n"
     )
-    assert "20,017,536 parameters" in text and "| vanilla | **+" in text and str(tmp_path) not in text
-    assert json.loads((tmp_path / "ablation_2026-01-02.json").read_text())["title"] == "two arms"
+    assert "| vanilla | **+" in text and str(tmp_path) not in text
+    assert "From encoder/model (20,017,536 parameters)" in text and "\n- vanilla: loss.beta=2\n" in text
+    kept = json.loads((tmp_path / "ablation_2026-01-02.json").read_text())
+    assert kept["title"] == "two arms" and kept["arms"][1]["overrides"] == ["loss.beta=2"]
