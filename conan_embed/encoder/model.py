@@ -28,6 +28,7 @@ from conan_embed import heap
 from conan_embed.console import progress_bar
 from conan_embed.device import sent
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
+from conan_embed.encoder.blocked import blocked_weights
 from conan_embed.encoder.card import Interface, write_card
 from conan_embed.encoder.formats import (
     POOLINGS,
@@ -196,8 +197,14 @@ class EmbeddingModel(nn.Module):
 
         pieces, places = [], [np.empty(0, np.int64)]
         only_encoding = self.device.type == "cpu" and not torch.is_grad_enabled()
-        with heap.kept() if only_encoding else contextlib.nullcontext():
-            for chunk in chunks:
+        with contextlib.ExitStack() as stack:
+            if only_encoding:
+                stack.enter_context(heap.kept())
+            for number, chunk in enumerate(chunks):
+                if (
+                    only_encoding and number == 1
+                ):  # for a single chunk, as of a search, it costs more than it saves
+                    stack.enter_context(blocked_weights(self.encoder))
                 pieces.append(embedded(chunk.packed)[: len(chunk.places)])
                 places.append(chunk.places)
                 if on_chunk is not None:
