@@ -232,11 +232,11 @@ class Training(_Section):
         "bfloat16", description="of matrix products; weights stay float32"
     )
     chunk_tokens: PositiveInt | None = Field(
-        None, description="tokens per packed forward; else 16,384, or on GPUs what fits if that is less"
+        None, description="tokens per packed forward; else 16,384, or what fits if that is less"
     )
     recompute: bool | None = Field(
         None,
-        description="keep no activations: memory of one chunk, a third more time; else where a GPU cannot hold a step",
+        description="keep no activations: memory of one chunk, a third more time; else where a step does not fit",
     )
     compile: bool = Field(
         False, description="torch.compile the encoder's layers (minutes once, less memory traffic)"

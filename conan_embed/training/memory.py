@@ -2,20 +2,23 @@
 
 A step's activations take so many bytes a token, however it is cut into chunks. Where all of them fit, nothing is
 computed twice; where they do not, only one chunk's exist at a time (`recompute`), and its size is bounded by what fits.
-On a GPU the bytes are measured once, before the first step. An out-of-memory error that comes nevertheless halves the
-chunk, and the step is done again: its numbers do not depend on its chunks.
+The bytes are measured once, before the first step. An out-of-memory error that comes nevertheless halves the chunk, and
+the step is done again: its numbers do not depend on its chunks. (On a CPU there is none: where main memory ends, Linux
+ends the process.)
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from conan_embed.encoder.model import TOKEN_BUDGET, EmbeddingModel, autocast
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training import processes
 
-_PROBE_TOKENS = 4096
+_PROBE_TOKENS = {"cuda": 4096, "cpu": 1024}
 _USED = 0.8
 """Of the free memory: the rest is for the loss's blocks, gathered embeddings, and what the allocator cannot use."""
 _SMALLEST = 256
@@ -61,20 +64,82 @@ class Memory:
 
 
 def measure_fitting_tokens(model: EmbeddingModel, precision: str) -> int:
-    """Return how many tokens' activations fit into the GPU's free memory, on the process where the fewest do.
+    """Return how many tokens' activations fit into the free memory, on the process where the fewest do.
 
-    One chunk goes forward, with all that a backward pass would need, and its peak is compared with what was in use. (A
-    backward pass frees as it goes.) Gradients and the moments of AdamW are not there yet: they are set aside.
+    One chunk goes forward, with all that a backward pass would need. (A backward pass frees as it goes.) Gradients and
+    the moments of AdamW are not there yet: they are set aside.
     """
     held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    length = min(model.max_length, _PROBE_TOKENS)
-    offsets = np.arange(_PROBE_TOKENS // length + 1) * length
-    torch.cuda.reset_peak_memory_stats(model.device)
-    before = torch.cuda.memory_allocated(model.device)
-    with autocast(model.device, precision):
-        model.embed_tokens(np.zeros(offsets[-1], np.int32), offsets, np.arange(len(offsets) - 1))
-    per_token = (torch.cuda.max_memory_allocated(model.device) - before) / offsets[-1]
-    torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info(model.device)
+    if model.device.type == "cuda":
+        per_token = _peak_per_token(model, precision)
+        free, _ = torch.cuda.mem_get_info(model.device)
+    else:
+        per_token = kept_per_token(model, precision)
+        free = free_main_memory() // processes.node_size()
     room = _USED * free - 3 * held
     return min(processes.gathered(max(0, int(room / per_token))))
+
+
+def _probe(model: EmbeddingModel, precision: str, texts: int, length: int) -> torch.Tensor:
+    offsets = np.arange(texts + 1) * length
+    with autocast(model.device, precision):
+        return model.embed_tokens(np.zeros(offsets[-1], np.int32), offsets, np.arange(texts))
+
+
+def _peak_per_token(model: EmbeddingModel, precision: str) -> float:
+    """Bytes a token on a GPU: the peak while a chunk goes forward, compared with what was in use before."""
+    length = min(model.max_length, _PROBE_TOKENS["cuda"])
+    texts = _PROBE_TOKENS["cuda"] // length
+    torch.cuda.reset_peak_memory_stats(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    _probe(model, precision, texts, length)
+    per_token = (torch.cuda.max_memory_allocated(model.device) - before) / (texts * length)
+    torch.cuda.empty_cache()
+    return per_token
+
+
+def kept_per_token(model: EmbeddingModel, precision: str) -> float:
+    """Return the bytes a token that a forward pass keeps for its backward pass, in training mode, on any device.
+
+    The difference between two numbers of texts: what is kept once (weights, and their casts) does not count.
+    """
+    length = min(model.max_length, _PROBE_TOKENS["cpu"])
+    most = max(2, _PROBE_TOKENS["cpu"] // length)
+    was_training = model.training
+    model.train()
+    with torch.random.fork_rng():  # dropout draws
+        fewer, more = (_kept_bytes(model, precision, texts, length) for texts in (most // 2, most))
+    model.train(was_training)
+    return (more - fewer) / ((most - most // 2) * length)
+
+
+def _kept_bytes(model: EmbeddingModel, precision: str, texts: int, length: int) -> int:
+    kept: dict[int, int] = {}  # by address: several tensors may be views of one storage
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        embeddings = _probe(model, precision, texts, length)
+    del embeddings  # until here nothing was freed, so no address was used twice
+    return sum(kept.values())
+
+
+def free_main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that this process may still take: of the machine, or of the container if that has less."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used, cached in (
+        ("memory.max", "memory.current", "inactive_file"),  # of version 2 of control groups, of version 1
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            stat = (groups / used).with_name("memory.stat").read_text(encoding="ascii")
+            reclaimed = dict(line.split() for line in stat.splitlines())[cached]
+            left = int((groups / limit).read_text(encoding="ascii"))
+            left += int(reclaimed) - int((groups / used).read_text(encoding="ascii"))
+        except (OSError, KeyError, ValueError):  # no such group, or no limit ("max")
+            continue
+        free = min(free, max(0, left))
+    return free

@@ -1,0 +1,83 @@
+"""What a step needs is what the allocator counts; what it may take is what the machine, or its container, has left."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import FAMILIES, make_tiny_model
+
+from conan_embed.encoder.model import autocast
+from conan_embed.training import memory, processes
+from conan_embed.training.memory import free_main_memory, kept_per_token, measure_fitting_tokens
+from conan_embed.training.step import make_ready
+from training.test_world import DEFAULT, JOINT, Run
+
+
+def allocated_per_token(model, precision, few, many):
+    """The reference: bytes that the CPU's allocator still holds after a forward pass, by torch's profiler."""
+
+    def held_after(texts):
+        offsets = np.arange(texts + 1) * model.max_length
+        with torch.profiler.profile(profile_memory=True) as profile, autocast(model.device, precision):
+            embeddings = model.embed_tokens(np.zeros(offsets[-1], np.int32), offsets, np.arange(texts))
+        assert embeddings.requires_grad
+        return sum(event.self_cpu_memory_usage for event in profile.key_averages())
+
+    return (held_after(many) - held_after(few)) / ((many - few) * model.max_length)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_bytes_are_those_of_the_allocator(family, precision):
+    model = make_tiny_model(family, pooling="mean").train()
+    expected = allocated_per_token(model, precision, 8, 24)
+    assert kept_per_token(model, precision) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_probe_leaves_the_random_numbers_and_the_mode_alone():
+    model = make_tiny_model("bert").eval()
+    before = torch.get_rng_state()
+    kept_per_token(model, "float32")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_tokens_that_fit(monkeypatch):
+    model = make_tiny_model("bert")
+    held = 4 * sum(parameter.numel() for parameter in model.parameters())
+    monkeypatch.setattr(memory, "kept_per_token", lambda *_: 1000.0)
+    monkeypatch.setattr(memory, "free_main_memory", lambda: 5_000_000 * 1000 + 5 * held)
+    assert measure_fitting_tokens(model, "float32") == pytest.approx(4_000_000 + held / 1000, abs=1)
+    monkeypatch.setattr(processes, "node_size", lambda: 2)
+    assert measure_fitting_tokens(model, "float32") == pytest.approx(2_000_000 - held / 1000, abs=1)
+
+
+def test_the_limit_of_a_container_counts(tmp_path):
+    whole = free_main_memory(tmp_path)  # no such groups
+    assert whole > 1 << 20
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_main_memory(tmp_path) > whole / 2
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert free_main_memory(tmp_path) == 500_000
+    (tmp_path / "memory.max").write_text("400000\n")
+    assert free_main_memory(tmp_path) == 0
+    older = tmp_path / "older" / "memory"
+    older.mkdir(parents=True)
+    (older / "memory.usage_in_bytes").write_text("700000\n")
+    (older / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 100000\n")
+    (older / "memory.limit_in_bytes").write_text("800000\n")
+    assert free_main_memory(tmp_path / "older") == 200_000
+
+
+def test_a_step_that_does_not_fit_computes_activations_again_and_keeps_its_numbers(tmp_path):
+    def first_losses(fitting):
+        run = Run(DEFAULT | JOINT, tmp_path)
+        run.trainee.memory.fit(fitting)
+        recomputed = make_ready(run.trainee, run.planner.step(0, run.table), run.recipe).share.recompute
+        return recomputed, [run.step(number)["loss"] for number in range(3)]
+
+    enough, expected = first_losses(10**6)
+    too_little, found = first_losses(100)
+    assert (enough, too_little) == (False, True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
