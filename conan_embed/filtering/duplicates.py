@@ -39,6 +39,11 @@ SKETCH = tuple(f"sketch_{i}" for i in range(4))  # words of 64 bits
 _ROUNDS = 16  # comparisons with another first of the band; what is left then is counted in `Found.undecided`
 _BATCH = 20_000  # pairs of texts compared at a time
 _CHUNK = 1 << 17  # gram hashes worked on at a time, so that the minima stay in the cache
+_PIECE = 1 << 15  # hashes of further rounds worked on at a time
+_GATHERED = (
+    1 << 20
+)  # gram hashes that wait for bands, so that there are enough short texts of a kind among them
+_SALT = np.uint64(0x9E3779B97F4A7C15)
 # A text is cut into so many (gram, round) hashes for each of its K values, at least. The share of values that get none,
 # exp(-3), is then small enough for bands of such values alone to be rare.
 _HASHES_A_VALUE = 3
@@ -59,23 +64,20 @@ def _plain_point() -> np.ndarray:
 def _plain_points(texts: pl.Series) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the code points and offsets (see `measures.code_points`) of the plain texts, chunk by chunk."""
     for _, points_C, offsets in decoded(texts):
-        plain_C = _plain_point()[points_C]
+        plain_C = np.take(
+            _plain_point(), points_C, mode="clip"
+        )  # half the time of an index whose bounds are checked
         stays_C = plain_C != 0
-        lengths = _sums(stays_C, offsets)
-        bare = np.flatnonzero((lengths == 0) & (np.diff(offsets) > 0))
-        for text in bare:  # nothing else tells them apart: they stay as they are
-            whole = slice(offsets[text], offsets[text + 1])
-            plain_C[whole], stays_C[whole] = points_C[whole], True
-        lengths[bare] = np.diff(offsets)[bare]
-        # By numbers of places: half the time of a mask.
-        yield plain_C[np.flatnonzero(stays_C)], np.concatenate(([0], np.cumsum(lengths)))
-
-
-def _sums(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the sum of the numbers (int8 or boolean [C]) of each text: int64 [N]."""
-    total = np.zeros(len(numbers) + 1, np.int64)
-    np.cumsum(numbers, out=total[1:])
-    return np.diff(total[offsets])
+        place = np.flatnonzero(stays_C)
+        ends = np.searchsorted(place, offsets)
+        bare = np.flatnonzero((np.diff(ends) == 0) & (np.diff(offsets) > 0))
+        if len(bare):  # nothing else tells them apart: they stay as they are
+            for text in bare:
+                whole = slice(offsets[text], offsets[text + 1])
+                plain_C[whole], stays_C[whole] = points_C[whole], True
+            place = np.flatnonzero(stays_C)
+            ends = np.searchsorted(place, offsets)
+        yield plain_C[place], ends
 
 
 def plain(texts: pl.Series) -> pl.Series:
@@ -100,7 +102,9 @@ def keys(points_C: np.ndarray, offsets: np.ndarray) -> list[int]:
     more = (
         (points_C > 0x7F).view(np.int8) + (points_C > 0x7FF).view(np.int8) + (points_C > 0xFFFF).view(np.int8)
     )
-    ends = offsets + np.concatenate(([0], np.cumsum(_sums(more, offsets))))
+    so_far = np.zeros(len(points_C) + 1, np.int64)
+    np.cumsum(more, out=so_far[1:])
+    ends = offsets + so_far[offsets]
     return [xxh3_64_intdigest(encoded[start:end]) for start, end in pairwise(ends.tolist())]
 
 
@@ -117,34 +121,40 @@ def signatures(hashes: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -
         hashes: uint64 [G], well mixed.
         offsets: int64 [N + 1], where each text's grams start; every text has one.
     """
-    out = np.empty((len(offsets) - 1, bands), np.uint32)
-    wanted = _HASHES_A_VALUE * bands * rows
-    for part in chunks(np.maximum(np.diff(offsets), wanted), _CHUNK):
-        bounds = offsets[part.start : part.stop + 1]
-        minima = _minima(hashes[bounds[0] : bounds[-1]], np.diff(bounds), bands * rows, wanted)
-        minima = minima.astype(np.uint64).reshape(-1, bands, rows)
-        mixed = np.zeros(minima.shape[:2], np.uint64)
-        for row in range(rows):
-            mixed = (mixed ^ minima[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
-            mixed ^= mixed >> np.uint64(31)
-        out[part] = mixed.astype(np.uint32)
-    return out
+    minima = _minima(hashes, offsets, bands * rows).reshape(-1, bands, rows)
+    mixed = np.zeros(minima.shape[:2], np.uint64)
+    for row in range(rows):
+        mixed = (mixed ^ minima[:, :, row]) * _SALT
+        mixed ^= mixed >> np.uint64(31)
+    return mixed.astype(np.uint32)
 
 
-def _minima(hashes: np.ndarray, count: np.ndarray, values: int, wanted: int) -> np.ndarray:
+def _minima(hashes: np.ndarray, offsets: np.ndarray, values: int) -> np.ndarray:
     """Return the lowest hash that competes for each value of each text: uint32 [N * K]."""
+    count, wanted = np.diff(offsets), _HASHES_A_VALUE * values
     minima = np.full(len(count) * values, np.iinfo(np.uint32).max, np.uint32)
-    start = np.repeat(np.arange(0, len(minima), values), count)
-    _compete(minima, values, start, hashes, np.uint32(0))
-    more = np.repeat(-(-wanted // count) - 1, count)  # further rounds of each gram
-    ends = np.cumsum(more)
-    round_ = np.arange(1, ends[-1] + 1) - np.repeat(ends - more, more)
-    again = np.repeat(hashes, more) ^ (round_.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    again *= np.uint64(0xBF58476D1CE4E5B9)
-    again ^= again >> np.uint64(32)
-    again *= np.uint64(0x94D049BB133111EB)
-    again ^= again >> np.uint64(29)
-    _compete(minima, values, np.repeat(start, more), again, np.minimum(round_, 255).astype(np.uint32))
+    first = np.arange(0, len(minima), values, dtype=np.uint64)  # value of each text
+    for part in chunks(np.maximum(count, wanted), _CHUNK):
+        own = slice(offsets[part.start], offsets[part.stop])
+        _compete(minima, values, np.repeat(first[part], count[part]), hashes[own], np.uint32(0))
+    # Texts of few grams, those together that take the same number of further rounds: all rounds are one array then.
+    more = -(-wanted // count) - 1
+    texts = np.argsort(more, kind="stable")[np.count_nonzero(more == 0) :]
+    sizes = count[texts]
+    skipped = offsets[texts] - (np.cumsum(sizes) - sizes)
+    hashes, start = hashes[np.repeat(skipped, sizes) + np.arange(sizes.sum())], np.repeat(first[texts], sizes)
+    ends = np.cumsum(np.bincount(more[texts], sizes, minlength=1).astype(np.int64))
+    for rounds in np.flatnonzero(np.diff(ends)) + 1:
+        round_ = np.arange(1, rounds + 1, dtype=np.uint64)[:, None]
+        weight = np.minimum(round_, 255).astype(np.uint32)
+        for at in range(ends[rounds - 1], ends[rounds], max(_PIECE // rounds, 1)):
+            piece = slice(at, min(at + max(_PIECE // rounds, 1), ends[rounds]))
+            again = hashes[piece] ^ (round_ * _SALT)
+            again *= np.uint64(0xBF58476D1CE4E5B9)
+            again ^= again >> np.uint64(32)
+            again *= np.uint64(0x94D049BB133111EB)
+            again ^= again >> np.uint64(29)
+            _compete(minima, values, start[piece], again, weight)
     return minima
 
 
@@ -152,9 +162,14 @@ def _compete(
     minima: np.ndarray, values: int, start: np.ndarray, hashes: np.ndarray, round_: np.ndarray | np.uint32
 ) -> None:
     """Let hashes compete: the upper half of one chooses the value, its round and then its lowest 24 bits decide."""
-    place = ((hashes >> np.uint64(32)) * np.uint64(values)) >> np.uint64(32)
-    weight = (hashes.astype(np.uint32) & np.uint32(0xFFFFFF)) | (round_ << np.uint32(24))
-    np.minimum.at(minima, start + place.astype(np.int64), weight)
+    place = hashes >> np.uint64(32)
+    place *= np.uint64(values)
+    place >>= np.uint64(32)
+    place += start
+    weight = hashes.astype(np.uint32)
+    weight &= np.uint32(0xFFFFFF)
+    weight |= round_ << np.uint32(24)
+    np.minimum.at(minima, place.view(np.int64).ravel(), weight.ravel())
 
 
 def sketches(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -215,16 +230,23 @@ def _fingerprints_of_side(
     """
     key_of_row: list[int] = []
     first_row: dict[int, int] = {}
-    resemblance = [_resemblance(*code_points(texts.clear()), setting)]
+    gathered = [hash_grams(*code_points(texts.clear()), GRAM)]
+    resemblance = []
     for points_C, offsets in _plain_points(texts):
         start = len(key_of_row)
         key_of_row += keys(points_C, offsets)
         fresh = [first_row.setdefault(key, row) == row for row, key in enumerate(key_of_row[start:], start)]
         if near and any(fresh):
-            lengths = np.diff(offsets)
-            points_C = points_C[np.repeat(fresh, lengths)]
-            offsets = np.concatenate(([0], np.cumsum(lengths[fresh])))
-            resemblance.append(_resemblance(points_C, offsets, setting))
+            if not all(fresh):
+                lengths = np.diff(offsets)
+                points_C = points_C[np.repeat(fresh, lengths)]
+                offsets = np.concatenate(([0], np.cumsum(lengths[fresh])))
+            gathered.append(hash_grams(points_C, offsets, GRAM))
+            if sum(len(hashes) for hashes, _ in gathered) >= _GATHERED:
+                resemblance.append(_resemblance(gathered, setting))
+                gathered.clear()
+    if gathered:
+        resemblance.append(_resemblance(gathered, setting))
     columns = [
         pl.Series("key", list(first_row), dtype=pl.UInt64),
         pl.Series("row", list(first_row.values()), dtype=pl.UInt32),
@@ -239,14 +261,14 @@ def _fingerprints_of_side(
     return pl.Series(key_of_row, dtype=pl.UInt64), pl.DataFrame(columns)
 
 
-def _resemblance(points_C: np.ndarray, offsets: np.ndarray, setting: Duplicates) -> tuple[np.ndarray, ...]:
-    """Return of each (plain) text the number of grams, the sketch, and the bands."""
-    hashes, offsets = hash_grams(points_C, offsets, GRAM)
-    return (
-        np.diff(offsets),
-        sketches(hashes, offsets),
-        signatures(hashes, offsets, setting.bands, setting.rows),
-    )
+def _resemblance(
+    gathered: list[tuple[np.ndarray, np.ndarray]], setting: Duplicates
+) -> tuple[np.ndarray, ...]:
+    """Return of each text, given by its grams, their number, the sketch, and the bands."""
+    hashes = np.concatenate([hashes for hashes, _ in gathered])
+    counts = np.concatenate([np.diff(offsets) for _, offsets in gathered])
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    return counts, sketches(hashes, offsets), signatures(hashes, offsets, setting.bands, setting.rows)
 
 
 @dataclass(frozen=True)
