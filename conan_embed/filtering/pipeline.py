@@ -65,7 +65,7 @@ def filter_pairs(
         _index_evaluation(run)
     shared = functools.partial(_over_shards, run, runner=runner, workers=workers, clock=clock)
     shared("read", read_step)
-    join = _join(run)
+    join = _join(run, workers)
     clock.save()
     shared("check", check_step)
     if recipe.teacher.model is not None:
@@ -192,7 +192,7 @@ def _index_evaluation(run: Run) -> None:
             index_evaluation(texts, run.recipe.duplicates).write_parquet(aside)
 
 
-def _join(run: Run) -> dict[str, Any]:
+def _join(run: Run, workers: int) -> dict[str, Any]:
     """Find the duplicates over all shards, once."""
     place = run.work / "join"
     if not run.recipe.duplicates.enabled:
@@ -207,6 +207,7 @@ def _join(run: Run) -> dict[str, Any]:
                 run.recipe.duplicates,
                 memory=run.recipe.engine.memory,
                 work=run.work / "spill",
+                threads=workers,
             )
             write_json(aside / "found.json", {**found.__dict__, "seconds": time.process_time() - start})
         shutil.rmtree(run.work / "spill")
