@@ -40,7 +40,7 @@ _ROUNDS = 16  # comparisons with another first of the band; what is left then is
 _BATCH = 20_000  # pairs of texts compared at a time
 _CHUNK = 1 << 17  # gram hashes worked on at a time, so that the minima stay in the cache
 _PIECE = 1 << 15  # hashes of further rounds worked on at a time
-_GATHERED = 1 << 20  # gram hashes that wait for bands, so that many short texts share their rounds
+_GATHERED = 1 << 20  # gram hashes whose bands are found together, so that many short texts share their rounds
 _SALT = np.uint64(0x9E3779B97F4A7C15)
 # A text is cut into so many (gram, round) hashes for each of its K values, at least. The share of values that get none,
 # exp(-3), is then small enough for bands of such values alone to be rare.
@@ -117,12 +117,17 @@ def signatures(hashes: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -
         hashes: uint64 [G], well mixed.
         offsets: int64 [N + 1], where each text's grams start; every text has one.
     """
-    minima = _minima(hashes, offsets, bands * rows).reshape(-1, bands, rows)
-    mixed = np.zeros(minima.shape[:2], np.uint64)
-    for row in range(rows):
-        mixed = (mixed ^ minima[:, :, row]) * _SALT
-        mixed ^= mixed >> np.uint64(31)
-    return mixed.astype(np.uint32)
+    out = np.empty((len(offsets) - 1, bands), np.uint32)
+    for part in chunks(np.maximum(np.diff(offsets), _HASHES_A_VALUE * bands * rows), _GATHERED):
+        bounds = offsets[part.start : part.stop + 1]
+        minima = _minima(hashes[bounds[0] : bounds[-1]], bounds - bounds[0], bands * rows)
+        minima = minima.reshape(-1, bands, rows)
+        mixed = np.zeros(minima.shape[:2], np.uint64)
+        for row in range(rows):
+            mixed = (mixed ^ minima[:, :, row]) * _SALT
+            mixed ^= mixed >> np.uint64(31)
+        out[part] = mixed.astype(np.uint32)
+    return out
 
 
 def _minima(hashes: np.ndarray, offsets: np.ndarray, values: int) -> np.ndarray:
@@ -139,12 +144,14 @@ def _minima(hashes: np.ndarray, offsets: np.ndarray, values: int) -> np.ndarray:
     sizes = count[texts]
     skipped = offsets[texts] - (np.cumsum(sizes) - sizes)
     hashes, start = hashes[np.repeat(skipped, sizes) + np.arange(sizes.sum())], np.repeat(first[texts], sizes)
-    ends = np.cumsum(np.bincount(more[texts], sizes, minlength=1).astype(np.int64))
-    for rounds in np.flatnonzero(np.diff(ends)) + 1:
+    grams_of_rounds = np.bincount(more[texts], sizes).astype(np.int64)
+    ends = np.cumsum(grams_of_rounds).tolist()
+    for rounds in np.flatnonzero(grams_of_rounds).tolist():
         round_ = np.arange(1, rounds + 1, dtype=np.uint64)[:, None]
         weight = np.minimum(round_, 255).astype(np.uint32)
-        for at in range(ends[rounds - 1], ends[rounds], max(_PIECE // rounds, 1)):
-            piece = slice(at, min(at + max(_PIECE // rounds, 1), ends[rounds]))
+        step = max(_PIECE // rounds, 1)
+        for at in range(ends[rounds - 1], ends[rounds], step):
+            piece = slice(at, min(at + step, ends[rounds]))
             again = hashes[piece] ^ (round_ * _SALT)
             again *= np.uint64(0xBF58476D1CE4E5B9)
             again ^= again >> np.uint64(32)

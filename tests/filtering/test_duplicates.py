@@ -230,6 +230,7 @@ def test_signatures_are_those_of_each_text_gram_by_gram(bands, rows, monkeypatch
     assert signatures(hashes, offsets, bands, rows).tolist() == expected
     monkeypatch.setattr(duplicates, "_PIECE", 100)
     monkeypatch.setattr(duplicates, "_CHUNK", 300)
+    monkeypatch.setattr(duplicates, "_GATHERED", 700)
     assert signatures(hashes, offsets, bands, rows).tolist() == expected
 
 
