@@ -1,10 +1,13 @@
 """Keep evaluation texts out of the training data: no side of a kept pair equals one, or nearly does.
 
-The evaluation texts become a small index (key and MinHash bands, as in `duplicates.py`), against which each
-shard is joined on its own; what shares a band is compared by the exact Jaccard similarity of the character
+The evaluation texts become a small index (key and MinHash bands, as in `duplicates.py`), in which the texts of each
+shard are looked up; what shares a band is compared by the exact Jaccard similarity of the character
 5-grams. This does not catch paraphrases, translations, or a short evaluation text inside a long one.
 """
 
+from functools import cached_property
+
+import numpy as np
 import polars as pl
 
 from conan_embed.errors import UserError
@@ -54,34 +57,76 @@ def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:
     return texts.hstack([pl.Series(f"band_{i}", bands[:, i]) for i in range(cut.bands)])
 
 
+class Places:
+    """Where values stand in a column of hashes. A join would read the whole column for each shard and band.
+
+    A bitmap by the upper bits of the hashes rules out nine in ten of the values that are not there; the others are
+    looked for by bisection.
+    """
+
+    def __init__(self, column: np.ndarray) -> None:
+        """Take the column: uint32 or uint64 [N], well mixed."""
+        bits = max(16 * len(column), 2).bit_length() - 1
+        self.shift = column.dtype.type(8 * column.itemsize - bits)
+        self.seen = np.zeros(1 << bits, bool)
+        self.seen[column >> self.shift] = True
+        self.order = np.argsort(column)
+        self.sorted = column[self.order]
+
+    def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of values and of the column, int64 [M] each, for all M pairs of them that are equal."""
+        asked = np.flatnonzero(np.take(self.seen, values >> self.shift, mode="clip"))
+        first = np.searchsorted(self.sorted, values[asked], side="left")
+        count = np.searchsorted(self.sorted, values[asked], side="right") - first
+        place = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
+        return np.repeat(asked, count), self.order[place]
+
+
+class EvaluationIndex:
+    """The evaluation texts, ready to be looked up by their columns.
+
+    Attributes:
+        texts: of `index_evaluation` (or `read_evaluation`, where only equal texts count).
+    """
+
+    def __init__(self, texts: pl.DataFrame) -> None:
+        self.texts = texts
+
+    @cached_property
+    def keys(self) -> Places:
+        return Places(self.texts["key"].to_numpy())
+
+    @cached_property
+    def bands(self) -> dict[str, Places]:
+        names = [name for name in self.texts.columns if name.startswith("band_")]
+        return {name: Places(self.texts[name].to_numpy()) for name in names}
+
+
 def resemblance(
-    pairs: pl.DataFrame, texts: pl.DataFrame, index: pl.DataFrame, setting: Decontaminate
+    pairs: pl.DataFrame, texts: pl.DataFrame, index: EvaluationIndex, setting: Decontaminate
 ) -> pl.DataFrame:
     """Compare the distinct texts of a shard with the evaluation texts.
 
     Args:
         pairs: the shard's pairs, as fingerprints were taken of them.
         texts: `texts` of `duplicates.fingerprints`.
-        index: of `index_evaluation` (or `read_evaluation`, where only equal texts count).
 
     Returns:
         `side`, `key`, `similarity` (Float64; 1 where the texts are equal) of those at the threshold or above.
     """
-    equal = texts.join(index.select("key"), on="key", how="semi")
-    found = [equal.select("side", "key", pl.lit(1.0).alias("similarity"))]
-    bands = [name for name in index.columns if name.startswith("band_")] if setting.near else []
-    rest = texts.join(equal, on=["side", "key"], how="anti")
-    candidates = [
-        rest.select("side", "key", "id", band).join(index.select("text", band), on=band).drop(band)
-        for band in bands
-    ]
-    if candidates:
-        near = pl.concat(candidates).unique()
-        own = [
+    equal = np.zeros(texts.height, bool)
+    equal[index.keys.find(texts["key"].to_numpy())[0]] = True
+    found = [texts.filter(equal).select("side", "key", pl.lit(1.0).alias("similarity"))]
+    if setting.near:
+        rest = texts.filter(~equal)
+        places = [index.bands[name].find(rest[name].to_numpy()) for name in index.bands]
+        own, theirs = np.unique(np.concatenate(places, axis=1), axis=1)
+        near = rest.select("side", "key", "id")[own].hstack([index.texts["text"].gather(theirs)])
+        sides = [
             near.filter(side=number).join(pairs.select("id", own=side), on="id")
             for number, side in enumerate(SIDES)
         ]
-        both = pl.concat(own)
+        both = pl.concat(sides)
         similarity = jaccard(plain(both["own"]), both["text"], GRAM)
         both = both.with_columns(pl.Series("similarity", similarity, dtype=pl.Float64))
         found.append(

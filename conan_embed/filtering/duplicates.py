@@ -39,6 +39,9 @@ SKETCH = tuple(f"sketch_{i}" for i in range(4))  # words of 64 bits
 _ROUNDS = 16  # comparisons with another first of the band; what is left then is counted in `Found.undecided`
 _BATCH = 20_000  # pairs of texts compared at a time
 _CHUNK = 1 << 17  # gram hashes worked on at a time, so that the minima stay in the cache
+_PIECE = 1 << 15  # hashes of further rounds worked on at a time
+_GATHERED = 1 << 20  # gram hashes whose bands are found together, so that many short texts share their rounds
+_SALT = np.uint64(0x9E3779B97F4A7C15)
 # A text is cut into so many (gram, round) hashes for each of its K values, at least. The share of values that get none,
 # exp(-3), is then small enough for bands of such values alone to be rare.
 _HASHES_A_VALUE = 3
@@ -59,23 +62,18 @@ def _plain_point() -> np.ndarray:
 def _plain_points(texts: pl.Series) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the code points and offsets (see `measures.code_points`) of the plain texts, chunk by chunk."""
     for _, points_C, offsets in decoded(texts):
-        plain_C = _plain_point()[points_C]
+        plain_C = np.take(_plain_point(), points_C, mode="clip")  # half the time of checked bounds
         stays_C = plain_C != 0
-        lengths = _sums(stays_C, offsets)
-        bare = np.flatnonzero((lengths == 0) & (np.diff(offsets) > 0))
-        for text in bare:  # nothing else tells them apart: they stay as they are
-            whole = slice(offsets[text], offsets[text + 1])
-            plain_C[whole], stays_C[whole] = points_C[whole], True
-        lengths[bare] = np.diff(offsets)[bare]
-        # By numbers of places: half the time of a mask.
-        yield plain_C[np.flatnonzero(stays_C)], np.concatenate(([0], np.cumsum(lengths)))
-
-
-def _sums(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the sum of the numbers (int8 or boolean [C]) of each text: int64 [N]."""
-    total = np.zeros(len(numbers) + 1, np.int64)
-    np.cumsum(numbers, out=total[1:])
-    return np.diff(total[offsets])
+        place = np.flatnonzero(stays_C)
+        ends = np.searchsorted(place, offsets)
+        bare = np.flatnonzero((np.diff(ends) == 0) & (np.diff(offsets) > 0))
+        if len(bare):  # nothing else tells them apart: they stay as they are
+            for text in bare:
+                whole = slice(offsets[text], offsets[text + 1])
+                plain_C[whole], stays_C[whole] = points_C[whole], True
+            place = np.flatnonzero(stays_C)
+            ends = np.searchsorted(place, offsets)
+        yield plain_C[place], ends
 
 
 def plain(texts: pl.Series) -> pl.Series:
@@ -100,7 +98,9 @@ def keys(points_C: np.ndarray, offsets: np.ndarray) -> list[int]:
     more = (
         (points_C > 0x7F).view(np.int8) + (points_C > 0x7FF).view(np.int8) + (points_C > 0xFFFF).view(np.int8)
     )
-    ends = offsets + np.concatenate(([0], np.cumsum(_sums(more, offsets))))
+    so_far = np.zeros(len(points_C) + 1, np.int64)
+    np.cumsum(more, out=so_far[1:])
+    ends = offsets + so_far[offsets]
     return [xxh3_64_intdigest(encoded[start:end]) for start, end in pairwise(ends.tolist())]
 
 
@@ -118,33 +118,46 @@ def signatures(hashes: np.ndarray, offsets: np.ndarray, bands: int, rows: int) -
         offsets: int64 [N + 1], where each text's grams start; every text has one.
     """
     out = np.empty((len(offsets) - 1, bands), np.uint32)
-    wanted = _HASHES_A_VALUE * bands * rows
-    for part in chunks(np.maximum(np.diff(offsets), wanted), _CHUNK):
+    for part in chunks(np.maximum(np.diff(offsets), _HASHES_A_VALUE * bands * rows), _GATHERED):
         bounds = offsets[part.start : part.stop + 1]
-        minima = _minima(hashes[bounds[0] : bounds[-1]], np.diff(bounds), bands * rows, wanted)
-        minima = minima.astype(np.uint64).reshape(-1, bands, rows)
+        minima = _minima(hashes[bounds[0] : bounds[-1]], bounds - bounds[0], bands * rows)
+        minima = minima.reshape(-1, bands, rows)
         mixed = np.zeros(minima.shape[:2], np.uint64)
         for row in range(rows):
-            mixed = (mixed ^ minima[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+            mixed = (mixed ^ minima[:, :, row]) * _SALT
             mixed ^= mixed >> np.uint64(31)
         out[part] = mixed.astype(np.uint32)
     return out
 
 
-def _minima(hashes: np.ndarray, count: np.ndarray, values: int, wanted: int) -> np.ndarray:
+def _minima(hashes: np.ndarray, offsets: np.ndarray, values: int) -> np.ndarray:
     """Return the lowest hash that competes for each value of each text: uint32 [N * K]."""
+    count, wanted = np.diff(offsets), _HASHES_A_VALUE * values
     minima = np.full(len(count) * values, np.iinfo(np.uint32).max, np.uint32)
-    start = np.repeat(np.arange(0, len(minima), values), count)
-    _compete(minima, values, start, hashes, np.uint32(0))
-    more = np.repeat(-(-wanted // count) - 1, count)  # further rounds of each gram
-    ends = np.cumsum(more)
-    round_ = np.arange(1, ends[-1] + 1) - np.repeat(ends - more, more)
-    again = np.repeat(hashes, more) ^ (round_.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    again *= np.uint64(0xBF58476D1CE4E5B9)
-    again ^= again >> np.uint64(32)
-    again *= np.uint64(0x94D049BB133111EB)
-    again ^= again >> np.uint64(29)
-    _compete(minima, values, np.repeat(start, more), again, np.minimum(round_, 255).astype(np.uint32))
+    first = np.arange(0, len(minima), values, dtype=np.uint64)  # value of each text
+    for part in chunks(np.maximum(count, wanted), _CHUNK):
+        own = slice(offsets[part.start], offsets[part.stop])
+        _compete(minima, values, np.repeat(first[part], count[part]), hashes[own], np.uint32(0))
+    # Texts of few grams, those together that take the same number of further rounds: all rounds are one array then.
+    more = -(-wanted // count) - 1
+    texts = np.argsort(more, kind="stable")[np.count_nonzero(more == 0) :]
+    sizes = count[texts]
+    skipped = offsets[texts] - (np.cumsum(sizes) - sizes)
+    hashes, start = hashes[np.repeat(skipped, sizes) + np.arange(sizes.sum())], np.repeat(first[texts], sizes)
+    grams_of_rounds = np.bincount(more[texts], sizes).astype(np.int64)
+    ends = np.cumsum(grams_of_rounds).tolist()
+    for rounds in np.flatnonzero(grams_of_rounds).tolist():
+        round_ = np.arange(1, rounds + 1, dtype=np.uint64)[:, None]
+        weight = np.minimum(round_, 255).astype(np.uint32)
+        step = max(_PIECE // rounds, 1)
+        for at in range(ends[rounds - 1], ends[rounds], step):
+            piece = slice(at, min(at + step, ends[rounds]))
+            again = hashes[piece] ^ (round_ * _SALT)
+            again *= np.uint64(0xBF58476D1CE4E5B9)
+            again ^= again >> np.uint64(32)
+            again *= np.uint64(0x94D049BB133111EB)
+            again ^= again >> np.uint64(29)
+            _compete(minima, values, start[piece], again, weight)
     return minima
 
 
@@ -152,9 +165,14 @@ def _compete(
     minima: np.ndarray, values: int, start: np.ndarray, hashes: np.ndarray, round_: np.ndarray | np.uint32
 ) -> None:
     """Let hashes compete: the upper half of one chooses the value, its round and then its lowest 24 bits decide."""
-    place = ((hashes >> np.uint64(32)) * np.uint64(values)) >> np.uint64(32)
-    weight = (hashes.astype(np.uint32) & np.uint32(0xFFFFFF)) | (round_ << np.uint32(24))
-    np.minimum.at(minima, start + place.astype(np.int64), weight)
+    place = hashes >> np.uint64(32)
+    place *= np.uint64(values)
+    place >>= np.uint64(32)
+    place += start
+    weight = hashes.astype(np.uint32)
+    weight &= np.uint32(0xFFFFFF)
+    weight |= round_ << np.uint32(24)
+    np.minimum.at(minima, place.view(np.int64).ravel(), weight.ravel())
 
 
 def sketches(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -215,16 +233,23 @@ def _fingerprints_of_side(
     """
     key_of_row: list[int] = []
     first_row: dict[int, int] = {}
-    resemblance = [_resemblance(*code_points(texts.clear()), setting)]
+    gathered = [hash_grams(*code_points(texts.clear()), GRAM)]
+    resemblance = []
     for points_C, offsets in _plain_points(texts):
         start = len(key_of_row)
         key_of_row += keys(points_C, offsets)
         fresh = [first_row.setdefault(key, row) == row for row, key in enumerate(key_of_row[start:], start)]
         if near and any(fresh):
-            lengths = np.diff(offsets)
-            points_C = points_C[np.repeat(fresh, lengths)]
-            offsets = np.concatenate(([0], np.cumsum(lengths[fresh])))
-            resemblance.append(_resemblance(points_C, offsets, setting))
+            if not all(fresh):
+                lengths = np.diff(offsets)
+                points_C = points_C[np.repeat(fresh, lengths)]
+                offsets = np.concatenate(([0], np.cumsum(lengths[fresh])))
+            gathered.append(hash_grams(points_C, offsets, GRAM))
+            if sum(len(hashes) for hashes, _ in gathered) >= _GATHERED:
+                resemblance.append(_resemblance(gathered, setting))
+                gathered.clear()
+    if gathered:
+        resemblance.append(_resemblance(gathered, setting))
     columns = [
         pl.Series("key", list(first_row), dtype=pl.UInt64),
         pl.Series("row", list(first_row.values()), dtype=pl.UInt32),
@@ -239,14 +264,14 @@ def _fingerprints_of_side(
     return pl.Series(key_of_row, dtype=pl.UInt64), pl.DataFrame(columns)
 
 
-def _resemblance(points_C: np.ndarray, offsets: np.ndarray, setting: Duplicates) -> tuple[np.ndarray, ...]:
-    """Return of each (plain) text the number of grams, the sketch, and the bands."""
-    hashes, offsets = hash_grams(points_C, offsets, GRAM)
-    return (
-        np.diff(offsets),
-        sketches(hashes, offsets),
-        signatures(hashes, offsets, setting.bands, setting.rows),
-    )
+def _resemblance(
+    gathered: list[tuple[np.ndarray, np.ndarray]], setting: Duplicates
+) -> tuple[np.ndarray, ...]:
+    """Return of each text, given by its grams, their number, the sketch, and the bands."""
+    hashes = np.concatenate([hashes for hashes, _ in gathered])
+    counts = np.concatenate([np.diff(offsets) for _, offsets in gathered])
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    return counts, sketches(hashes, offsets), signatures(hashes, offsets, setting.bands, setting.rows)
 
 
 @dataclass(frozen=True)
@@ -270,7 +295,13 @@ def _names(paths: Sequence[Path]) -> str:
 
 
 def find_duplicates(
-    shards: Sequence[Path], out: Path, setting: Duplicates, *, memory: str, work: Path
+    shards: Sequence[Path],
+    out: Path,
+    setting: Duplicates,
+    *,
+    memory: str,
+    work: Path,
+    threads: int | None = None,
 ) -> Found:
     """Find the pairs to drop over all shards.
 
@@ -282,6 +313,7 @@ def find_duplicates(
             `duplicate_of`.
         memory: what DuckDB may hold, as in "2GB".
         work: a folder for what it spills.
+        threads: how many it may use; null for one a core. One alone takes two thirds of the processor time of two.
     """
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -289,27 +321,28 @@ def find_duplicates(
     with duckdb.connect(":memory:") as db:
         db.execute(f"set memory_limit = '{memory}'")
         db.execute(f"set temp_directory = '{work / 'spill'}'")
+        if threads is not None:
+            db.execute(f"set threads = {threads}")
         db.execute("set preserve_insertion_order = false")
         db.execute("set enable_progress_bar = false")
         sources = {
             name: f"read_parquet({_names([shard / f'{name}.parquet' for shard in shards])})"
-            for name in ("pairs", "keys", "texts")
+            for name in ("keys", "texts")
         }
         db.execute("create table verified (side utinyint, a ubigint, b ubigint, similarity float)")
         db.execute('create table groups (side utinyint, key ubigint, "group" ubigint, similarity float)')
         compared = undecided = 0
         if setting.near:
-            for number, side in enumerate(SIDES):
-                one = _compare_side(db, sources, number, side, setting)
+            for number in range(len(SIDES)):
+                one = _compare_side(db, shards, sources["texts"], number, setting)
                 compared += one[0]
                 undecided += one[1]
                 _group_side(db, number)
         similar = _one(db, "select count(*) from verified")
         _choose(db, sources["keys"], setting)
         for number in range(len(shards)):
-            low = number << 32
             chosen = f"""select id, dropped_by, value, duplicate_of from gone
-                where id between {low} and {low + (1 << 32) - 1} order by id"""
+                where {_of_shard(number)} order by id"""
             _frame(db, chosen).write_parquet(out / f"{number:05d}.parquet")
         counts = dict(
             db.execute("select dropped_by, count(*) from gone group by all order by all").fetchall()
@@ -328,31 +361,38 @@ def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
 
 
 def _compare_side(
-    db: duckdb.DuckDBPyConnection, sources: dict[str, str], number: int, side: str, setting: Duplicates
+    db: duckdb.DuckDBPyConnection,
+    shards: Sequence[Path],
+    texts_source: str,
+    number: int,
+    setting: Duplicates,
 ) -> tuple[int, int]:
     """Fill `verified` for one side; return how many comparisons were made and how many texts stayed
     undecided.
     """
+    side = SIDES[number]
     # One read of the shards, without the other side; from here on only texts of candidates are read.
-    db.execute(f"create or replace table fingerprints as from {sources['texts']} where side = {number}")
+    db.execute(f"create or replace table fingerprints as from {texts_source} where side = {number}")
     db.execute("create or replace table bands (band utinyint, hash uinteger, key ubigint)")
     with progress_bar() as progress:
         task = progress.add_task(f"bands of the {side} side", total=setting.bands, note="")
         for band in range(setting.bands):
-            # A text has a row for each shard that it is in, so a hash of several rows may be that of one text.
+            # A text has a row for each shard that it is in, so a hash of several rows may be that of one text. Few have
+            # several, and only theirs are looked at further.
             db.execute(
                 f"""insert into bands
-                with shared as (select band_{band} as hash from fingerprints group by hash
-                                having min(key) <> max(key))
-                select distinct {band}, hash, key from fingerprints join shared on band_{band} = hash"""
+                with often as (select band_{band} as hash from fingerprints group by hash having count(*) > 1),
+                members as materialized (select distinct hash, key from fingerprints join often on band_{band} = hash),
+                shared as (select hash from members group by hash having count(*) > 1)
+                select {band}, hash, key from members semi join shared using (hash)"""
             )
             progress.advance(task)
     db.execute(
-        f"""create or replace table candidates as
-        with wanted as (select min(id) as id, key, any_value(columns(['grams', {", ".join(map(repr, SKETCH))}]))
-                        from fingerprints where key in (select key from bands) group by key)
-        select wanted.* exclude id, {side} as text from {sources["pairs"]} join wanted using (id)"""
+        f"""create or replace table wanted as
+        select min(id) as id, key, any_value(columns(['grams', {", ".join(map(repr, SKETCH))}]))
+        from fingerprints where key in (select key from bands) group by key"""
     )
+    _read_candidates(db, shards, side)
     db.execute("drop table fingerprints")
     db.execute("create or replace table tried (a ubigint, b ubigint)")
     compared = 0
@@ -398,6 +438,31 @@ def _compare_side(
         "(select (band, hash) from bands group by band, hash having count(*) > 1)",
     )
     return compared, undecided
+
+
+def _read_candidates(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], side: str) -> None:
+    """Fill `candidates`: `wanted` with their texts instead of ids.
+
+    By polars, shard by shard, which decodes the texts of wanted rows alone: a third of the time of a join with all.
+    """
+    db.execute("create or replace table texts (id ubigint, text varchar)")
+    for number, shard in enumerate(shards):
+        ids = _frame(db, f"select id from wanted where {_of_shard(number)}")["id"]
+        pairs = pl.scan_parquet(shard / "pairs.parquet").filter(pl.col("id").is_in(ids.implode()))
+        db.register("found", pairs.select("id", side).collect().to_arrow())
+        db.execute("insert into texts from found")
+        db.unregister("found")
+    db.execute(
+        """create or replace table candidates as
+        select wanted.* exclude id, text from wanted join texts using (id)"""
+    )
+    db.execute("drop table texts")
+    db.execute("drop table wanted")
+
+
+def _of_shard(number: int) -> str:
+    """Return the condition in SQL that an `id` is of a shard."""
+    return f"id between {number << 32} and {(number << 32) + (1 << 32) - 1}"
 
 
 def _compare(

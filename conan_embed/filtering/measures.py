@@ -52,7 +52,14 @@ def code_points(texts: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     """Return the code points of all texts end to end (uint32 [C]) and where each text starts (int64 [N +
     1]).
     """
-    points_C = np.frombuffer("".join(texts.to_list()).encode("utf-32-le"), dtype=np.uint32)
+    # As Arrow lays them out, one after the other, all texts are one string: two thirds of the time of a string each.
+    column = texts.to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, bounds, encoded = column.buffers()
+    if not len(column) or encoded is None:
+        return np.empty(0, np.uint32), np.zeros(len(texts) + 1, np.int64)
+    first, last = np.frombuffer(bounds, np.int64)[[column.offset, column.offset + len(column)]]
+    joined = str(memoryview(encoded)[first:last], "utf-8")
+    points_C = np.frombuffer(joined.encode("utf-32-le"), np.uint32)
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum(texts.str.len_chars().to_numpy(), out=offsets[1:])
     return points_C, offsets
@@ -150,35 +157,46 @@ def _repeats(keys: np.ndarray) -> np.ndarray:
     """Return the places of the keys (uint64 [G], well mixed) that repeat another one: of equal keys, all but one.
 
     A hash table without collision handling: every key writes its place into a slot, and the last one to write is
-    the slot's winner. Who lost against an equal key is a repeat of it; who lost against another key (one in
-    eight or less) is sorted instead. Equal keys share a slot, so no pair of them is divided by this. Half the
-    time of sorting all.
+    the slot's winner. Who lost against an equal key is a repeat of it. Who lost against another key (one in eight or
+    less) goes to a second table, by other bits, and who loses there, too, is sorted. Equal keys share their slots, so
+    no pair of them is divided by this. A quarter of the time of sorting all.
     """
-    bits = max(4 * len(keys), 2).bit_length() - 1  # two to four slots a key
-    slot = (keys >> np.uint64(64 - bits)).view(np.int64)
-    own = np.arange(len(keys), dtype=np.int32)
-    table = np.empty(1 << bits, np.int32)
-    table[slot] = own
-    winner = table[slot]
-    lost = np.flatnonzero(winner != own)
-    key = keys[lost]
-    equal = keys[winner[lost]] == key
-    rest, key = lost[~equal], key[~equal]
-    order = np.argsort(key)
-    key = key[order]
-    return np.concatenate((lost[equal], rest[order[1:][key[1:] == key[:-1]]]))
+    place, used, repeats = np.arange(len(keys)), 0, []
+    for _ in range(2):
+        bits = max(4 * len(keys), 2).bit_length() - 1  # two to four slots a key
+        slot = ((keys << np.uint64(used)) >> np.uint64(64 - bits)).view(np.int64)
+        own = np.arange(len(keys), dtype=np.int32)
+        table = np.empty(1 << bits, np.int32)
+        table[slot] = own
+        winner = table[slot]
+        lost = np.flatnonzero(winner != own)
+        equal = keys[winner[lost]] == keys[lost]
+        repeats.append(place[lost[equal]])
+        lost = lost[~equal]
+        place, keys, used = place[lost], keys[lost], used + bits
+    order = np.argsort(keys)
+    keys = keys[order]
+    return np.concatenate((*repeats, place[order[1:][keys[1:] == keys[:-1]]]))
 
 
-def num_distinct(hashes: np.ndarray, text: np.ndarray, rows: int) -> np.ndarray:
-    """Return how many different grams each text has: int64 [rows].
+def _of_text(hashes: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Return keys (uint64 [G]) that are equal where both the hashes and their texts are."""
+    return text.view(np.uint64) * np.uint64(0xD6E8FEB86659FD93) + hashes
+
+
+def _num_distinct(keys: np.ndarray, text: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return counts - np.bincount(text[_repeats(keys)], minlength=len(counts))
+
+
+def num_distinct(hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return how many different grams each text has: int64 [N].
 
     Args:
         hashes: uint64 [G], of `grams`.
-        text: int64 [G], the row of the text that each belongs to.
+        counts: int64 [N], how many of them each text has.
     """
-    keys = text.view(np.uint64) * np.uint64(0xD6E8FEB86659FD93)
-    keys += hashes
-    return np.bincount(text, minlength=rows) - np.bincount(text[_repeats(keys)], minlength=rows)
+    text = np.repeat(np.arange(len(counts)), counts)
+    return _num_distinct(_of_text(hashes, text), text, counts)
 
 
 def overlap(left: pl.Series, right: pl.Series, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -193,12 +211,14 @@ def overlap(left: pl.Series, right: pl.Series, n: int) -> tuple[np.ndarray, np.n
         sides = [grams(texts[part], n) for texts in (left, right)]
         counts = [np.diff(offsets) for _, offsets in sides]
         for rows in chunks(counts[0] + counts[1], _CHUNK_CHARACTERS):
-            size = rows.stop - rows.start
-            hashes = [found[offsets[rows.start] : offsets[rows.stop]] for found, offsets in sides]
-            text = [np.repeat(np.arange(size), count[rows]) for count in counts]
-            one, two = (num_distinct(*side, size) for side in zip(hashes, text, strict=True))
-            either = num_distinct(np.concatenate(hashes), np.concatenate(text), size)
-            sizes[:, part.start + rows.start : part.start + rows.stop] = one + two - either, one, two
+            keys, text, distinct = [], [], []
+            for (hashes, offsets), count in zip(sides, counts, strict=True):
+                text.append(np.repeat(np.arange(rows.stop - rows.start), count[rows]))
+                keys.append(_of_text(hashes[offsets[rows.start] : offsets[rows.stop]], text[-1]))
+                distinct.append(_num_distinct(keys[-1], text[-1], count[rows]))
+            both = counts[0][rows] + counts[1][rows]
+            common = sum(distinct) - _num_distinct(np.concatenate(keys), np.concatenate(text), both)
+            sizes[:, part.start + rows.start : part.start + rows.stop] = common, *distinct
     return sizes[0], sizes[1], sizes[2]
 
 
@@ -220,9 +240,8 @@ def _repeated(points_C: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     if not few.all():
         looked_at &= ((hashes & np.uint64(3)) == 0) | np.repeat(few, lengths)[: len(hashes)]
     place = np.flatnonzero(looked_at)
-    text = np.repeat(np.arange(rows), lengths)[place]
-    counts = np.bincount(text, minlength=rows)
-    different = num_distinct(hashes[place], text, rows)
+    counts = np.diff(np.searchsorted(place, offsets))
+    different = num_distinct(hashes[place], counts)
     return np.where(counts > 0, 1 - different / np.maximum(counts, 1), 0.0)
 
 
@@ -238,7 +257,7 @@ def measure(texts: pl.Series) -> pl.DataFrame:
     count = {name: np.zeros(len(texts), np.int32) for name in ("characters", *KINDS, "tokens")}
     repeated = np.zeros(len(texts), np.float32)
     for rows, points_C, offsets in decoded(texts):
-        kind_C = _kinds()[points_C]
+        kind_C = np.take(_kinds(), points_C, mode="clip")  # half the time of checked bounds
         count["characters"][rows] = np.diff(offsets)
         # The first character of a run of letters or digits also counts as a kind of its own.
         word_C = (kind_C >= HANGUL) & (kind_C <= DIGIT)

@@ -25,6 +25,7 @@ _HTML = (
     "strike|strong|sub|summary|sup|svg|table|tbody|td|tfoot|th|thead|time|title|tr|tt|u|ul|var|video|embed"
 )
 _FORUM = "b|i|u|s|url|img|quote|code|mw_shl_code|color|size|font|align|attach|backcolor|list|table|tr|td|email|media"
+_ROLES = "numref|label|eqref|cite|ref|doc|term|func|class|meth|mod"
 _ENTITIES = {
     "&nbsp;": " ",
     "&lt;": "<",
@@ -56,30 +57,47 @@ _DRAWN_OUT = (
 )
 # Characters that every Unicode form leaves alone, also beside each other, and that are never taken out.
 _ORDINARY = r"\t\n\x20-\x7e·–—‘’“”、。〃《》「」『』【】〔〕\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fff"
-# What `_tidy` would change.
-_UNTIDY = r"  | \n|\n |\n\n\n|^\s|\s$|[\p{Zs}\t&&[^ ]]|----|====|____|────|\.{4}|。{4}|！{4}"
+# What `_tidy` would change, in a text of ordinary characters or one that is in form.
+_UNTIDY = r"  | \n|\n |\n\n\n|^\s|\s$|\t|----|====|____|────|\.{4}|。{4}|！{4}"
 # No text without one of these has any mark-up.
 _MARKUP = r"[<&*#\[`>~]|__|---|:[a-z_]+:"
 
 
-def _without_markup(text: pl.Expr) -> pl.Expr:
+def _without_markup(texts: pl.Series) -> pl.Series:
+    texts = _changed(texts, "[<&\ue010\ue011]", _without_tags)
+    texts = _changed(texts, r"\[", _without_links)
+    texts = texts.to_frame("text").select(_without_line_marks(pl.col("text")))["text"]
+    return _changed(texts, rf"\*\*|__|:(?:begin|end|{_ROLES})", _without_emphasis)
+
+
+def _without_tags(text: pl.Expr) -> pl.Expr:
+    """Take out HTML tags and entities, which all have a `<` or an `&`."""
     # A tag in the code marks of Markdown is what the text is about: it hides while tags go.
     text = text.str.replace_all(r"`<(/?[\w-]+[^`<>\n]{0,80})>`", "`\ue010$1\ue011`")
     text = text.str.replace_all(r"(?is)<(script|style)\b.*?</(script|style)\s*>|<!--.*?-->", " ")
     text = text.str.replace_all(r"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n")
     text = text.str.replace_all(rf"(?i)</?(?:{_HTML})(?:\s[^<>]*)?/?>", " ")
-    text = text.str.replace_many([*_ENTITIES, "\ue010", "\ue011"], [*_ENTITIES.values(), "<", ">"])
+    return text.str.replace_many([*_ENTITIES, "\ue010", "\ue011"], [*_ENTITIES.values(), "<", ">"])
+
+
+def _without_links(text: pl.Expr) -> pl.Expr:
+    """Take out what stands in brackets for a forum or for Markdown: images leave, links keep their words."""
     text = text.str.replace_all(rf"(?i)\[/?(?:{_FORUM})(?:=[^\]\n]{{0,80}})?\]", "")
-    # Markdown: images leave, links keep their words, marks of headings, emphasis, quotes, fences and rules
-    # go.
     text = text.str.replace_all(r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " ")
     text = text.str.replace_all(r"\[([^\[\]]+)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]\n]{0,60}\])", "$1")
-    text = text.str.replace_all(r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$", "")
-    text = text.str.replace_all(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|```.*$|~~~.*$|(?:[-*_][ \t]*){3,}$)", "")
+    return text.str.replace_all(r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$", "")
+
+
+def _without_line_marks(text: pl.Expr) -> pl.Expr:
+    """Take out what begins a line in Markdown: marks of headings and quotes, fences and rules."""
+    return text.str.replace_all(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|```.*$|~~~.*$|(?:[-*_][ \t]*){3,}$)", "")
+
+
+def _without_emphasis(text: pl.Expr) -> pl.Expr:
+    """Take out Markdown's marks of emphasis and the roles and tabs of d2l."""
     text = text.str.replace_all(r"\*\*([^*\n]+)\*\*|__([^_\n]+)__", "$1$2")
     text = text.str.replace_all(r":(?:begin|end)_tab:(?:`[^`]*`)?", "")
-    text = text.str.replace_all(r"\*\*|:(?:numref|label|eqref|cite|ref|doc|term|func|class|meth|mod):", "")
-    return text
+    return text.str.replace_all(rf"\*\*|:(?:{_ROLES}):", "")
 
 
 def _fixed(text: pl.Series) -> pl.Series:
@@ -91,11 +109,15 @@ def _fixed(text: pl.Series) -> pl.Series:
     return text.clone().scatter(suspect.arg_true(), repaired)
 
 
-def _changed(texts: pl.Series, pattern: str, change: Callable[[pl.Expr], pl.Expr]) -> pl.Series:
+def _replaced(texts: pl.Series, pattern: str, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
     """Change the texts in which the pattern is found; to look for it costs a fraction of changing nothing."""
     found = texts.str.contains(pattern)
-    new = texts.filter(found).to_frame("text").select(change(pl.col("text")))["text"]
-    return texts.clone().scatter(found.arg_true(), new)  # which works in place
+    return texts.clone().scatter(found.arg_true(), change(texts.filter(found)))  # which works in place
+
+
+def _changed(texts: pl.Series, pattern: str, change: Callable[[pl.Expr], pl.Expr]) -> pl.Series:
+    """The same with a change of an expression."""
+    return _replaced(texts, pattern, lambda few: few.to_frame("text").select(change(pl.col("text")))["text"])
 
 
 def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
@@ -110,11 +132,16 @@ def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
     if setting.mojibake:
         clean = _fixed(clean)
     if setting.markup:
-        clean = _changed(clean, _MARKUP, _without_markup)
+        clean = _replaced(clean, _MARKUP, _without_markup)
     keep = setting.form == "NFKC" and setting.keep_chinese_punctuation
-    usual = _ORDINARY + (_CHINESE_PUNCTUATION if keep else "")
-    clean = _changed(clean, f"[^{usual}]", lambda text: _in_form(text, setting.form, keep))
-    return _changed(clean, _UNTIDY, _tidy).rename(texts.name)
+    unusual = f"[^{_ORDINARY}{_CHINESE_PUNCTUATION if keep else ''}]"
+
+    def formed_and_tidied(few: pl.Series) -> pl.Series:
+        few = _changed(few, unusual, lambda text: _in_form(text, setting.form, keep))
+        return _changed(few, _UNTIDY, _tidy)
+
+    # Both are looked for at once: most texts need neither, and to read them is half the time.
+    return _replaced(clean, f"{unusual}|{_UNTIDY}", formed_and_tidied).rename(texts.name)
 
 
 def _in_form(text: pl.Expr, form: Literal["NFKC", "NFC"], keep: bool) -> pl.Expr:
@@ -126,15 +153,16 @@ def _in_form(text: pl.Expr, form: Literal["NFKC", "NFC"], keep: bool) -> pl.Expr
     if keep:
         text = text.str.replace_many(_HIDDEN, list(_CHINESE_PUNCTUATION))
     text = text.str.replace_all(r"\r\n?|[\u2028\u2029]", "\n")
-    return text.str.replace_all(r"[^\P{Cc}\n\t]", "")
+    text = text.str.replace_all(r"[^\P{Cc}\n\t]", "")
+    return text.str.replace_all(r"[\p{Zs}&&[^ ]]", "\t")  # blanks of all kinds: `_tidy` knows two
 
 
 def _tidy(text: pl.Expr) -> pl.Expr:
     """Cut what is drawn out, and bring blanks and empty lines to one kind."""
     text = text.str.replace_all(_DRAWN_OUT, "$a$b$c$d$e$f$g")
-    # Single spaces, one in five characters of English, are no matches.
-    text = text.str.replace_all(r" *[\p{Zs}\t&&[^ ]][\p{Zs}\t]*|  +", " ")
-    text = text.str.replace_all(r" ?\n ?", "\n").str.replace_all(r"\n{3,}", "\n\n")
+    # Single spaces, one in five characters of English, are no matches, nor are line ends without blanks.
+    text = text.str.replace_all(r"  [ \t]*| ?\t[ \t]*", " ")
+    text = text.str.replace_all(r" \n ?|\n ", "\n").str.replace_all(r"\n{3,}", "\n\n")
     return text.str.strip_chars()
 
 

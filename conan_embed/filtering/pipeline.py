@@ -59,7 +59,7 @@ def filter_pairs(
         content = read_json(run.output / "summary.json")
         return Summary(content["rows"]["read"], content["rows"]["kept"], run.output / "summary.json", content)
     read_block_lists(recipe.safety)  # a list that is missing is said before hours of work, not after
-    workers = recipe.engine.workers or os.cpu_count() or 1
+    workers = _workers(recipe)
     clock = _Clock(run.work / "clock.json")
     if recipe.decontaminate.enabled and recipe.decontaminate.paths:
         _index_evaluation(run)
@@ -83,6 +83,10 @@ def filter_pairs(
     if not recipe.engine.keep_work:
         shutil.rmtree(run.work)
     return Summary(content["rows"]["read"], content["rows"]["kept"], run.output / "summary.json", content)
+
+
+def _workers(recipe: FilterRecipe) -> int:
+    return recipe.engine.workers or os.cpu_count() or 1
 
 
 def load_teacher(path: str) -> Encoder:
@@ -207,6 +211,7 @@ def _join(run: Run) -> dict[str, Any]:
                 run.recipe.duplicates,
                 memory=run.recipe.engine.memory,
                 work=run.work / "spill",
+                threads=min(_workers(run.recipe), os.cpu_count() or 1),
             )
             write_json(aside / "found.json", {**found.__dict__, "seconds": time.process_time() - start})
         shutil.rmtree(run.work / "spill")

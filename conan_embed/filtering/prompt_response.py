@@ -128,7 +128,10 @@ def _code_share() -> pl.Expr:
 
 
 def _sum_share() -> pl.Expr:
-    text = pl.col("positive").str.replace_all(LIST_NUMBER, "").str.replace_all(r"\s", "")
+    # As with code: a quarter of the responses has any such character.
+    positive = pl.col("positive")
+    text = pl.when(positive.str.contains(SUM_CHARACTER)).then(positive).otherwise(pl.lit(""))
+    text = text.str.replace_all(LIST_NUMBER, "").str.replace_all(r"\s", "")
     return text.str.count_matches(SUM_CHARACTER) / text.str.len_chars().clip(1)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from conan_embed.files import read_json, write_json, written_aside
-from conan_embed.filtering.decontamination import check_evaluation, resemblance
+from conan_embed.filtering.decontamination import EvaluationIndex, check_evaluation, resemblance
 from conan_embed.filtering.duplicates import fingerprints
 from conan_embed.filtering.language import check_language, with_languages
 from conan_embed.filtering.measures import with_measures
@@ -194,9 +194,9 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _evaluation_index(path: Path, written: int) -> pl.DataFrame:
+def _evaluation_index(path: Path, written: int) -> EvaluationIndex:
     """Read the index of evaluation texts, once a process for all its shards."""
-    return pl.read_parquet(path)
+    return EvaluationIndex(pl.read_parquet(path))
 
 
 def score_step(run: Run, number: int, encoder: Encoder) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 import random
 
+import numpy as np
 import polars as pl
 import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.filtering.decontamination import (
+    EvaluationIndex,
+    Places,
     check_evaluation,
     index_evaluation,
     read_evaluation,
@@ -32,7 +35,7 @@ def evaluation(tmp_path):
 
 def decontaminate(pairs, folder, **more):
     setting = Decontaminate(paths=(str(folder),), **more)
-    index = index_evaluation(read_evaluation(setting, Normalise()), Duplicates())
+    index = EvaluationIndex(index_evaluation(read_evaluation(setting, Normalise()), Duplicates()))
     keys, texts = fingerprints(pairs, Duplicates())
     keyed = pairs.join(keys, on="id", how="left", maintain_order="left")
     return check_evaluation(keyed, resemblance(pairs, texts, index, setting))
@@ -69,3 +72,18 @@ def test_a_folder_without_texts_is_named(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere: no file there"):
         read_evaluation(Decontaminate(paths=(str(tmp_path / "nowhere"),)), Normalise())
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.uint64])
+@pytest.mark.parametrize("size", [0, 1, 50, 3000])
+def test_places_are_those_of_all_equal_values(kind, size):
+    """Also of values that repeat on either side, and of the lowest and the highest."""
+    rng = np.random.default_rng(size)
+    most = np.iinfo(kind).max
+    pool = np.append(rng.integers(0, most, 1000, dtype=kind), np.array([0, most], kind))
+    column, values = rng.choice(pool, size), rng.choice(pool, 500)
+    found = Places(column).find(values)
+    expected = {(i, j) for i, value in enumerate(values) for j in np.flatnonzero(column == value)}
+    assert len(found[0]) == len(expected)
+    assert set(zip(*(each.tolist() for each in found), strict=True)) == expected
+    assert Places(column).find(values[:0])[0].size == 0

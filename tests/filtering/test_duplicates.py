@@ -193,3 +193,62 @@ def test_signatures_and_keys_are_those_of_any_process():
     first = signatures(*grams_of(bare, 5), 4, 2)
     np.testing.assert_array_equal(signatures(*grams_of(bare.reverse(), 5), 4, 2)[::-1], first)
     assert first.dtype == np.uint32
+
+
+def slow_signature(hashes: list[int], bands: int, rows: int) -> list[int]:
+    """Round by round, gram by gram, in Python's own numbers."""
+    whole, values = (1 << 64) - 1, bands * rows
+    minima = [(1 << 32) - 1] * values
+    for round_ in range(max(-(-3 * values // len(hashes)), 1)):
+        for gram in hashes:
+            if round_:
+                gram ^= round_ * 0x9E3779B97F4A7C15 & whole
+                gram = gram * 0xBF58476D1CE4E5B9 & whole
+                gram ^= gram >> 32
+                gram = gram * 0x94D049BB133111EB & whole
+                gram ^= gram >> 29
+            place = (gram >> 32) * values >> 32
+            minima[place] = min(minima[place], gram & 0xFFFFFF | min(round_, 255) << 24)
+    found = []
+    for band in range(bands):
+        mixed = 0
+        for minimum in minima[band * rows : (band + 1) * rows]:
+            mixed = (mixed ^ minimum) * 0x9E3779B97F4A7C15 & whole
+            mixed ^= mixed >> 31
+        found.append(mixed & 0xFFFFFFFF)
+    return found
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(12, 5), (3, 2)])
+def test_signatures_are_those_of_each_text_gram_by_gram(bands, rows, monkeypatch):
+    """Texts of any number of grams, whatever is worked on together."""
+    rng = np.random.default_rng(1)
+    counts = np.array([1, 200, 2, 179, 180, 181, 1, 7, 90, 3, 59, 60, 61, 1000])
+    hashes = rng.integers(0, 1 << 64, counts.sum(), dtype=np.uint64)
+    offsets = np.concatenate(([0], np.cumsum(counts)))
+    expected = [slow_signature(each.tolist(), bands, rows) for each in np.split(hashes, offsets[1:-1])]
+    assert signatures(hashes, offsets, bands, rows).tolist() == expected
+    monkeypatch.setattr(duplicates, "_PIECE", 100)
+    monkeypatch.setattr(duplicates, "_CHUNK", 300)
+    monkeypatch.setattr(duplicates, "_GATHERED", 700)
+    assert signatures(hashes, offsets, bands, rows).tolist() == expected
+
+
+def test_fingerprints_do_not_depend_on_what_is_gathered(monkeypatch):
+    texts = [
+        "",
+        "?!",
+        "短",
+        *(text for pair in planted("zh", 20, 3) for text in pair[:2]),
+        "短",
+        "C++",
+        "c++ ",
+    ]
+    pairs = pl.DataFrame({"id": range(len(texts)), "query": texts, "positive": texts[::-1]})
+    pairs = pairs.cast({"id": pl.UInt64})
+    keys_whole, texts_whole = fingerprints(pairs, Duplicates())
+    monkeypatch.setattr(duplicates, "_GATHERED", 1)
+    monkeypatch.setattr("conan_embed.filtering.measures._CHUNK_CHARACTERS", 50)
+    keys_cut, texts_cut = fingerprints(pairs, Duplicates())
+    assert keys_cut.equals(keys_whole)
+    assert texts_cut.equals(texts_whole)

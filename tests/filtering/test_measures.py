@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conan_embed.filtering import measures
-from conan_embed.filtering.measures import grams, jaccard, measure, num_distinct, overlap
+from conan_embed.filtering.measures import code_points, grams, jaccard, measure, num_distinct, overlap
 
 TEXTS = [
     "",
@@ -96,5 +96,25 @@ def test_grams_of_a_text_do_not_depend_on_its_neighbours():
     alone, _ = grams(pl.Series(["中文和英文混排"]), 5)
     hashes, offsets = grams(pl.Series(["前面的一句话", "中文和英文混排", "x"]), 5)
     np.testing.assert_array_equal(hashes[offsets[1] : offsets[2]], alone)
-    text = np.repeat(np.arange(3), np.diff(offsets))
-    assert num_distinct(hashes, text, 3).tolist() == [2, 3, 1]
+    assert num_distinct(hashes, np.diff(offsets)).tolist() == [2, 3, 1]
+
+
+@given(st.lists(st.text(max_size=12), max_size=8), st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_code_points_are_those_of_each_text(texts, start):
+    """Of characters of every plane, also where a column is a part of another."""
+    column = pl.Series(texts, dtype=pl.String)[start:]
+    points, offsets = code_points(column)
+    found = [points[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+    assert found == [[ord(character) for character in value] for value in texts[start:]]
+
+
+@pytest.mark.parametrize("different", [1, 3, 100, 5000])
+@pytest.mark.parametrize("factor", [1, 1 << 40, 0x9E3779B97F4A7C15])
+def test_num_distinct_is_right_however_badly_hashes_are_mixed(different, factor):
+    """Hashes that share their upper or lower bits all meet in one slot of a table."""
+    rng = np.random.default_rng(0)
+    counts = np.array([0, 1, 700, 0, 2500, 3])
+    hashes = rng.integers(0, different, counts.sum()).astype(np.uint64) * np.uint64(factor)
+    texts = np.split(hashes, np.cumsum(counts)[:-1])
+    assert num_distinct(hashes, counts).tolist() == [len(set(each.tolist())) for each in texts]

@@ -1,6 +1,10 @@
+import ftfy
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from conan_embed.filtering import normalise as code
 from conan_embed.filtering.normalise import normalise, normalise_texts
 from conan_embed.filtering.recipe import Normalise
 
@@ -54,3 +58,114 @@ def test_pairs_keep_their_order_and_missing_texts_become_empty():
     found = normalise(pairs, Normalise())
     assert found.rows() == [(3, "A", "x"), (1, "", "y"), (2, "A", "")]
     assert normalise(pairs, Normalise(enabled=False))["query"].to_list() == ["Ａ", "", "Ａ"]
+
+
+def slow(text: pl.Expr, setting: Normalise) -> pl.Expr:
+    """Every replacement on every text with mark-up (or mojibake), one after the other, whether or not it can match."""
+    if setting.mojibake:
+        repaired = text.map_elements(ftfy.fix_encoding, return_dtype=pl.String)
+        text = pl.when(text.str.contains(code._MOJIBAKE)).then(repaired).otherwise(text)
+    if setting.markup:
+        html, forum = code._HTML, code._FORUM
+        marked = text.str.contains(code._MARKUP)
+        bare = text.str.replace_all(r"`<(/?[\w-]+[^`<>\n]{0,80})>`", "`\ue010$1\ue011`")
+        for pattern, new in (
+            (r"(?is)<(script|style)\b.*?</(script|style)\s*>|<!--.*?-->", " "),
+            (r"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n"),
+            (rf"(?i)</?(?:{html})(?:\s[^<>]*)?/?>", " "),
+        ):
+            bare = bare.str.replace_all(pattern, new)
+        bare = bare.str.replace_many(
+            [*code._ENTITIES, "\ue010", "\ue011"], [*code._ENTITIES.values(), "<", ">"]
+        )
+        for pattern, new in (
+            (rf"(?i)\[/?(?:{forum})(?:=[^\]\n]{{0,80}})?\]", ""),
+            (r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " "),
+            (r"\[([^\[\]]+)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]\n]{0,60}\])", "$1"),
+            (r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$", ""),
+            (r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|```.*$|~~~.*$|(?:[-*_][ \t]*){3,}$)", ""),
+            (r"\*\*([^*\n]+)\*\*|__([^_\n]+)__", "$1$2"),
+            (r":(?:begin|end)_tab:(?:`[^`]*`)?", ""),
+            (r"\*\*|:(?:numref|label|eqref|cite|ref|doc|term|func|class|meth|mod):", ""),
+        ):
+            bare = bare.str.replace_all(pattern, new)
+        text = pl.when(marked).then(bare).otherwise(text)
+    text = text.str.replace_all(r"[\p{Co}\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]", "")
+    keep = setting.form == "NFKC" and setting.keep_chinese_punctuation
+    if keep:
+        text = text.str.replace_many(list(code._CHINESE_PUNCTUATION), code._HIDDEN)
+    text = text.str.normalize(setting.form)
+    if keep:
+        text = text.str.replace_many(code._HIDDEN, list(code._CHINESE_PUNCTUATION))
+    text = text.str.replace_all(r"\r\n?|[\u2028\u2029]", "\n").str.replace_all(r"[^\P{Cc}\n\t]", "")
+    text = text.str.replace_all(code._DRAWN_OUT, "$a$b$c$d$e$f$g")
+    text = text.str.replace_all(r" *[\p{Zs}\t&&[^ ]][\p{Zs}\t]*|  +", " ")
+    text = text.str.replace_all(r" ?\n ?", "\n").str.replace_all(r"\n{3,}", "\n\n")
+    return text.str.strip_chars()
+
+
+# What shortcuts look for, in pieces that make and unmake each other; and characters of all planes.
+PIECES = st.sampled_from(
+    [
+        *" \t\n\r\x0b\x0c\x85\xa0\u1680\u2003\u2028\u3000\u200b\x00\x7f\ufeff\ue000\ue010\ue011",
+        *'aé中ｱﾞは\u3099\u0301한ﬁ①，！。…～😀<>&*#[]()`~_-:=!/"|.─',
+        *(
+            "  ",
+            "\n\n",
+            " \n",
+            "----",
+            "====",
+            "____",
+            "....",
+            "。。。。",
+            "！！！！",
+            "```",
+            "~~~",
+            "**",
+            "__",
+            "# ",
+        ),
+        *(
+            "<p>",
+            "</p>",
+            "<br/>",
+            "<b class=x>",
+            "<script>",
+            "</script>",
+            "<!--",
+            "-->",
+            "`<a>`",
+            "`<input x>`",
+        ),
+        *(
+            "&lt;",
+            "&amp;",
+            "&nbsp;",
+            "&copy",
+            "&#39;",
+            "&am",
+            "[b]",
+            "[/url]",
+            "[x](y)",
+            '![x](y "z")',
+            "[x][1]",
+        ),
+        *("[1]: http", ":numref:", ":ref:`x`", ":begin_tab:`y`", ":end_tab:", ":doc", "ä¸\xad", "â€™", "Ã©"),
+    ]
+)
+TEXTS = st.lists(PIECES | st.characters(codec="utf-8"), max_size=14).map("".join)
+SETTINGS = [
+    Normalise(),
+    Normalise(form="NFC"),
+    Normalise(keep_chinese_punctuation=False, mojibake=False),
+    Normalise(markup=False),
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@given(st.lists(TEXTS, min_size=1, max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_shortcuts_change_nothing(setting, texts):
+    raw = pl.Series("text", texts, dtype=pl.String)
+    expected = raw.to_frame().select(slow(pl.col("text"), setting))["text"]
+    assert normalise_texts(raw, setting).to_list() == expected.to_list()
