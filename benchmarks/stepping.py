@@ -77,8 +77,7 @@ def stepping(
         tasks = run.load_data(recipe, loaded)
         table = make_table(recipe, tasks, loaded, Path(folder))
         trainee = Trainee(loaded, recipe)
-        if loaded.device.type in ("cpu", "cuda"):
-            trainee.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
+        trainee.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
         yield Stepping(recipe, trainee, tasks.store, planner, table)

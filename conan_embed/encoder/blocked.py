@@ -1,8 +1,8 @@
 """Weights in oneDNN's own layout while texts are encoded on a CPU in bfloat16.
 
 `torch.autocast` casts each weight anew for every chunk where no gradient is wanted, and oneDNN then lays it out in
-blocks anew for every product. Both are done once here, for as long as the chunks of one call last: the products
-themselves get faster by a tenth (benchmarks/encode_speed.py). Training leaves it alone, since its weights change.
+blocks anew for every product. Both are done once here, for as long as the chunks of one call last: encoding gets faster
+by a tenth (benchmarks/encode_speed.py). Training leaves it alone, since its weights change.
 """
 
 import contextlib

@@ -201,9 +201,8 @@ class EmbeddingModel(nn.Module):
             if only_encoding:
                 stack.enter_context(heap.kept())
             for number, chunk in enumerate(chunks):
-                if (
-                    only_encoding and number == 1
-                ):  # for a single chunk, as of a search, it costs more than it saves
+                # For a single chunk, as of a search, it would cost more than it saves.
+                if only_encoding and number == 1:
                     stack.enter_context(blocked_weights(self.encoder))
                 pieces.append(embedded(chunk.packed)[: len(chunk.places)])
                 places.append(chunk.places)

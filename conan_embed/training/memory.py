@@ -107,7 +107,7 @@ def kept_per_token(model: EmbeddingModel, precision: str) -> float:
     most = max(2, _PROBE_TOKENS["cpu"] // length)
     was_training = model.training
     model.train()
-    with torch.random.fork_rng():  # dropout draws
+    with torch.random.fork_rng(devices=[]):  # dropout draws
         fewer, more = (_kept_bytes(model, precision, texts, length) for texts in (most // 2, most))
     model.train(was_training)
     return (more - fewer) / ((most - most // 2) * length)

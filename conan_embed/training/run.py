@@ -168,8 +168,7 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     planner, negatives = _plan(recipe, model, run, fill=not found)
     num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
     trainee = Trainee(model, recipe)
-    if device.type in ("cpu", "cuda"):
-        trainee.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
+    trainee.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
     progress = Progress(0)
     if found:
         progress = load_checkpoint(found[-1], trainee, negatives, texts=planner.identity())
