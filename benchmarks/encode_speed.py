@@ -4,7 +4,7 @@
 
 Texts are passages of the Python documentation of this machine, tokenising included. Ours, theirs in bfloat16 and theirs
 as it comes (float32) take turns on slices of the texts, so that a busy machine hurts all alike; ours also without
-keeping its buffers (`conan_embed.heap`), and without blocked weights (`conan_embed.encoder.blocked`). The ceiling is the
+keeping its buffers (`conan_embed.malloc`), and without blocked weights (`conan_embed.encoder.prepacked_weights`). The ceiling is the
 bfloat16 matrix product alone at the model's shapes: what an encoder would reach that did nothing else.
 """
 
@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine import write_result
 from texts import passages
 
-from conan_embed import heap
+from conan_embed import malloc
 from conan_embed.encoder import model as encoder_model
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.quickstart.run import bundled_model
-from conan_embed.training.ceiling import matmul_floor_tokens_per_second
+from conan_embed.training.roofline import matmul_peak_tokens_per_second
 
 MAX_LENGTH = 256
 SLICES = 10
@@ -59,8 +59,8 @@ def main() -> None:
 
     encoders = {
         "ours": ours.encode,
-        "ours, buffers mapped anew": without(heap, "kept"),
-        "ours, weights laid out anew": without(encoder_model, "blocked_weights"),
+        "ours, buffers mapped anew": without(malloc, "kept"),
+        "ours, weights laid out anew": without(encoder_model, "prepacked_weights"),
         "sentence-transformers, bfloat16": lambda part: half.encode(part, batch_size=32),
         "sentence-transformers, default": lambda part: default.encode(part, batch_size=32),
     }
@@ -77,7 +77,7 @@ def main() -> None:
             results[name] = encode(part.tolist())
             seconds[name] += time.perf_counter() - started
         # The floor of a training step is three times that of a forward pass.
-        ceiling = max(ceiling, 3 * matmul_floor_tokens_per_second(ours, "bfloat16"))
+        ceiling = max(ceiling, 3 * matmul_peak_tokens_per_second(ours, "bfloat16"))
         exact = results["sentence-transformers, default"]
         worst = max(worst, float(1 - (results["ours"] * exact).sum(axis=1).min()))
     seconds["matrix products alone, bfloat16"] = tokens / ceiling

@@ -102,7 +102,7 @@ _SHOWN = (
     "gradient",
     "difference",
     "replaced",
-    "recompute",
+    "activation_checkpointing",
     "graphs",
     "scores_gb",
     "recall",

@@ -155,29 +155,29 @@ def world(bench: Bench) -> None:
     """
     from training import test_world
 
+    from conan_embed.distributed import collectives
     from conan_embed.negatives.table import NegativeTable
-    from conan_embed.training import processes
-    from conan_embed.training.trainee import _summing
+    from conan_embed.training.train_module import _summing
 
     def losses(grouped: bool) -> tuple[list[float], int]:
         scenario = test_world.DEFAULT | test_world.JOINT | {"dtype": "float32", "num_steps": 12}
         with tempfile.TemporaryDirectory() as cache:
             run = test_world.Run(scenario, cache)
-            run.trainee.model.to(bench.device)
+            run.train_module.model.to(bench.device)
             if grouped:
-                run.trainee._embed_share = _summing(run.trainee._embed_share)
+                run.train_module._embed_share = _summing(run.train_module._embed_share)
             found = [run.step(number)["loss"] for number in range(12)]
             return found, run.replaced
 
     alone, replaced = losses(False)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     os.environ.setdefault("MASTER_PORT", str(test_world.free_port()))
-    processes.start(bench.device.type)
+    collectives.start(bench.device.type)
     # A world of one skips its collectives; here they are the point.
-    processes.gather_rows = lambda local, counts: processes._GatherRows.apply(local, list(counts))
-    processes.sum_over_processes = lambda tensor: (torch.distributed.all_reduce(tensor), tensor)[1]
+    collectives.all_gather_rows = lambda local, counts: collectives._AllGatherRows.apply(local, list(counts))
+    collectives.all_reduce_sum = lambda tensor: (torch.distributed.all_reduce(tensor), tensor)[1]
     grouped, _ = losses(True)
-    processes.stop()
+    collectives.stop()
     difference = max(abs(a - b) for a, b in zip(alone, grouped, strict=True))
     say(
         name=f"joint loss and dynamic negatives, {'NCCL' if bench.cuda else 'gloo'}, one process",
@@ -191,7 +191,7 @@ def world(bench: Bench) -> None:
     table.observe(np.arange(queries), generator.random(queries))
     table.observe(np.arange(queries), generator.random(queries))
     started = time.perf_counter()
-    check = table.check(1.15, 0.8, when_used_up="wrap")
+    check = table.check(1.15, 0.8, on_exhausted="restart")
     milliseconds = 1e3 * (time.perf_counter() - started)
     say(name=f"check of {queries:,} queries, ms", value=milliseconds, replaced=len(check.replaced))
 
@@ -257,9 +257,9 @@ def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: boo
             tflops=sum(flops[2:]) / taken / 1e12,
             step_seconds=median(seconds[2:]),
             peak_gb=bench.peak_gb(),
-            chunk_tokens=run.trainee.memory.chunk_tokens,
-            fitting_tokens=run.trainee.memory.fitting_tokens,
-            recompute=ready.share.recompute,
+            chunk_tokens=run.train_module.memory.chunk_tokens,
+            fitting_tokens=run.train_module.memory.fitting_tokens,
+            activation_checkpointing=ready.share.activation_checkpointing,
             graphs=compiled_graphs(),
             first_step_seconds=seconds[0],
         )

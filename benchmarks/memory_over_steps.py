@@ -31,7 +31,7 @@ def case(trim_every: int, steps: int) -> list[float]:
     from stepping import stepping
     from texts import triples
 
-    from conan_embed.heap import give_back_freed
+    from conan_embed.malloc import trim
     from conan_embed.quickstart.run import bundled_model
 
     found = []
@@ -39,7 +39,7 @@ def case(trim_every: int, steps: int) -> list[float]:
         for step in range(steps):
             ready.step(step)
             if trim_every and (step + 1) % trim_every == 0:
-                give_back_freed()
+                trim()
             found.append(resident())
     return found
 

@@ -34,15 +34,16 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import write_result
 
+from conan_embed.distributed import collectives
+from conan_embed.distributed.placement import shares
 from conan_embed.files import write_json
+from conan_embed.negatives.rankings import make_table
+from conan_embed.planning.plan import Planner, StepPlan
 from conan_embed.recipes.schema import Recipe, load_recipe
 from conan_embed.texts.store import TextStore
-from conan_embed.training import loop, processes, run
-from conan_embed.training.placement import shares
-from conan_embed.training.plan import Planner, StepPlan
-from conan_embed.training.rankings import make_table
+from conan_embed.training import loop, run
 from conan_embed.training.step import ReadyStep, embed_step, make_ready, step_loss
-from conan_embed.training.trainee import Trainee
+from conan_embed.training.train_module import TrainModule
 
 RETRIEVAL = ("pretrain/qa_medical_toyhom.parquet", "pretrain/web_tidb_docs.parquet")
 STS = "finetune/sts/stsb_zh_train.parquet"
@@ -71,7 +72,7 @@ def recipe_of(arguments: argparse.Namespace, output: str, **sections: Any) -> Re
             "retrieval": [data | {"limit": ROWS} for data in retrieval],
             "sts": [{"name": "sts", "path": sts}],
         },
-        "step": {"queries": QUERIES, "negatives": NEGATIVES, "sts_pairs": PAIRS, "in_batch": "none"},
+        "step": {"queries": QUERIES, "num_negatives": NEGATIVES, "sts_pairs": PAIRS, "in_batch": "none"},
         "mining": {"depth": 30, "offset": 5},
         "optimizer": {"learning_rate": 2e-5},
         "training": {"steps": arguments.steps, "checkpoint_every": 0},
@@ -126,10 +127,10 @@ def _process(rank: int, arguments: argparse.Namespace, port: int) -> None:
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
-    processes.start("cpu")
+    collectives.start("cpu")
     lines = []
     for queries, negatives, pairs in COMPOSITIONS:
-        step = {"queries": queries, "negatives": negatives, "sts_pairs": pairs}
+        step = {"queries": queries, "num_negatives": negatives, "sts_pairs": pairs}
         for arm in ("balanced", "dedicated", USUAL):
             mixing = "sequential" if arm == USUAL else "joint"
             placement = {} if arm == USUAL else {"placement": arm, "sts_share": 0.5}
@@ -137,7 +138,7 @@ def _process(rank: int, arguments: argparse.Namespace, port: int) -> None:
             timed = _timed_steps(recipe, arm, arguments.timed)
             lines.append({"composition": f"{queries}, {negatives}, {pairs}", "arm": arm, **timed})
     write_json(arguments.runs / f"measured-{rank}.json", lines)
-    processes.stop()
+    collectives.stop()
 
 
 def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
@@ -146,9 +147,9 @@ def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
     table = make_table(recipe, tasks, model, Path(recipe.output) / "mining")
     planner = Planner(tasks, recipe.step, 0)
     # As if alone: gradients are summed by hand below, so that waiting for the others can be told from working.
-    with mock.patch.object(processes, "world_size", return_value=1):
-        trainee = Trainee(model, recipe)
-    waits, gather = Waits(), processes.gather_rows
+    with mock.patch.object(collectives, "world_size", return_value=1):
+        train_module = TrainModule(model, recipe)
+    waits, gather = Waits(), collectives.all_gather_rows
 
     def gather_measured(local: torch.Tensor, counts: list[int]) -> torch.Tensor:
         waits.measure()
@@ -162,29 +163,29 @@ def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
         before = time.perf_counter()
         if arm == USUAL:
             # Each process its own task and its own loss, as if it were alone.
-            plan = planner.step(step * processes.world_size() + processes.rank(), table)
+            plan = planner.step(step * collectives.world_size() + collectives.rank(), table)
             with (
-                mock.patch.object(processes, "world_size", return_value=1),
-                mock.patch.object(processes, "rank", return_value=0),
+                mock.patch.object(collectives, "world_size", return_value=1),
+                mock.patch.object(collectives, "rank", return_value=0),
             ):
-                embedding_UD = embed_step(trainee, make_ready(trainee, plan, recipe), recipe)
+                embedding_UD = embed_step(train_module, make_ready(train_module, plan, recipe), recipe)
                 step_loss(model, embedding_UD, plan, recipe).total.backward()
         else:
             plan = planner.step(step, table)
-            with mock.patch.object(processes, "gather_rows", gather_measured):
-                embedding_UD = embed_step(trainee, make_ready(trainee, plan, recipe), recipe)
+            with mock.patch.object(collectives, "all_gather_rows", gather_measured):
+                embedding_UD = embed_step(train_module, make_ready(train_module, plan, recipe), recipe)
             step_loss(model, embedding_UD, plan, recipe).total.backward()
         waits.measure()
         for parameter in model.parameters():
             assert parameter.grad is not None
             dist.all_reduce(parameter.grad)
             if arm == USUAL:
-                parameter.grad /= processes.world_size()
-        trainee.optimizer.step()
-        trainee.optimizer.zero_grad()
+                parameter.grad /= collectives.world_size()
+        train_module.optimizer.step()
+        train_module.optimizer.zero_grad()
         seconds += time.perf_counter() - before
         held = torch.tensor(float(tasks.store.lengths(plan.text_ids).sum()))
-        tokens += float(processes.sum_over_processes(held)) if arm == USUAL else float(held)
+        tokens += float(collectives.all_reduce_sum(held)) if arm == USUAL else float(held)
     return {"seconds": seconds / count, "tokens": tokens / count, "idle": waits.seconds / seconds}
 
 
@@ -201,7 +202,7 @@ def simulated(arguments: argparse.Namespace) -> list[str]:
         num_sts = round(PAPER_SHARE * world)
         step = {
             "queries": PAPER_QUERIES * (world - num_sts),
-            "negatives": PAPER_NEGATIVES,
+            "num_negatives": PAPER_NEGATIVES,
             "sts_pairs": PAPER_PAIRS * num_sts,
         }
         recipe = recipe_of(arguments, "simulated", step=step)
@@ -314,16 +315,16 @@ def train_with_probe(path: Path) -> None:
     every = PROBE_EVERY * (2 if recipe.step.mixing == "sequential" else 1)
 
     def step(
-        trainee: Trainee, store: TextStore, ready: ReadyStep, table: Any, *others: Any, **more: Any
+        train_module: TrainModule, store: TextStore, ready: ReadyStep, table: Any, *others: Any, **more: Any
     ) -> Any:
-        result = original(trainee, store, ready, table, *others, **more)
+        result = original(train_module, store, ready, table, *others, **more)
         if ready.plan.step % every == 0:
             if not fixed:
-                tasks = run.load_data(recipe, trainee.model)
+                tasks = run.load_data(recipe, train_module.model)
                 fixed.append(Planner(tasks, joint, recipe.training.seed + 1).step(0, table))
             with torch.no_grad():
-                embedding_UD = embed_step(trainee, make_ready(trainee, fixed[0], recipe), recipe)
-                loss = step_loss(trainee.model, embedding_UD, fixed[0], recipe)
+                embedding_UD = embed_step(train_module, make_ready(train_module, fixed[0], recipe), recipe)
+                loss = step_loss(train_module.model, embedding_UD, fixed[0], recipe)
             assert loss.retrieval is not None
             assert loss.sts is not None
             found = {"retrieval": float(loss.retrieval), "sts": float(loss.sts)}

@@ -1,4 +1,4 @@
-"""A trainee on rows of queries, positives and given negatives, ready to make steps: what benchmarks of training share."""
+"""A train_module on rows of queries, positives and given negatives, ready to make steps: what benchmarks of training share."""
 
 import contextlib
 import tempfile
@@ -10,15 +10,15 @@ from typing import Any
 import polars as pl
 import torch
 
+from conan_embed.negatives.rankings import make_table
 from conan_embed.negatives.table import NegativeTable
+from conan_embed.planning.plan import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.training import run
 from conan_embed.training.memory import measure_fitting_tokens
-from conan_embed.training.plan import Planner
-from conan_embed.training.rankings import make_table
 from conan_embed.training.step import ReadyStep, StepResult, make_ready, train_step
-from conan_embed.training.trainee import Trainee
+from conan_embed.training.train_module import TrainModule
 
 
 @dataclass
@@ -26,21 +26,21 @@ class Stepping:
     """Goes from step to step over its rows."""
 
     recipe: Recipe
-    trainee: Trainee
+    train_module: TrainModule
     store: TextStore
     planner: Planner
     table: NegativeTable | None
 
     def make_ready(self, number: int) -> ReadyStep:
         plan = self.planner.step(number, self.table)
-        return make_ready(self.trainee, plan, self.recipe)
+        return make_ready(self.train_module, plan, self.recipe)
 
     def step(
         self, number: int, ready: ReadyStep | None = None, meanwhile: Callable[[], None] = lambda: None
     ) -> StepResult:
         """Make a step, which may be ready already; `meanwhile` is called while the GPU works on it."""
         ready = ready or self.make_ready(number)
-        return train_step(self.trainee, ready, self.table, self.recipe, meanwhile=meanwhile)
+        return train_step(self.train_module, ready, self.table, self.recipe, meanwhile=meanwhile)
 
 
 @contextlib.contextmanager
@@ -66,8 +66,8 @@ def stepping(
         recipe = Recipe.model_validate(
             {
                 "model": {"base": str(model), "max_length": max_length},
-                "data": {"retrieval": [{"name": "rows", "path": str(path), "negatives": "given"}]},
-                "step": {"queries": queries, "negatives": negatives, "sts_pairs": 0},
+                "data": {"retrieval": [{"name": "rows", "path": str(path), "negative_source": "given"}]},
+                "step": {"queries": queries, "num_negatives": negatives, "sts_pairs": 0},
                 "loss": {"temperature": 0.05},
                 "training": training,
                 "cache": folder,
@@ -76,8 +76,8 @@ def stepping(
         loaded = run.load_model(recipe).to(device)
         tasks = run.load_data(recipe, loaded)
         table = make_table(recipe, tasks, loaded, Path(folder))
-        trainee = Trainee(loaded, recipe)
-        trainee.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
+        train_module = TrainModule(loaded, recipe)
+        train_module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
-        yield Stepping(recipe, trainee, tasks.store, planner, table)
+        yield Stepping(recipe, train_module, tasks.store, planner, table)

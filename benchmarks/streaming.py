@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 from texts import passages
 
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.quickstart.run import bundled_model
 from conan_embed.recipes.schema import Data, Step
-from conan_embed.training.streaming import StreamPlanner, open_streams
 
 SHARD_ROWS, GROUP_ROWS = 50_000, 8_192
 SETS = ("one", "two")
@@ -50,14 +50,14 @@ def resident_mib() -> float:
 
 def measure(folder: Path, model: EmbeddingModel, steps: int, window: int) -> list[str]:
     """Open the data sets of `folder` and plan steps; return the cells of a row."""
-    sets = [{"name": name, "path": str(folder / name), "negatives": "none"} for name in SETS]
+    sets = [{"name": name, "path": str(folder / name), "negative_source": "none"} for name in SETS]
     data = Data.model_validate({"retrieval": sets, "stream": True, "window": window})
     started = time.perf_counter()
     planner = StreamPlanner(
         open_streams(data),
         model.prompts,
         model.tokenize,
-        Step(queries=512, negatives=0, sts_pairs=0, one_dataset=True),
+        Step(queries=512, num_negatives=0, sts_pairs=0, one_dataset=True),
         0,
     )
     opened = time.perf_counter()

@@ -31,7 +31,7 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
     """Steps of our trainer: plan, embed, loss, backward, update."""
     from stepping import stepping
 
-    from conan_embed.training.ceiling import matmul_floor_tokens_per_second
+    from conan_embed.training.roofline import matmul_peak_tokens_per_second
 
     with stepping(
         model,
@@ -51,7 +51,7 @@ def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, An
             tokens.append(result.tokens)
             if step >= 2 and time.perf_counter() - started > seconds:
                 break
-        ceiling = matmul_floor_tokens_per_second(ready.trainee.model, "bfloat16", seconds=2)
+        ceiling = matmul_peak_tokens_per_second(ready.train_module.model, "bfloat16", seconds=2)
     return {**_speed(times, tokens), "ceiling": ceiling, "texts": batch * (2 + NEGATIVES)}
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from conan_embed.console import console
+from conan_embed.distributed import failures
 from conan_embed.errors import UserError
-from conan_embed.training import failures
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,17 +49,17 @@ def train(
 
     With several processes: `torchrun --nproc-per-node 4 -m conan_embed train RECIPE`. The loss is the same.
     """
+    from conan_embed.distributed import collectives
     from conan_embed.recipes.schema import load_recipe
     from conan_embed.reporting.page import report as write_report
-    from conan_embed.training import processes
     from conan_embed.training.run import train as run
 
-    processes.start()  # first of all, so that a mistake in the recipe is said once and not by every process
+    collectives.start()  # first of all, so that a mistake in the recipe is said once and not by every process
     folder = run(load_recipe(recipe, overrides), resume=resume, allow_changes=allow_changes)
-    if processes.is_first():
+    if collectives.is_main_process():
         page = write_report([folder])
         console.print(f"model: {folder / 'model'}\nreport: {page}")
-    processes.stop()
+    collectives.stop()
 
 
 @app.command()
@@ -139,11 +139,11 @@ def evaluate(
     A benchmark's results stand in mteb's own layout under `--output` (`results` by default); a task that is there
     is not computed again. Under torchrun its tasks are shared out over the processes.
     """
+    from conan_embed.distributed import collectives
     from conan_embed.encoder.card import note_results
     from conan_embed.evaluation.command import evaluate_as_asked
     from conan_embed.evaluation.table import by_type, table
     from conan_embed.files import read_json
-    from conan_embed.training import processes
 
     results = evaluate_as_asked(
         model,
@@ -154,10 +154,10 @@ def evaluate(
         widths=width,
         precision=precision,
         output=output,
-        device=processes.start(),
+        device=collectives.start(),
     )
-    first = processes.is_first()
-    processes.stop()
+    first = collectives.is_main_process()
+    collectives.stop()
     if not first:
         return
     typer_console().print(table(results, baseline=None if baseline is None else read_json(baseline)))
@@ -196,9 +196,9 @@ def ablate(
     """
     from conan_embed.ablation.comparison import ablate as run
     from conan_embed.ablation.comparison import seeds_from
-    from conan_embed.training import processes
+    from conan_embed.distributed import collectives
 
-    processes.start()
+    collectives.start()
     chosen = seeds_from(seeds)
     found = run(recipe, overrides or [], seeds=chosen, output=output, equal=equal, against=against, jobs=jobs)
     _show_comparison(found)
@@ -223,15 +223,15 @@ def sweep(
     jobs: Jobs = 1,
     output: ArmsOutput = None,
 ) -> None:
-    """Run a recipe with every combination of the given values: `negatives.decay=1.05,1.15 loss.beta=0.4,0.8`.
+    """Run a recipe with every combination of the given values: `hard_negatives.decay=1.05,1.15 loss.beta=0.4,0.8`.
 
     Keys that change together: `step.queries+step.sts_pairs=20+16,12+48`. A key with one value holds for all.
     """
     from conan_embed.ablation.comparison import seeds_from
     from conan_embed.ablation.comparison import sweep as run
-    from conan_embed.training import processes
+    from conan_embed.distributed import collectives
 
-    processes.start()
+    collectives.start()
     found = run(
         recipe,
         settings,
@@ -246,12 +246,12 @@ def sweep(
 
 def _show_comparison(found: dict[str, Any]) -> None:
     from conan_embed.ablation.comparison import table
-    from conan_embed.training import processes
+    from conan_embed.distributed import collectives
 
-    if processes.is_first():
+    if collectives.is_main_process():
         typer_console().print(table(found))
         console.print(f"table: {found['output']}/table.md\npage: {found['output']}/arms.html")
-    processes.stop()
+    collectives.stop()
 
 
 @app.command()

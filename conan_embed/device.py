@@ -2,15 +2,15 @@
 
 A GPU works through a queue. Whatever asks it for a value (`.item()`, `.tolist()`, a boolean mask, a copy from or to
 ordinary memory) waits until the queue is empty, and then the GPU waits for the program. So a step keeps all that it
-must know (which rows, how many) on the CPU, sends index tensors ahead through pinned memory (`sent`), and reads its
-results once (`Reading`). On CPUs both do nothing.
+must know (which rows, how many) on the CPU, sends index tensors ahead through pinned memory (`to_device`), and reads
+its results once (`AsyncHostCopy`). On CPUs both do nothing.
 """
 
 import numpy as np
 import torch
 
 
-def sent(values: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:
+def to_device(values: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """Return `values` on `device`; on a GPU the copy is queued, from pinned memory, and nobody waits for it."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
@@ -18,7 +18,7 @@ def sent(values: np.ndarray | torch.Tensor, device: torch.device | str) -> torch
     return tensor.to(device)
 
 
-class Reading:
+class AsyncHostCopy:
     """A tensor on its way to main memory: made when all work on it is queued, and read when it is needed."""
 
     def __init__(self, tensor: torch.Tensor) -> None:

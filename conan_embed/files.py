@@ -13,7 +13,7 @@ from conan_embed.errors import UserError
 
 
 @contextlib.contextmanager
-def written_aside(path: str | Path, *, first_stays: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, first_stays: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else remove it.
 
     Works for a file and for a folder (the block makes which it wants), and for several machines that write to one
@@ -68,7 +68,7 @@ def _remove(path: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, aside and renamed."""
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

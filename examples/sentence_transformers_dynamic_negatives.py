@@ -20,7 +20,7 @@ from sentence_transformers import (
 )
 from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Negatives  # ours
+from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Replacement  # ours
 from conan_embed.quickstart.python_docs import build
 from conan_embed.quickstart.run import bundled_model
 
@@ -50,7 +50,7 @@ def main() -> None:
         pairs,
         per_query=3,
         corpus=corpus,
-        negatives=Negatives(source="ranking", interval=10),
+        replacement=Replacement(source="ranking", interval=10),
         mining=Mining(depth=60, offset=10),
         cache=arguments.output / "cache",
     )

@@ -23,8 +23,8 @@ import polars as pl
 from result_file import kept, main_scores, options, spread, write_result
 
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.negatives.rankings import make_table
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.rankings import make_table
 from conan_embed.training.run import load_data, load_model, mine, train
 
 RETRIEVAL = {
@@ -66,7 +66,7 @@ def recipe(arguments: argparse.Namespace, seed: int, arm: str = "ours") -> Recip
                 ],
                 "sts": [{"name": Path(path).stem, "path": str(data / path)} for path in STS],
             },
-            "step": {"queries": QUERIES, "negatives": NEGATIVES, "sts_pairs": PAIRS, "in_batch": "step"},
+            "step": {"queries": QUERIES, "num_negatives": NEGATIVES, "sts_pairs": PAIRS, "in_batch": "step"},
             "loss": {"temperature": TEMPERATURE, "sts_temperature": STS_TEMPERATURE},
             "mining": {"depth": 50, "offset": 10},
             "optimizer": {"learning_rate": LEARNING_RATE, "weight_decay": 0.0},

@@ -33,11 +33,11 @@ SETS = {
 }
 TASKS = ["retrieval/MedicalQA", "retrieval/TiDBDocs", "retrieval/DuReaderRobust", "retrieval/SciFact"]
 ARMS: dict[str, dict[str, Any]] = {
-    "in-batch only": {"step": {"negatives": 0}},
-    "static": {"negatives": {"source": "static"}},
-    "ranking": {"negatives": {"source": "ranking"}},
-    "bank": {"negatives": {"source": "bank", "refresh": 16}},
-    "remine": {"negatives": {"source": "remine"}},
+    "in-batch only": {"step": {"num_negatives": 0}},
+    "static": {"hard_negatives": {"source": "static"}},
+    "ranking": {"hard_negatives": {"source": "ranking"}},
+    "bank": {"hard_negatives": {"source": "bank", "refresh": 16}},
+    "remine": {"hard_negatives": {"source": "remine"}},
 }
 
 
@@ -65,7 +65,7 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
                         "name": name,
                         "path": str(arguments.data / path),
                         "limit": arguments.rows,
-                        "negatives": "none" if arm == "in-batch only" else "mined",
+                        "negative_source": "none" if arm == "in-batch only" else "mined",
                         "corpus": str(corpus_of(arguments, name)),
                     }
                     for name, (path, _) in SETS.items()
@@ -74,7 +74,7 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
             },
             "step": {
                 "queries": arguments.queries,
-                "negatives": arguments.negatives,
+                "num_negatives": arguments.negatives,
                 "sts_pairs": 0,
                 "in_batch": "dataset",
                 "too_few_negatives": "allow",  # where the bound leaves less
@@ -84,15 +84,15 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
             "mining": {
                 "depth": 100,
                 "offset": arguments.offset,
-                "below_positive": arguments.below_positive or None,
-                "relative": not arguments.absolute,
+                "max_positive_ratio": arguments.max_positive_ratio or None,
+                "subtract_background": not arguments.absolute,
             },
-            "negatives": {
+            "hard_negatives": {
                 "interval": arguments.interval,
                 "decay": arguments.decay,
-                "ceiling": arguments.ceiling,
+                "max_score": arguments.ceiling,
                 # The cosines of E5 all lie high, and the paper's bounds on them never fire (docs/log.md).
-                "relative": not arguments.absolute,
+                "subtract_background": not arguments.absolute,
                 **change.get("negatives", {}),
             },
             "optimizer": {"learning_rate": arguments.learning_rate},
@@ -107,7 +107,7 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
 def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
     """Train one arm and score it."""
     settings = recipe(arguments, arm, seed)
-    if settings.step.negatives:
+    if settings.step.num_negatives:
         shared = mine(settings, arguments.output / "mining")  # what is there already is only read
         settings = settings.with_rankings(shared)
     train(settings)
@@ -174,7 +174,7 @@ def main() -> None:
             f"| {arm} | {' | '.join(map(spread, cells))} | {mean(score['replaced'] for score in scores):.0f} |"
         )
     lines += ["", *differences(results, arguments.arms)]
-    bound = f"{arguments.below_positive} of the positive's" if arguments.below_positive else "none"
+    bound = f"{arguments.max_positive_ratio} of the positive's" if arguments.max_positive_ratio else "none"
     what = (
         f"{arguments.base.name}; {arguments.steps} steps of {arguments.queries} queries x (1 positive + "
         f"{arguments.negatives} negatives), temperature {arguments.temperature}, {arguments.rows} queries of each of {', '.join(arguments.sets)}; "

@@ -88,22 +88,22 @@ def recipe(arguments: argparse.Namespace, source: str, bound: float | None, seed
             },
             "step": {
                 "queries": 16,
-                "negatives": arguments.negatives,
+                "num_negatives": arguments.negatives,
                 "sts_pairs": 0,
                 "too_few_negatives": "allow",
             },
             "mining": {
                 "depth": arguments.depth,
                 "offset": arguments.offset,
-                "below_positive": bound,
-                "relative": True,  # the cosines of E5 all lie high (docs/log.md)
+                "max_positive_ratio": bound,
+                "subtract_background": True,  # the cosines of E5 all lie high (docs/log.md)
             },
-            "negatives": {
+            "hard_negatives": {
                 "source": source,
                 "interval": arguments.interval,
                 "decay": arguments.decay,
-                "ceiling": 0.8,
-                "relative": True,
+                "max_score": 0.8,
+                "subtract_background": True,
                 "refresh": 16 if source == "bank" else 0,
             },
             "optimizer": {"learning_rate": 3e-5},
@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=48)
     parser.add_argument("--sources", nargs="*", default=list(SOURCES), choices=SOURCES)
     parser.add_argument(
-        "--bounds", type=float, nargs="*", default=[0, 0.9], help="mining.below_positive; 0: none"
+        "--bounds", type=float, nargs="*", default=[0, 0.9], help="mining.max_positive_ratio; 0: none"
     )
     arguments = parser.parse_args()
     os.nice(10)

@@ -56,10 +56,10 @@ else
     seeds=0,1,2
     dynamic="--steps 2000 --queries 64 --rows 2000 --interval 50 --max-length 256"
     stages="--steps 2000 --fine-tuning-steps 1000 --rows 60000 --max-length 256 --pre-training step.queries=512
-        --fine-tuning step.queries=64 step.negatives=7 step.sts_pairs=64 negatives.interval=50
+        --fine-tuning step.queries=64 step.num_negatives=7 step.sts_pairs=64 hard_negatives.interval=50
         data.retrieval.0.limit=null data.retrieval.1.limit=null"
-    settings="training.steps=1024 model.max_length=256 step.queries=64 step.negatives=7 step.sts_pairs=64
-        negatives.interval=50 data.retrieval.0.limit=null data.retrieval.1.limit=null"
+    settings="training.steps=1024 model.max_length=256 step.queries=64 step.num_negatives=7 step.sts_pairs=64
+        hard_negatives.interval=50 data.retrieval.0.limit=null data.retrieval.1.limit=null"
 fi
 spaced=$(echo "$seeds" | tr , ' ')
 piece dynamic-negatives "$python" "$here/dynamic_negatives.py" --base "$base" --data "$data" --seeds $spaced $dynamic \
@@ -67,7 +67,7 @@ piece dynamic-negatives "$python" "$here/dynamic_negatives.py" --base "$base" --
 piece stages "$python" "$here/stages.py" --base "$base" --data "$data" --seeds $spaced $stages --output "$output/stages"
 arms ablation ablate
 arms in-batch sweep step.in_batch=dataset,none
-arms negatives sweep step.negatives=7,3,1
+arms negatives sweep step.num_negatives=7,3,1
 arms offset sweep mining.offset=10,0
 arms widths sweep "model.dense_width+model.widths=1792+[256,512,1024],1792+[],null+[]"
 echo "all is done: $output"

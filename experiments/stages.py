@@ -32,7 +32,7 @@ from conan_embed.ablation.comparison import compare, score_lines, task_lines
 from conan_embed.ablation.run import run_arms
 from conan_embed.ablation.statistics import LEVEL
 from conan_embed.errors import UserError
-from conan_embed.files import write_text, written_aside
+from conan_embed.files import atomic_write, write_text
 from conan_embed.filtering.pipeline import filter_pairs
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.recipes.schema import RetrievalData, load_recipe
@@ -71,7 +71,7 @@ def raw_pairs(arguments: argparse.Namespace, sources: list[RetrievalData]) -> Pa
         file = folder / f"{source.name}.parquet"
         if not file.exists():
             pairs = pl.read_parquet(source.path)
-            with written_aside(file) as aside:
+            with atomic_write(file) as aside:
                 pairs.sample(min(arguments.rows, len(pairs)), seed=0, shuffle=True).write_parquet(aside)
     return folder
 
@@ -88,7 +88,7 @@ def filtered_pairs(arguments: argparse.Namespace, raw: Path, sources: list[Retri
     for source in sources:
         file = folder / f"{source.name}.parquet"
         if not file.exists():
-            with written_aside(file) as aside:
+            with atomic_write(file) as aside:
                 kept.filter(pl.col("source") == source.name).write_parquet(aside)
     return folder
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 from hypothesis import settings
-from tiny_models import make_tiny_model
 
 from conan_embed.encoder.model import EmbeddingModel
+from tests.tiny_models import make_tiny_model
 
 # Machines differ in speed, and so does one machine from moment to moment.
 settings.register_profile("conan-embed", deadline=None)

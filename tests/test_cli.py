@@ -41,9 +41,9 @@ model: {base: base, widths: [16]}
 data:
   retrieval: [{name: pairs, path: pairs.jsonl}]
   sts: [{name: graded, path: sts.jsonl}]
-step: {queries: 4, negatives: 2, sts_pairs: 8}
+step: {queries: 4, num_negatives: 2, sts_pairs: 8}
 mining: {depth: 8, offset: 2}
-negatives: {source: ranking, interval: 2}
+hard_negatives: {source: ranking, interval: 2}
 training: {steps: 4, checkpoint_every: 2}
 evaluation: {folder: eval, every: 2}
 output: run
@@ -117,7 +117,7 @@ def test_mined_rankings_are_read_by_train(project):
         (["train", "my.yaml", "model.base=./nowhere"], ["./nowhere", "no such folder"]),
         (["train", "my.yaml", "model.widths=[99]"], ["model.widths", "99"]),
         (["train", "my.yaml", "model.max_length=4000"], ["model.max_length", "4000"]),
-        (["train", "my.yaml", "step.negatives=30"], ["step.negatives", "30", "pairs"]),
+        (["train", "my.yaml", "step.num_negatives=30"], ["step.num_negatives", "30", "pairs"]),
         (["train", "my.yaml", "data.sts.0.path=gone.jsonl"], ["gone.jsonl"]),
         (["evaluate", "base", "eval", "--task", "sts/Sam"], ["sts/Sam", "sts/Same"]),
         (["evaluate", "base", "eval", "--dims", "8,wide"], ["'wide'", "256,512"]),

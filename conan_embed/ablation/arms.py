@@ -2,7 +2,7 @@
 
 An arm is a list of overrides over one recipe. `table_4` makes those of the paper's ablation, `grid` those of a sweep.
 The seed decides which queries and pairs a run sees in which order, separately for each task; so arms of one seed see
-the same examples in the same order, whether a step holds both tasks or one (training/plan.py).
+the same examples in the same order, whether a step holds both tasks or one (planning/plan.py).
 
 Stages of training are arms too: an arm can have a recipe of its own, and start from what another arm came to.
 """
@@ -78,13 +78,19 @@ def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
             "ablate: step.queries and step.sts_pairs must both be above 0, since table 4 compares ways to mix them; "
             f"found {recipe.step.queries} and {recipe.step.sts_pairs}."
         )
-    if not recipe.step.negatives:
-        raise UserError("ablate: step.negatives: found 0; expected hard negatives, which table 4 replaces.")
-    source = recipe.negatives.source if recipe.negatives.source != "static" else "ranking"
-    joint, static, dynamic = "step.mixing=joint", "negatives.source=static", f"negatives.source={source}"
+    if not recipe.step.num_negatives:
+        raise UserError(
+            "ablate: step.num_negatives: found 0; expected hard negatives, which table 4 replaces."
+        )
+    source = recipe.hard_negatives.source if recipe.hard_negatives.source != "static" else "ranking"
+    joint, static, dynamic = (
+        "step.mixing=joint",
+        "hard_negatives.source=static",
+        f"hard_negatives.source={source}",
+    )
     one_task = ["step.mixing=sequential"]
     if equal == "examples":
-        one_task.append(f"negatives.interval={2 * recipe.negatives.interval}")
+        one_task.append(f"hard_negatives.interval={2 * recipe.hard_negatives.interval}")
         if recipe.training.steps is not None:
             one_task.append(f"training.steps={2 * recipe.training.steps}")
     elif recipe.training.steps is None:  # an epoch of sequential steps is twice as long
@@ -133,7 +139,7 @@ def grid(settings: Sequence[str], *, one_at_a_time: bool = False) -> list[Arm]:
             axes.append([(keys, value) for value in values])
     if not axes:
         raise UserError(
-            "sweep: nothing varies; expected a key with several values, as negatives.decay=1.05,1.15."
+            "sweep: nothing varies; expected a key with several values, as hard_negatives.decay=1.05,1.15."
         )
     combinations = _one_by_one(axes) if one_at_a_time else list(itertools.product(*axes))
     short = _short_names([axis[0][0] for axis in axes])

@@ -10,11 +10,11 @@ from rich.table import Table
 from conan_embed.ablation.arms import Arm, Equal, grid, table_4
 from conan_embed.ablation.run import run_arms
 from conan_embed.ablation.statistics import LEVEL, Estimate, averages, paired_differences
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError, suggestion
 from conan_embed.files import write_json, write_text
 from conan_embed.recipes.schema import load_recipe
 from conan_embed.reporting.arms import write_page
-from conan_embed.training import processes
 
 Comparison = dict[str, Any]
 
@@ -79,7 +79,7 @@ def run_and_compare(
     results = run_arms(source, overrides, arms, seeds, output, jobs=jobs)
     comparison = compare(arms, seeds, results, 0 if against is None else names.index(against))
     comparison["title"] = f"{Path(source).stem}: {len(arms)} arms"
-    if processes.is_first():
+    if collectives.is_main_process():
         write_json(output / "results.json", comparison)
         write_text(output / "table.md", markdown(comparison))
         write_page(comparison, output / "arms.html")

@@ -40,13 +40,13 @@ import yaml
 
 from conan_embed.ablation.arms import Arm, folder_of
 from conan_embed.console import console, progress_bar
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.schema import Evaluation, Recipe, differences, load_recipe
-from conan_embed.training import processes
 from conan_embed.training.loop import stop_requested
 from conan_embed.training.run import load_model, mine, train
 
@@ -57,7 +57,7 @@ _MAY_DIFFER = (
     "tracking",
     "training.sharding",
     "training.checkpoint_every",
-    "training.keep",
+    "training.keep_checkpoints",
 )
 _LOOK_EVERY = 1.0  # seconds between two looks whether to stop, and between two requests to
 _context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU
@@ -122,7 +122,7 @@ def run_arms(
     Raises:
         UserError: a recipe does not fit or has changed, or an arm failed; what is finished stays.
     """
-    if processes.world_size() > 1 and jobs > 1:
+    if collectives.world_size() > 1 and jobs > 1:
         raise UserError("--jobs: found more than 1 under torchrun; expected one or the other.")
     for number, arm in enumerate(arms):
         assert arm.after is None or arm.after in [other.name for other in arms[:number] if other.trained]
@@ -131,13 +131,13 @@ def run_arms(
         for arm in arms
     ]
     every = list(itertools.chain.from_iterable(planned))
-    if processes.is_first():  # on another node the folders may not be there
+    if collectives.is_main_process():  # on another node the folders may not be there
         _check_evaluation(source, every)
         for job in every:
             _check_unchanged(job)
-    pending = processes.from_first([job for job in every if not job.result.exists()])
+    pending = collectives.broadcast_object([job for job in every if not job.result.exists()])
     pending.sort(key=lambda job: list(seeds).index(job.seed))  # a whole table of the first seed comes first
-    if processes.is_first():
+    if collectives.is_main_process():
         console.print(f"{len(every) - len(pending)} of {len(every)} runs are there already")
         for job in every:
             write_text(job.saved_recipe, job.recipe.as_yaml())
@@ -146,15 +146,17 @@ def run_arms(
         _side_by_side(pending, jobs)
     else:
         for number, job in enumerate(pending, start=1):
-            if processes.is_first():
+            if collectives.is_main_process():
                 console.rule(f"{job} ({number} of {len(pending)})")
             run_job(job)
     results = (
-        [[read_json(job.result) for job in of_arm] for of_arm in planned] if processes.is_first() else []
+        [[read_json(job.result) for job in of_arm] for of_arm in planned]
+        if collectives.is_main_process()
+        else []
     )
     return [
         found if arm.trained else found * len(seeds)
-        for arm, found in zip(arms, processes.from_first(results), strict=True)
+        for arm, found in zip(arms, collectives.broadcast_object(results), strict=True)
     ]
 
 
@@ -174,7 +176,7 @@ def _job(source: str | Path, overrides: Sequence[str], arm: Arm, seed: int, outp
         arm.trained
         and arm.after is None  # else nobody shares its model, which is not there yet
         and recipe.step.queries
-        and recipe.step.negatives
+        and recipe.step.num_negatives
         and _mined_sets(recipe)
     ):
         rankings = output / f"mining-{_mining_key(recipe)}"
@@ -204,7 +206,7 @@ def _check_evaluation(source: str | Path, every: Sequence[Job]) -> None:
 
 
 def _mined_sets(recipe: Recipe) -> list[str]:
-    return [data.name for data in recipe.data.retrieval if data.negatives == "mined"]
+    return [data.name for data in recipe.data.retrieval if data.negative_source == "mined"]
 
 
 def _mining_key(recipe: Recipe) -> str:
@@ -237,14 +239,14 @@ def _mine_once(pending: Sequence[Job]) -> None:
         assert rankings is not None
         facts = rankings / "mining.json"
         done = set(read_json(facts)["datasets"]) if facts.exists() else set()
-        if not processes.from_first(set(_mined_sets(job.recipe)) <= done):
+        if not collectives.broadcast_object(set(_mined_sets(job.recipe)) <= done):
             mine(job.recipe, rankings)
 
 
 def run_job(job: Job) -> None:
     """Train one arm with one seed and score it; write its result."""
     with _locked(job):
-        if not processes.from_first(job.result.exists()):
+        if not collectives.broadcast_object(job.result.exists()):
             _train_and_score(job)
 
 
@@ -252,7 +254,7 @@ def run_job(job: Job) -> None:
 def _locked(job: Job) -> Iterator[None]:
     """Work in the run directory alone: one who lost his parent may still be saving there."""
     lock = None
-    if processes.is_first():
+    if collectives.is_main_process():
         job.run.mkdir(parents=True, exist_ok=True)
         lock = os.open(job.run, os.O_RDONLY)
         try:
@@ -260,7 +262,7 @@ def _locked(job: Job) -> Iterator[None]:
         except BlockingIOError:
             console.print(f"{job}: another process works in {job.run}; waiting until it has ended")
             fcntl.flock(lock, fcntl.LOCK_EX)
-    processes.wait_for_all()
+    collectives.barrier()
     try:
         yield
     finally:
@@ -273,8 +275,8 @@ def _train_and_score(job: Job) -> None:
     if job.arm.trained:
         recipe = job.recipe if job.rankings is None else job.recipe.with_rankings(job.rankings)
         train(recipe.model_copy(update={"evaluation": Evaluation()}))
-    if processes.is_first():
-        device = processes.start()
+    if collectives.is_main_process():
+        device = collectives.start()
         model = EmbeddingModel.load(job.run / "model") if job.arm.trained else load_model(job.recipe)
         settings = job.recipe.evaluation
         assert settings.folder is not None
@@ -293,7 +295,7 @@ def _train_and_score(job: Job) -> None:
             },
         )
         shutil.rmtree(job.run / "checkpoints", ignore_errors=True)  # as large as several models, each
-    processes.wait_for_all()
+    collectives.barrier()
 
 
 def _score(result: dict[str, Any]) -> float:

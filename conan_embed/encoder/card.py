@@ -107,7 +107,7 @@ def note_training(model: Path, run: Path) -> None:
             "rows": rows.get((task, data["name"])) or _rows_of(facts, data["name"]),
             "file": Path(data["path"]).name,
             "columns": data["columns"],
-            "negatives": data.get("negatives"),
+            "negative_source": data.get("negative_source"),
         }
         for task in ("retrieval", "classification", "sts")
         for data in recipe["data"][task]
@@ -117,7 +117,7 @@ def note_training(model: Path, run: Path) -> None:
         "a step": ", ".join(_step(recipe)),
         "learning rate": recipe["optimizer"]["learning_rate"],
         "temperature": recipe["loss"]["temperature"],
-        "negatives": recipe["negatives"]["source"],
+        "negatives": recipe["hard_negatives"]["source"],
         "precision": recipe["training"]["precision"],
         "seed": recipe["training"]["seed"],
         "processes": facts["processes"],
@@ -283,7 +283,7 @@ def _training(training: Mapping[str, Any]) -> str:
             "" if data["rows"] is None else f"{data['rows']:,}",
             data["file"],
             columns,
-            data["negatives"] or "",
+            data["negative_source"] or "",
         )
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| setting | value |", "|---|---|"]
@@ -315,7 +315,7 @@ def _step(recipe: Mapping[str, Any]) -> list[str]:
     step = recipe["step"]
     parts = []
     if step["queries"]:
-        parts.append(f"{step['queries']} queries with {step['negatives']} hard negatives each")
+        parts.append(f"{step['queries']} queries with {step['num_negatives']} hard negatives each")
     if step["sts_pairs"]:
         parts.append(f"{step['sts_pairs']} STS pairs (beta {recipe['loss']['beta']})")
     return parts

@@ -24,11 +24,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from conan_embed import heap
+from conan_embed import malloc
 from conan_embed.console import progress_bar
-from conan_embed.device import sent
+from conan_embed.device import to_device
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
-from conan_embed.encoder.blocked import blocked_weights
 from conan_embed.encoder.card import Interface, write_card
 from conan_embed.encoder.formats import (
     POOLINGS,
@@ -40,8 +39,9 @@ from conan_embed.encoder.formats import (
     write_layout,
 )
 from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, filled_up, pack
+from conan_embed.encoder.prepacked_weights import prepacked_weights
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, write_json, written_aside
+from conan_embed.files import atomic_write, read_json, write_json
 
 TOKEN_BUDGET = 16_384
 """Tokens of one packed chunk: large enough for full-speed matrix products, small enough for memory."""
@@ -144,7 +144,7 @@ class EmbeddingModel(nn.Module):
         text_ids: np.ndarray,
         *,
         token_budget: int = TOKEN_BUDGET,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
         num_passes: int = 1,
         on_chunk: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
@@ -154,8 +154,8 @@ class EmbeddingModel(nn.Module):
             tokens: all tokens of the store, [all tokens].
             offsets: int64 [texts + 1], where each text begins in `tokens`.
             text_ids: int64 [N], the texts to embed.
-            recompute: keep only the chunks' inputs and compute their activations again in the backward pass
-                (gradient checkpointing of whole chunks): memory of one chunk instead of all, about a third more time.
+            activation_checkpointing: keep only the chunks' inputs and compute their activations again in the backward
+                pass (whole chunks at a time): memory of one chunk instead of all, about a third more time.
             num_passes: go through the encoder at least so often. What other processes have more of is made up for by a
                 single token whose embedding is dropped: no text at all takes part in the gathering of embeddings and
                 gradients too.
@@ -165,7 +165,12 @@ class EmbeddingModel(nn.Module):
             float32 [N, D] in the order of `text_ids`, not normalised.
         """
         chunks = self.pack(tokens, offsets, text_ids, token_budget=token_budget)
-        return self.embed_chunks(chunks, recompute=recompute, num_passes=num_passes, on_chunk=on_chunk)
+        return self.embed_chunks(
+            chunks,
+            activation_checkpointing=activation_checkpointing,
+            num_passes=num_passes,
+            on_chunk=on_chunk,
+        )
 
     def pack(
         self, tokens: np.ndarray, offsets: np.ndarray, text_ids: np.ndarray, *, token_budget: int
@@ -184,14 +189,14 @@ class EmbeddingModel(nn.Module):
         self,
         chunks: Iterable[Chunk],
         *,
-        recompute: bool = False,
+        activation_checkpointing: bool = False,
         num_passes: int = 1,
         on_chunk: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """Embed what `pack` gave; arguments and result as in `embed_tokens`."""
 
         def embedded(packed: Packed) -> torch.Tensor:
-            if recompute and torch.is_grad_enabled():
+            if activation_checkpointing and torch.is_grad_enabled():
                 return checkpoint(self, packed, use_reentrant=False)
             return self(packed)
 
@@ -199,11 +204,11 @@ class EmbeddingModel(nn.Module):
         only_encoding = self.device.type == "cpu" and not torch.is_grad_enabled()
         with contextlib.ExitStack() as stack:
             if only_encoding:
-                stack.enter_context(heap.kept())
+                stack.enter_context(malloc.kept())
             for number, chunk in enumerate(chunks):
                 # For a single chunk, as of a search, it would cost more than it saves.
                 if only_encoding and number == 1:
-                    stack.enter_context(blocked_weights(self.encoder))
+                    stack.enter_context(prepacked_weights(self.encoder))
                 pieces.append(embedded(chunk.packed)[: len(chunk.places)])
                 places.append(chunk.places)
                 if on_chunk is not None:
@@ -212,8 +217,8 @@ class EmbeddingModel(nn.Module):
             nothing = np.zeros(1, np.int64), np.ones(1, np.int64)
             if self._fills_up:
                 nothing = filled_up(*nothing)
-            pieces.append(embedded(Packed(sent(nothing[0], self.device), nothing[1]))[:0])
-        back = sent(np.argsort(np.concatenate(places)), self.device)
+            pieces.append(embedded(Packed(to_device(nothing[0], self.device), nothing[1]))[:0])
+        back = to_device(np.argsort(np.concatenate(places)), self.device)
         return torch.cat(pieces).index_select(0, back)
 
     # ------------------------------------------------------------------------------------------------ compiling
@@ -389,7 +394,7 @@ class EmbeddingModel(nn.Module):
             details: noted in `conan_embed.json`, and on the model card what it says of training and results.
             card: an earlier README.md of the model, whose filled-in parts are kept.
         """
-        with written_aside(folder) as aside:
+        with atomic_write(folder) as aside:
             aside.mkdir()
             with _quiet_transformers():
                 # transformers notes the attention function in the config only in memory; nothing of ours is saved.

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from conan_embed.device import sent
+from conan_embed.device import to_device
 
 PADDED_TO = 128
 """On GPUs a stream is filled up to a multiple of so many tokens: few different sizes for compiled code and for the
@@ -59,7 +59,7 @@ class Packed:
     def tensor(self, name: str, values: np.ndarray) -> torch.Tensor:
         """Return `values` on the device of the stream, copied once a chunk under that name."""
         if name not in self._on_device:
-            self._on_device[name] = sent(values, self.device)
+            self._on_device[name] = to_device(values, self.device)
         return self._on_device[name]
 
     @property
@@ -149,7 +149,7 @@ def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device 
     steps = np.diff(lengths_N)
     assert (steps <= 0).all() or (steps >= 0).all(), "texts of a chunk must be sorted by length"
     return Packed(
-        sent(np.ascontiguousarray(tokens_T, dtype=np.int64), device), np.asarray(lengths_N, np.int64)
+        to_device(np.ascontiguousarray(tokens_T, dtype=np.int64), device), np.asarray(lengths_N, np.int64)
     )
 
 
@@ -193,4 +193,4 @@ def pack(
             yield Chunk(pack_flat(flat, lengths_N, device), places)
             continue
         flat, lengths_N = filled_up(flat, lengths_N)
-        yield Chunk(Packed(sent(flat, device), lengths_N), places)
+        yield Chunk(Packed(to_device(flat, device), lengths_N), places)

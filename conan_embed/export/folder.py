@@ -20,7 +20,7 @@ from conan_embed.encoder import card
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.export import graph, parity
-from conan_embed.files import read_json, write_json, written_aside
+from conan_embed.files import atomic_write, read_json, write_json
 
 FACTS = "export.json"
 Format = Literal["sentence-transformers", "onnx"]
@@ -69,7 +69,7 @@ def export(
     details = _details(Path(model_folder), None if width == full_width else width, quantize)
     earlier = Path(model_folder) / card.FILE
     _cut(model, width)
-    with console.status(f"exporting {model_folder}"), written_aside(output) as aside:
+    with console.status(f"exporting {model_folder}"), atomic_write(output) as aside:
         if format == "onnx":
             aside.mkdir(parents=True)
             found_ND = _write_onnx(model, aside, quantize)

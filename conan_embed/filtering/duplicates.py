@@ -421,7 +421,7 @@ def _compare_side(
             if fresh:
                 _compare(db, number, setting.threshold, lambda done: progress.advance(task, done))
             compared += fresh
-            # A band's first has met everybody; who resembles it needs no further proof.
+            # A band's first has met wait; who resembles it needs no further proof.
             db.execute(
                 f"""create or replace table bands as
                 with left_over as (select band, hash, key, first from bands join firsts using (band, hash)

@@ -15,7 +15,7 @@ from typing import Any
 
 from conan_embed.console import progress_bar
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, write_json, written_aside
+from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.filtering.decontamination import index_evaluation, read_evaluation
 from conan_embed.filtering.duplicates import find_duplicates
 from conan_embed.filtering.engine import Runner, run_step
@@ -192,7 +192,7 @@ def _index_evaluation(run: Run) -> None:
     path = run.work / "evaluation.parquet"
     if not path.exists():
         texts = read_evaluation(run.recipe.decontaminate, run.recipe.normalise)
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             index_evaluation(texts, run.recipe.duplicates).write_parquet(aside)
 
 
@@ -204,7 +204,7 @@ def _join(run: Run) -> dict[str, Any]:
     if not place.is_dir():
         start = time.process_time()
         folders = [run.place("read", shard.number) for shard in run.shards]
-        with written_aside(place) as aside:
+        with atomic_write(place) as aside:
             found = find_duplicates(
                 folders,
                 aside,

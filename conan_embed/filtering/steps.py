@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from conan_embed.files import read_json, write_json, written_aside
+from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.filtering.decontamination import EvaluationIndex, check_evaluation, resemblance
 from conan_embed.filtering.duplicates import fingerprints
 from conan_embed.filtering.language import check_language, with_languages
@@ -144,7 +144,7 @@ def read_step(run: Run, number: int) -> dict[str, Any]:
     keys, texts = fingerprints(pairs, recipe.duplicates, near=near)
     account.seconds["duplicates"] = time.process_time() - start
     more = ["hosts"] if "hosts" in pairs.columns else []
-    with written_aside(run.place("read", number)) as folder:
+    with atomic_write(run.place("read", number)) as folder:
         folder.mkdir()
         _write_work(pairs.select(*PAIR_COLUMNS, *LANGUAGE_COLUMNS, *more), folder / "pairs.parquet")
         _write_work(keys, folder / "keys.parquet")
@@ -185,7 +185,7 @@ def check_step(run: Run, number: int) -> dict[str, Any]:
         account.seconds["decontamination"] = time.process_time() - start
         keyed = pairs.join(keys, on="id", how="left", maintain_order="left")
         pairs = account.through("decontamination", lambda: check_evaluation(keyed, similar))
-    with written_aside(run.place("check", number)) as folder:
+    with atomic_write(run.place("check", number)) as folder:
         folder.mkdir()
         _write_work(pairs.select(*PAIR_COLUMNS, *LANGUAGE_COLUMNS), folder / "pairs.parquet")
         account.dropped.append(pl.read_parquet(read / "dropped.parquet"))
@@ -204,7 +204,7 @@ def score_step(run: Run, number: int, encoder: Encoder) -> dict[str, Any]:
     pairs = pl.read_parquet(run.place("check", number) / "pairs.parquet")
     start = time.process_time()
     scores = score_pairs(pairs, encoder, run.recipe.teacher)
-    with written_aside(run.place("score", number)) as folder:
+    with atomic_write(run.place("score", number)) as folder:
         folder.mkdir()
         scores.write_parquet(folder / "scores.parquet")
         write_json(folder / "counts.json", {"seconds": {"teacher": time.process_time() - start}})
@@ -240,7 +240,7 @@ def finish_step(run: Run, number: int) -> dict[str, Any]:
         parts.append(read_json(run.place("score", number) / "counts.json"))
     parts.append({"left": account.left, "applied": account.applied, "seconds": account.seconds})
     kept_sources = dict(pairs["source"].value_counts().sort("source").iter_rows())
-    with written_aside(run.place("finish", number)) as folder:
+    with atomic_write(run.place("finish", number)) as folder:
         folder.mkdir()
         facts = {
             "parts": parts,
@@ -263,7 +263,7 @@ def _write_work(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _write(pairs: pl.DataFrame, path: Path) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         pairs.write_parquet(aside, compression="zstd", row_group_size=_GROUP_ROWS)
 
 

@@ -36,17 +36,17 @@ from safetensors.numpy import load_file, save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from conan_embed.console import console
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError, suggestion
-from conan_embed.files import written_aside
+from conan_embed.files import atomic_write
 from conan_embed.negatives import mining as rankings
 from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Mining, Negatives
+from conan_embed.recipes.schema import Mining, Replacement
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore, TextStoreBuilder
-from conan_embed.texts.tasks import RetrievalSet
-from conan_embed.training import processes
+from conan_embed.texts.tasks import RetrievalDataset
 
 try:
     import datasets
@@ -61,7 +61,7 @@ _NOT_LOGGED = (
     "seconds_between",
 )  # the trainer logs the step itself; only a bank works between checks
 
-__all__ = ["HardNegatives", "Mining", "Negatives"]
+__all__ = ["HardNegatives", "Mining", "Replacement"]
 
 
 class HardNegatives(TrainerCallback):
@@ -73,7 +73,7 @@ class HardNegatives(TrainerCallback):
             of equal anchors are known positives of each other's rows and never mined.
         per_query: n, hard negatives of each query in use at once.
         corpus: texts to mine from, besides the positives.
-        negatives: when and by what to replace, as in a recipe; `source` is ranking, remine or static.
+        replacement: when and by what to replace, as in a recipe; `source` is ranking, remine or static.
         mining: depth, offset and positive-aware bound of the rankings, as in a recipe.
         columns: the names of the two columns.
         prompts: text put before each column's texts, by column name. Give the trainer the same: `prompts=hard.prompts`
@@ -99,7 +99,7 @@ class HardNegatives(TrainerCallback):
         *,
         per_query: int = 3,
         corpus: Iterable[str] = (),
-        negatives: Negatives = Negatives(source="ranking"),  # noqa: B008 (frozen)
+        replacement: Replacement = Replacement(source="ranking"),  # noqa: B008 (frozen)
         mining: Mining = Mining(),  # noqa: B008 (frozen)
         columns: tuple[str, str] = ("anchor", "positive"),
         prompts: dict[str, str] | None = None,
@@ -107,11 +107,11 @@ class HardNegatives(TrainerCallback):
         batch_size: int = 64,
         cache: str | Path = "cache",
     ) -> None:
-        if negatives.source == "bank":
+        if replacement.source == "bank":
             raise UserError(
-                "negatives.source: bank is a source of `conan-embed train`; expected ranking, remine or static."
+                "replacement.source: bank is a source of `conan-embed train`; expected ranking, remine or static."
             )
-        self.model, self.name, self.settings, self.batch_size = model, name, negatives, batch_size
+        self.model, self.name, self.settings, self.batch_size = model, name, replacement, batch_size
         anchor, positive = columns
         given = prompts or {}
         added = [f"negative_{number}" for number in range(1, per_query + 1)]
@@ -128,7 +128,7 @@ class HardNegatives(TrainerCallback):
         self.table = NegativeTable(rankings.usable(found, mining.offset), per_query)
         rows = _rows_with_enough(self.table, self.data, mining.offset)
         self._dynamic = DynamicNegatives.start(
-            negatives, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
+            replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
         )
         self._in_use = _InUse(self.table)
         self._mark = zlib.crc32(name.encode())
@@ -175,7 +175,7 @@ class HardNegatives(TrainerCallback):
         embeddings, self._outputs = self._outputs, None
         width = max((rows.shape[1] for rows in embeddings), default=0)
         rows = torch.cat([rows for rows in embeddings if rows.shape[1] == width] or [torch.empty(0, 0)])
-        columns, count = 2 + self.table.negatives, len(labels)
+        columns, count = 2 + self.table.num_negatives, len(labels)
         if len(rows) < columns * count:
             raise UserError(
                 f"{type(loss).__name__}: embedded {len(rows)} texts of a batch of {columns} columns x {count} rows; "
@@ -183,7 +183,7 @@ class HardNegatives(TrainerCallback):
             )
         unit = torch.nn.functional.normalize(rows[: columns * count].float(), dim=1).view(columns, count, -1)
         score = (unit[0] * unit[2:]).sum(dim=2).mean(dim=0)
-        if self.settings.relative:
+        if self.settings.subtract_background:
             background = float(background_cosine(unit[0], unit[1:].flatten(0, 1)))
             score = torch.from_numpy(above_background(score.cpu().numpy(), background))
         self._seen.append((labels.detach(), score))
@@ -194,8 +194,8 @@ class HardNegatives(TrainerCallback):
         mine = [(labels.cpu().numpy(), score.cpu().numpy()) for labels, score in self._seen]
         self._seen = []
         found = [mine]
-        if processes.world_size() > 1:
-            found = [[] for _ in range(processes.world_size())]
+        if collectives.world_size() > 1:
+            found = [[] for _ in range(collectives.world_size())]
             torch.distributed.all_gather_object(found, mine)
         for together in zip_longest(*found):
             for labels, score in filter(None, together):
@@ -245,7 +245,7 @@ class HardNegatives(TrainerCallback):
         self._observe()
         if not state.is_world_process_zero:
             return
-        with written_aside(self._file(args, state)) as aside:
+        with atomic_write(self._file(args, state)) as aside:
             arrays = {**self._dynamic.state(), **self._in_use.state(self._consumed)}
             save_file(
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()},
@@ -278,8 +278,8 @@ class HardNegatives(TrainerCallback):
     @torch.no_grad()
     def _embed(self, text_ids: np.ndarray, description: str) -> torch.Tensor:
         """Embed texts of the store; processes share the work, and every one gets all rows, of length 1."""
-        parts = np.array_split(text_ids, processes.world_size())
-        mine = parts[processes.rank()]
+        parts = np.array_split(text_ids, collectives.world_size())
+        mine = parts[collectives.rank()]
         anchor, positive = list(self.prompts.values())[:2]
         prompts = [anchor if is_query else positive for is_query in np.isin(mine, self.data.query_Q)]
         training = self.model.training
@@ -292,7 +292,7 @@ class HardNegatives(TrainerCallback):
             normalize_embeddings=True,
         )
         self.model.train(training)
-        return processes.gather_rows(rows.float(), [len(part) for part in parts])
+        return collectives.all_gather_rows(rows.float(), [len(part) for part in parts])
 
 
 class _InUse:
@@ -393,7 +393,7 @@ def _texts(pairs: "datasets.Dataset", column: str) -> pl.Series:
 
 def _retrieval_set(
     name: str, frame: pl.DataFrame, corpus: pl.Series, prompts: tuple[str, str], cache: Path
-) -> tuple[RetrievalSet, TextStore]:
+) -> tuple[RetrievalDataset, TextStore]:
     """Return the pairs as text ids; the store holds no tokens, since the trainer's collator makes them."""
     lists = (
         frame.group_by("anchor", maintain_order=True)
@@ -406,7 +406,7 @@ def _retrieval_set(
     positive = builder.add(lists["positive"].explode(), prompts[1])
     others = builder.add(corpus, prompts[1])
     store, columns = builder.build(cache, _no_tokens, fingerprint="not tokenised")
-    data = RetrievalSet(
+    data = RetrievalDataset(
         name,
         columns[query],
         list_of_row.astype(np.int64),
@@ -420,19 +420,19 @@ def _retrieval_set(
     return data, store
 
 
-def _rows_with_enough(table: NegativeTable, data: RetrievalSet, offset: int) -> np.ndarray:
+def _rows_with_enough(table: NegativeTable, data: RetrievalDataset, offset: int) -> np.ndarray:
     """Return the queries that have n negatives or more; every row of a data set has the same columns."""
-    rows = np.flatnonzero(table.available_Q >= table.negatives)
+    rows = np.flatnonzero(table.available_Q >= table.num_negatives)
     if len(rows) == 0:
         raise UserError(
-            f"per_query: {table.negatives} negatives were asked for, but no query has more than "
+            f"per_query: {table.num_negatives} negatives were asked for, but no query has more than "
             f"{table.available_Q.max()} after the first {offset} of {len(data.passages):,} passages; expected a larger "
-            "corpus, a smaller mining.offset, a looser mining.below_positive or a smaller number."
+            "corpus, a smaller mining.offset, a looser mining.max_positive_ratio or a smaller number."
         )
     if len(rows) < len(table):
         console.print(
             f"{data.name}: left out {len(table) - len(rows):,} of {len(table):,} queries, which have fewer than "
-            f"{table.negatives} negatives."
+            f"{table.num_negatives} negatives."
         )
     return rows
 

@@ -21,9 +21,9 @@ from conan_embed.negatives import mining
 from conan_embed.negatives.bank import PassageBank, passages_of
 from conan_embed.negatives.mining import Embed, Spread, alone
 from conan_embed.negatives.table import NONE, Check, NegativeTable
-from conan_embed.recipes.schema import Mining, Negatives
+from conan_embed.recipes.schema import Mining, Replacement
 from conan_embed.texts.store import TextStore
-from conan_embed.texts.tasks import RetrievalSet
+from conan_embed.texts.tasks import RetrievalDataset
 
 
 @dataclass
@@ -38,10 +38,10 @@ class DynamicNegatives:
         bank: for `source: bank`, else None.
     """
 
-    settings: Negatives
+    settings: Replacement
     mining: Mining
     table: NegativeTable
-    sets: list[RetrievalSet]
+    sets: list[RetrievalDataset]
     store: TextStore
     embed: Embed
     bank: PassageBank | None = None
@@ -51,10 +51,10 @@ class DynamicNegatives:
     @classmethod
     def start(
         cls,
-        settings: Negatives,
+        settings: Replacement,
         mining_settings: Mining,
         table: NegativeTable,
-        sets: list[RetrievalSet],
+        sets: list[RetrievalDataset],
         store: TextStore,
         embed: Embed,
         *,
@@ -65,12 +65,12 @@ class DynamicNegatives:
         """Make what the source needs; `fill`: embed all passages into a new bank (a resumed one is loaded instead)."""
         dynamic = cls(settings, mining_settings, table, sets, store, embed, spread=spread)
         if settings.source == "bank":
-            watched = [data.passages for data in sets if data.negatives == "mined"]
-            if not watched:
+            mined = [data.passages for data in sets if data.negative_source == "mined"]
+            if not mined:
                 raise UserError(
-                    "negatives.source: bank ranks mined negatives anew; expected a data set with them."
+                    "hard_negatives.source: bank ranks mined negatives anew; expected a data set with them."
                 )
-            dynamic.bank = PassageBank(passages_of(watched), min(settings.bank_width or width, width))
+            dynamic.bank = PassageBank(passages_of(mined), min(settings.bank_width or width, width))
             if fill:
                 dynamic.bank.write(dynamic.bank.passages, embed(dynamic.bank.passages, "filling the bank"), 0)
         return dynamic
@@ -100,11 +100,11 @@ class DynamicNegatives:
         check = self._check()
         line: dict[str, Any] = {
             "step": step,
-            "watched": check.watched,
+            "observed": check.observed,
             "flagged": len(check.flagged),
             "replaced": len(check.replaced),
-            "used_up": check.used_up,
-            "used_up_share": check.used_up / len(self.table),
+            "exhausted": check.exhausted,
+            "exhausted_share": check.exhausted / len(self.table),
             "mean_initial": _number(check.mean_initial),
             "mean_current": _number(check.mean_current),
             "mean_rank": check.mean_rank,
@@ -119,12 +119,12 @@ class DynamicNegatives:
     def _check(self) -> Check:
         settings = self.settings
         if settings.source == "ranking":
-            return self.table.check(settings.decay, settings.ceiling, when_used_up=settings.when_used_up)
-        flagged = self.table.no_longer_hard(settings.decay, settings.ceiling)
+            return self.table.check(settings.decay, settings.max_score, on_exhausted=settings.on_exhausted)
+        flagged = self.table.no_longer_hard(settings.decay, settings.max_score)
         renewable, rankings = self._ranked_anew(flagged)
         # Negatives that were given or drawn have no corpus to be ranked from: they go on along their lists.
         listed = flagged[~self._is_mined(flagged)]
-        moves = self.table.next_windows(listed, settings.when_used_up)
+        moves = self.table.next_windows(listed, settings.on_exhausted)
         check = self.table.report(flagged, np.sort(np.concatenate([renewable, moves[0]])))
         self.table.move(*moves)
         if len(renewable):
@@ -133,7 +133,7 @@ class DynamicNegatives:
 
     def _is_mined(self, rows: np.ndarray) -> np.ndarray:
         mined = np.repeat(
-            [data.negatives == "mined" for data in self.sets], [len(data) for data in self.sets]
+            [data.negative_source == "mined" for data in self.sets], [len(data) for data in self.sets]
         )
         return mined[rows]
 
@@ -143,9 +143,9 @@ class DynamicNegatives:
         start = 0
         for data in self.sets:
             mine = flagged[(flagged >= start) & (flagged < start + len(data))]
-            if len(mine) and data.negatives == "mined":
+            if len(mine) and data.negative_source == "mined":
                 ids = self._rank(data, mine - start)
-                enough = (ids != NONE).sum(axis=1) >= self.table.negatives
+                enough = (ids != NONE).sum(axis=1) >= self.table.num_negatives
                 rows_parts.append(mine[enough])
                 ranking_parts.append(_padded(ids[enough], self.table.ranking_QK.shape[1]))
             start += len(data)
@@ -153,7 +153,7 @@ class DynamicNegatives:
         width = self.table.ranking_QK.shape[1]
         return rows, np.concatenate([np.empty((0, width), np.int32), *ranking_parts])
 
-    def _rank(self, data: RetrievalSet, rows: np.ndarray) -> np.ndarray:
+    def _rank(self, data: RetrievalDataset, rows: np.ndarray) -> np.ndarray:
         query_ND = self.embed(data.query_Q[rows], "")
         if self.bank is None:
             passage_MD = self.embed(data.passages, f"{data.name}: passages, embedded again")

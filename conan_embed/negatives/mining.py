@@ -4,9 +4,10 @@ The passages of a data set are encoded, each query's exact nearest ones are foun
 are left out, and what remains in order of score is the query's *ranking*. Training uses windows of it (table.py), from
 the mining offset on: the very first ranks are often answers that nobody labelled.
 
-A ranking may also be bounded by the positive: only passages that score below `below_positive` times the (best)
+A ranking may also be bounded by the positive: only passages that score below `max_positive_ratio` times the (best)
 positive's score are kept (0.95 is usual), which removes most unlabelled positives. Where the cosines of a model all lie
-high, a share of the cosine says little; `relative` takes the share of what lies above the background (background.py).
+high, a share of the cosine says little; `subtract_background` takes the share of what lies above the background
+(background.py).
 
 Shapes: Q queries, M passages, K ranks, D width.
 """
@@ -23,13 +24,13 @@ from safetensors.numpy import load_file, save_file
 
 from conan_embed.console import console
 from conan_embed.errors import UserError
-from conan_embed.files import written_aside
+from conan_embed.files import atomic_write
 from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.table import NONE
 from conan_embed.recipes.schema import Mining
 from conan_embed.search.exact import top_k
 from conan_embed.texts.store import TextStore
-from conan_embed.texts.tasks import RetrievalSet, known_positives
+from conan_embed.texts.tasks import RetrievalDataset, known_positives
 
 Embed = Callable[[np.ndarray, str], torch.Tensor]
 """Text ids int64 [N] and a word for the progress bar to float32 [N, D], rows of length 1."""
@@ -65,7 +66,7 @@ class Ranking:
 
 
 def mine(
-    data: RetrievalSet, store: TextStore, embed: Embed, settings: Mining, spread: Spread = alone
+    data: RetrievalDataset, store: TextStore, embed: Embed, settings: Mining, spread: Spread = alone
 ) -> Ranking:
     """Rank the passages of one data set for each of its queries; `spread` may share out the search."""
     queries, query_of_row = np.unique(data.query_Q, return_inverse=True)
@@ -85,7 +86,7 @@ def mine(
 
 
 def rank(
-    data: RetrievalSet,
+    data: RetrievalDataset,
     store: TextStore,
     rows: np.ndarray,
     query_ND: torch.Tensor,
@@ -102,7 +103,7 @@ def rank(
         query_ND: float [N, D], their embeddings, rows of length 1.
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
     """
-    background = background_cosine(query_ND, passage_MD).item() if settings.relative else 0.0
+    background = background_cosine(query_ND, passage_MD).item() if settings.subtract_background else 0.0
 
     def rank_part(start: int, stop: int) -> Ranking:
         part = slice(start, stop)
@@ -112,7 +113,7 @@ def rank(
 
 
 def _rank_here(
-    data: RetrievalSet,
+    data: RetrievalDataset,
     store: TextStore,
     rows: np.ndarray,
     query_ND: torch.Tensor,
@@ -134,8 +135,8 @@ def _rank_here(
     found, score = places.cpu().numpy(), scores.cpu().numpy()
     ids = np.where(found >= 0, data.passages[found], NONE).astype(np.int32)
     bounded_out = 0
-    if settings.below_positive is not None:
-        bound = background + settings.below_positive * (positive - background)
+    if settings.max_positive_ratio is not None:
+        bound = background + settings.max_positive_ratio * (positive - background)
         too_near = (score >= bound[:, None]) & (ids != NONE)
         bounded_out = int(too_near.sum())
         ids, score = _squeezed(ids, score, ~too_near)
@@ -147,7 +148,7 @@ def usable(ranking: Ranking, offset: int) -> np.ndarray:
     return ranking.ids_QK[:, offset:]
 
 
-def _excluded(data: RetrievalSet, rows: np.ndarray, store: TextStore) -> tuple[np.ndarray, np.ndarray]:
+def _excluded(data: RetrievalDataset, rows: np.ndarray, store: TextStore) -> tuple[np.ndarray, np.ndarray]:
     """Known positives and texts equal to the query, as places in `data.passages`, in compressed rows."""
     contents = store.content[data.passages]
     order = np.argsort(contents, kind="stable")
@@ -166,7 +167,11 @@ def _excluded(data: RetrievalSet, rows: np.ndarray, store: TextStore) -> tuple[n
 
 
 def _best_positive(
-    data: RetrievalSet, store: TextStore, rows: np.ndarray, query_ND: torch.Tensor, passage_MD: torch.Tensor
+    data: RetrievalDataset,
+    store: TextStore,
+    rows: np.ndarray,
+    query_ND: torch.Tensor,
+    passage_MD: torch.Tensor,
 ) -> np.ndarray:
     """Return float32 [N], the best cosine of each query with one of its positives (all of them are passages)."""
     place, positives = data.positives.rows(data.list_Q[rows])
@@ -195,7 +200,7 @@ def _squeezed(ids: np.ndarray, score: np.ndarray, keep: np.ndarray) -> tuple[np.
     return ids, np.where(kept, np.take_along_axis(score, order, axis=1), -np.inf)
 
 
-def random_ranking(data: RetrievalSet, store: TextStore, *, depth: int, seed: int) -> np.ndarray:
+def random_ranking(data: RetrievalDataset, store: TextStore, *, depth: int, seed: int) -> np.ndarray:
     """Return int32 [Q, depth] random passages of the data set that are no known positives of their query."""
     generator = np.random.default_rng([seed, len(data), len(data.passages)])
     ids_QK = np.full((len(data), depth), NONE, np.int32)
@@ -223,7 +228,7 @@ def random_ranking(data: RetrievalSet, store: TextStore, *, depth: int, seed: in
 # ------------------------------------------------------------------------------------------------------- files
 
 
-def save_ranking(folder: Path, data: RetrievalSet, store: TextStore, ranking: Ranking) -> None:
+def save_ranking(folder: Path, data: RetrievalDataset, store: TextStore, ranking: Ranking) -> None:
     """Write the ranking of one data set as `folder/NAME.safetensors`.
 
     Texts are named by their hash, so that the file stays good when other data sets of the recipe change.
@@ -238,11 +243,11 @@ def save_ranking(folder: Path, data: RetrievalSet, store: TextStore, ranking: Ra
         "queries": store.hashes[data.query_Q],
         "passages": store.hashes[data.passages],
     }
-    with written_aside(folder / f"{data.name}.safetensors") as aside:
+    with atomic_write(folder / f"{data.name}.safetensors") as aside:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, aside)
 
 
-def load_ranking(folder: Path, data: RetrievalSet, store: TextStore) -> Ranking:
+def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Ranking:
     """Read what `save_ranking` wrote.
 
     Raises:
@@ -270,7 +275,7 @@ def load_ranking(folder: Path, data: RetrievalSet, store: TextStore) -> Ranking:
 
 
 def describe(
-    data: RetrievalSet, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3
+    data: RetrievalDataset, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3
 ) -> dict[str, Any]:
     """Return figures and examples of what was mined, for mining.json and the report."""
     used = ranking.ids_QK[:, settings.offset :] != NONE
@@ -292,7 +297,9 @@ def describe(
     }
 
 
-def _example(data: RetrievalSet, store: TextStore, ranking: Ranking, offset: int, row: int) -> dict[str, Any]:
+def _example(
+    data: RetrievalDataset, store: TextStore, ranking: Ranking, offset: int, row: int
+) -> dict[str, Any]:
     negatives = [
         {
             "text": store.text(int(ranking.ids_QK[row, rank])),

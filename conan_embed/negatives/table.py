@@ -3,7 +3,7 @@
 Section 4 of the paper (dynamic hard negative mining): for each query keep S_0, the mean score of its hard negatives
 when they were put in place, and S, the current mean. At a check, where
 
-    decay * S < S_0   and   |S| < ceiling         (1.15 and 0.8; v2 of the model: 1.2 and 0.7)
+    decay * S < S_0   and   |S| < max_score         (1.15 and 0.8; v2 of the model: 1.2 and 0.7)
 
 the negatives are no longer hard and are replaced: placement i takes ranks (i - 1) n + offset .. i n + offset of the
 mined ranking. Placement 1 is where a run begins, so the first replacement is i = 2. The negatives in use are not
@@ -28,16 +28,16 @@ class Check:
     """What one check found.
 
     Attributes:
-        watched: queries with an S_0 and a later S.
+        observed: queries with an S_0 and a later S.
         flagged: rows whose negatives are no longer hard.
         replaced: rows that got new negatives.
-        used_up: queries whose ranking has no further window.
+        exhausted: queries whose ranking has no further window.
     """
 
-    watched: int
+    observed: int
     flagged: np.ndarray
     replaced: np.ndarray
-    used_up: int
+    exhausted: int
     mean_initial: float
     mean_current: float
     mean_rank: float
@@ -49,13 +49,15 @@ class NegativeTable:
     Args:
         ranking_QK: int32, text ids from the first usable rank on (the mining offset is already taken off), filled up
             with NONE.
-        negatives: n, hard negatives of each query in use at once.
+        num_negatives: n, hard negatives of each query in use at once.
     """
 
-    def __init__(self, ranking_QK: np.ndarray, negatives: int) -> None:
-        missing = max(0, negatives - ranking_QK.shape[1])  # the first window is always whole, if with NONE
+    def __init__(self, ranking_QK: np.ndarray, num_negatives: int) -> None:
+        missing = max(
+            0, num_negatives - ranking_QK.shape[1]
+        )  # the first window is always whole, if with NONE
         self.ranking_QK = np.pad(ranking_QK, ((0, 0), (0, missing)), constant_values=NONE)
-        self.negatives = negatives
+        self.num_negatives = num_negatives
         self.available_Q = (ranking_QK != NONE).sum(axis=1).astype(np.int32)
         num_queries = len(ranking_QK)
         self.window_Q = np.zeros(num_queries, np.int32)
@@ -68,7 +70,7 @@ class NegativeTable:
 
     def in_use(self, rows: np.ndarray) -> np.ndarray:
         """Return int64 [len(rows), n], text ids of the hard negatives in use, NONE where a ranking is too short."""
-        rank = self.window_Q[rows, None] * self.negatives + np.arange(self.negatives)
+        rank = self.window_Q[rows, None] * self.num_negatives + np.arange(self.num_negatives)
         return self.ranking_QK[rows[:, None], rank].astype(np.int64)
 
     def observe(self, rows: np.ndarray, score: np.ndarray) -> None:
@@ -79,28 +81,28 @@ class NegativeTable:
         self.initial_Q[rows[first]] = score[first]
         self.current_Q[rows[~first]] = score[~first]
 
-    def no_longer_hard(self, decay: float, ceiling: float) -> np.ndarray:
-        """Return the rows where decay * S < S_0 and |S| < ceiling."""
-        with np.errstate(invalid="ignore"):  # nan compares false: not watched yet
-            easy = (decay * self.current_Q < self.initial_Q) & (np.abs(self.current_Q) < ceiling)
+    def no_longer_hard(self, decay: float, max_score: float) -> np.ndarray:
+        """Return the rows where decay * S < S_0 and |S| < max_score."""
+        with np.errstate(invalid="ignore"):  # nan compares false: not seen yet
+            easy = (decay * self.current_Q < self.initial_Q) & (np.abs(self.current_Q) < max_score)
         return np.flatnonzero(easy)
 
-    def check(self, decay: float, ceiling: float, *, when_used_up: str = "keep") -> Check:
+    def check(self, decay: float, max_score: float, *, on_exhausted: str = "keep") -> Check:
         """Apply the paper's rule, moving flagged queries to the next window of their ranking.
 
         Args:
-            when_used_up: a query whose ranking holds no further whole window stays where it is ("keep") or starts
-                again at the first window ("wrap").
+            on_exhausted: a query whose ranking holds no further whole window stays where it is ("keep") or starts
+                again at the first window ("restart").
         """
-        flagged = self.no_longer_hard(decay, ceiling)
-        moves = self.next_windows(flagged, when_used_up)
+        flagged = self.no_longer_hard(decay, max_score)
+        moves = self.next_windows(flagged, on_exhausted)
         result = self.report(flagged, moves[0])
         self.move(*moves)
         return result
 
-    def next_windows(self, rows: np.ndarray, when_used_up: str) -> tuple[np.ndarray, np.ndarray]:
+    def next_windows(self, rows: np.ndarray, on_exhausted: str) -> tuple[np.ndarray, np.ndarray]:
         """Return those of `rows` that have another window to go to, and that window of each."""
-        onwards = 0 if when_used_up == "wrap" else self.window_Q[rows]
+        onwards = 0 if on_exhausted == "restart" else self.window_Q[rows]
         window = np.where(self._has_next(rows), self.window_Q[rows] + 1, onwards)
         moves = window != self.window_Q[rows]  # a ranking of a single window has nothing to wrap to
         return rows[moves], window[moves]
@@ -119,7 +121,7 @@ class NegativeTable:
         self._placed(rows)
 
     def _has_next(self, rows: np.ndarray) -> np.ndarray:
-        return (self.window_Q[rows] + 2) * self.negatives <= self.available_Q[rows]
+        return (self.window_Q[rows] + 2) * self.num_negatives <= self.available_Q[rows]
 
     def _placed(self, rows: np.ndarray) -> None:
         self.replacements_Q[rows] += 1
@@ -128,16 +130,16 @@ class NegativeTable:
 
     def report(self, flagged: np.ndarray, replaced: np.ndarray) -> Check:
         """Return the figures of a check, as the table stands before it acts."""
-        watched = ~np.isnan(self.current_Q)
+        observed = ~np.isnan(self.current_Q)
         rows = np.arange(len(self))
         return Check(
-            watched=int(watched.sum()),
+            observed=int(observed.sum()),
             flagged=flagged,
             replaced=replaced,
-            used_up=int((~self._has_next(rows)).sum()),
-            mean_initial=_mean(self.initial_Q[watched]),
-            mean_current=_mean(self.current_Q[watched]),
-            mean_rank=_mean(self.window_Q * self.negatives + (self.negatives - 1) / 2),
+            exhausted=int((~self._has_next(rows)).sum()),
+            mean_initial=_mean(self.initial_Q[observed]),
+            mean_current=_mean(self.current_Q[observed]),
+            mean_rank=_mean(self.window_Q * self.num_negatives + (self.num_negatives - 1) / 2),
         )
 
     def state(self) -> dict[str, np.ndarray]:

@@ -22,14 +22,14 @@ class JointLoss:
     Attributes:
         total: scalar, differentiable.
         retrieval, sts: scalars without gradient, or None where the step holds no such task.
-        positive_X, watched_X: cosines of positive pairs and of the watched hard negatives of this part's queries.
+        positive_X, hard_negative_X: cosines of the positive pairs and of the hard negatives of this part's queries.
     """
 
     total: torch.Tensor
     retrieval: torch.Tensor | None
     sts: torch.Tensor | None
     positive_X: torch.Tensor | None
-    watched_X: torch.Tensor | None
+    hard_negative_X: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RetrievalPart:
     candidate_CD: torch.Tensor
     relations: Relations
     total_queries: int
-    watched: tuple[torch.Tensor, torch.Tensor]
+    hard_negative_pairs: tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def joint_loss(
             temperature=temperature,
             widths=widths,
             total_queries=retrieval.total_queries,
-            watched=retrieval.watched,
+            hard_negative_pairs=retrieval.hard_negative_pairs,
         )
         parts.append(nce.loss)
     if sts is not None:
@@ -88,5 +88,5 @@ def joint_loss(
         None if nce is None else nce.loss.detach(),
         None if cosent is None else cosent.detach(),
         None if nce is None else nce.positive_X,
-        None if nce is None else nce.watched_X,
+        None if nce is None else nce.hard_negative_X,
     )

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import torch
 
-from conan_embed.device import sent
+from conan_embed.device import to_device
 
 
 def cosent(
@@ -38,7 +38,7 @@ def cosent(
         lower = torch.searchsorted(label, label)  # how many pairs have a lower label
         has_lower = torch.nonzero(lower > 0).squeeze(1)
         places, last_lower, above = (
-            sent(index, score_P.device) for index in (members[order], lower[has_lower] - 1, has_lower)
+            to_device(index, score_P.device) for index in (members[order], lower[has_lower] - 1, has_lower)
         )
         logit = score_P[places] / temperature
         terms.append(logit.logcumsumexp(dim=0)[last_lower] - logit[above])

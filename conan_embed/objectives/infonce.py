@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from conan_embed.device import sent
+from conan_embed.device import to_device
 from conan_embed.objectives.relations import NEGATIVE, Relations, cuts
 
 BLOCK_BYTES = 256 * 2**20
@@ -39,12 +39,12 @@ class InfoNCE:
     Attributes:
         loss: scalar, differentiable.
         positive_X: cosine at full width of each positive pair, in the order of `relations.positives()`; no gradient.
-        watched_X: the same of each watched pair.
+        hard_negative_X: the same of each pair of a query and its own hard negative.
     """
 
     loss: torch.Tensor
     positive_X: torch.Tensor
-    watched_X: torch.Tensor
+    hard_negative_X: torch.Tensor
 
 
 def infonce(
@@ -55,7 +55,7 @@ def infonce(
     temperature: float,
     widths: Sequence[int] = (),
     total_queries: int | None = None,
-    watched: tuple[torch.Tensor, torch.Tensor] | None = None,
+    hard_negative_pairs: tuple[torch.Tensor, torch.Tensor] | None = None,
     block_rows: int | None = None,
 ) -> InfoNCE:
     """Contrast every query with its positives and negatives.
@@ -67,7 +67,8 @@ def infonce(
         temperature: tau.
         widths: Matryoshka prefixes; the full width D alone when empty.
         total_queries: divide by this many queries instead of Q, where the rows are shared out over processes.
-        watched: rows and columns (int64 [X] each, sorted by row, on the CPU) whose full-width cosines to return.
+        hard_negative_pairs: rows and columns (int64 [X] each, sorted by row, on the CPU) of each query's own hard
+            negatives, whose full-width cosines to return.
         block_rows: rows scored at once; chosen from BLOCK_BYTES when None.
 
     Returns:
@@ -79,19 +80,19 @@ def infonce(
     if block_rows is None:
         bytes_per_row = (len(ascending) + 3) * candidate_CD.shape[0] * candidate_CD.element_size()
         block_rows = max(16, BLOCK_BYTES // max(1, bytes_per_row))
-    if watched is None:
-        watched = (relations.row_X[:0], relations.column_X[:0])
-    loss, positive_X, watched_X = _StreamedInfoNCE.apply(
+    if hard_negative_pairs is None:
+        hard_negative_pairs = (relations.row_X[:0], relations.column_X[:0])
+    loss, positive_X, hard_negative_X = _StreamedInfoNCE.apply(
         query_QD,
         candidate_CD,
         relations,
         temperature,
         ascending,
         total_queries or len(query_QD),
-        watched,
+        hard_negative_pairs,
         block_rows,
     )
-    return InfoNCE(loss, positive_X, watched_X)
+    return InfoNCE(loss, positive_X, hard_negative_X)
 
 
 class _StreamedInfoNCE(torch.autograd.Function):
@@ -104,7 +105,7 @@ class _StreamedInfoNCE(torch.autograd.Function):
         temperature: float,
         widths: list[int],
         total_queries: int,
-        watched: tuple[torch.Tensor, torch.Tensor],
+        hard_negative_pairs: tuple[torch.Tensor, torch.Tensor],
         block_rows: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         needs_gradient = query_QD.requires_grad or candidate_CD.requires_grad
@@ -116,21 +117,24 @@ class _StreamedInfoNCE(torch.autograd.Function):
         # What belongs to which block is looked up where the relations are, on the CPU: a GPU is never asked.
         positive_row, positive_column = relations.positives()
         borders = [*range(0, num_queries, block_rows), num_queries]
-        positive_cut, watched_cut, exception_cut = (
-            cuts(row, borders) for row in (positive_row, watched[0], relations.row_X)
+        positive_cut, hard_negative_cut, exception_cut = (
+            cuts(row, borders) for row in (positive_row, hard_negative_pairs[0], relations.row_X)
         )
         positives_of_Q = torch.bincount(positive_row, minlength=num_queries)
         weight_X = 1.0 / (positives_of_Q[positive_row].to(query_QD.dtype) * total_queries * len(widths))
         device = query_QD.device
         positive_row, positive_column, weight_X = (
-            sent(tensor, device) for tensor in (positive_row, positive_column, weight_X)
+            to_device(tensor, device) for tensor in (positive_row, positive_column, weight_X)
         )
-        watched = sent(watched[0], device), sent(watched[1], device)
+        hard_negative_pairs = (
+            to_device(hard_negative_pairs[0], device),
+            to_device(hard_negative_pairs[1], device),
+        )
         relations = relations.to(device)
 
         loss = query_QD.new_zeros(())
         positive_X = query_QD.new_empty(len(positive_row))
-        watched_X = query_QD.new_empty(len(watched[0]))
+        hard_negative_X = query_QD.new_empty(len(hard_negative_pairs[0]))
         query_gradient = torch.zeros_like(query_QD) if needs_gradient else None
         candidate_gradient = torch.zeros_like(candidate_CD) if needs_gradient else None
         candidate_pull = [
@@ -151,8 +155,11 @@ class _StreamedInfoNCE(torch.autograd.Function):
                 scale_B = query_scale[index][start:stop] / temperature
                 logit_BC = dot_BC * scale_B[:, None] * candidate_scale[index]
                 if index == len(segments) - 1:
-                    watch = slice(watched_cut[number], watched_cut[number + 1])
-                    watched_X[watch] = logit_BC[watched[0][watch] - start, watched[1][watch]] * temperature
+                    watch = slice(hard_negative_cut[number], hard_negative_cut[number + 1])
+                    hard_negative_X[watch] = (
+                        logit_BC[hard_negative_pairs[0][watch] - start, hard_negative_pairs[1][watch]]
+                        * temperature
+                    )
                     positive_X[mine] = logit_BC[row, column] * temperature
                 positive_logit = logit_BC[row, column]
                 negative_BC = logit_BC.masked_fill(not_negative_BC, float("-inf"))
@@ -195,8 +202,8 @@ class _StreamedInfoNCE(torch.autograd.Function):
                 pull_C += candidate_pull[index] * candidate_scale[index].square()
                 candidate_gradient[:, left:right] -= candidate_CD[:, left:right] * pull_C[:, None]
             ctx.save_for_backward(query_gradient, candidate_gradient)
-        ctx.mark_non_differentiable(positive_X, watched_X)
-        return loss, positive_X, watched_X
+        ctx.mark_non_differentiable(positive_X, hard_negative_X)
+        return loss, positive_X, hard_negative_X
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

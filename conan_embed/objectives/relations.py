@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
-from conan_embed.device import sent
+from conan_embed.device import to_device
 
 POSITIVE, IGNORED, NEGATIVE = 1, 0, -1
 
@@ -76,7 +76,7 @@ class Relations:
         )
 
     def to(self, device: torch.device) -> "Relations":
-        return Relations(*(sent(tensor, device) for tensor in vars(self).values()))
+        return Relations(*(to_device(tensor, device) for tensor in vars(self).values()))
 
 
 def cuts(row_X: torch.Tensor, borders: Sequence[int]) -> list[int]:

@@ -26,7 +26,7 @@ from scipy.sparse.csgraph import connected_components
 
 from conan_embed.console import tracked
 from conan_embed.errors import UserError
-from conan_embed.files import write_json, written_aside
+from conan_embed.files import atomic_write, write_json
 from conan_embed.quickstart.sources import (
     STANDARD_LIBRARY,
     Package,
@@ -132,7 +132,7 @@ def _shortened(text: str) -> str:
 def choose(readings: Sequence[Reading], max_objects: int) -> list[PythonObject]:
     """Choose at most `max_objects` of what was read, such that no giant package dominates; sorted by name.
 
-    The standard library, which everybody has, gives up to a quarter. Every other package gives all that it has, up
+    The standard library, which wait has, gives up to a quarter. Every other package gives all that it has, up
     to one ceiling for all: the highest one with which the total fits.
     """
     counts = {reading.package: len(reading.objects) for reading in readings}
@@ -372,7 +372,7 @@ def _objects(pairs: Sequence[RetrievalPair]) -> list[PythonObject]:
 
 
 def _write(path: Path, frame: pl.DataFrame) -> None:
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         frame.write_parquet(aside, compression="zstd")
 
 

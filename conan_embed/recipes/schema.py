@@ -66,7 +66,7 @@ class RetrievalData(_Section):
     )
     corpus: str | None = Field(None, description="passages to mine from; else all passages of this data set")
     corpus_columns: dict[str, str] = {}
-    negatives: Literal["mined", "given", "random", "none"] = Field(
+    negative_source: Literal["mined", "given", "random", "none"] = Field(
         "mined",
         description="mined rankings, the file's own lists, random other passages, or none (in-batch only)",
     )
@@ -83,7 +83,7 @@ class ClassificationData(_Section):
     name: str
     path: str
     columns: dict[str, str] = {}
-    negatives: Literal["mined", "random", "none"] = "random"
+    negative_source: Literal["mined", "random", "none"] = "random"
     weight: PositiveFloat | None = None
     limit: PositiveInt | None = None
 
@@ -114,7 +114,7 @@ class Data(_Section):
         description="read pairs from Parquet shards while they are needed: data that does not fit into memory, "
         "in-batch negatives only",
     )
-    window: PositiveInt = Field(
+    shuffle_window: PositiveInt = Field(
         65_536, description="stream: rows of each data set that are in memory, shuffled among each other"
     )
 
@@ -138,7 +138,7 @@ class Step(_Section):
 
     queries: int = Field(16, ge=0)
     positives: PositiveInt = Field(1, description="positives of each query in the step, of all that it has")
-    negatives: int = Field(7, ge=0, description="hard negatives of each query")
+    num_negatives: int = Field(7, ge=0, description="hard negatives of each query")
     in_batch: Literal["step", "dataset", "none"] = Field(
         "dataset",
         description="candidates of the step's other queries are negatives too: all, of the same data set, none",
@@ -172,18 +172,18 @@ class Mining(_Section):
 
     depth: PositiveInt = Field(200, description="ranks kept per query")
     offset: int = Field(10, ge=0, description="first ranks never used: they may be unlabelled positives")
-    below_positive: PositiveFloat | None = Field(
+    max_positive_ratio: PositiveFloat | None = Field(
         None, description="keep a candidate only where its score < this times the positive's (0.95 is usual)"
     )
-    relative: bool = Field(
+    subtract_background: bool = Field(
         False,
-        description="count below_positive from the background, the mean cosine of unrelated texts: for models whose "
-        "cosines all lie high (E5)",
+        description="count max_positive_ratio from the background, the mean cosine of unrelated texts: for models "
+        "whose cosines all lie high (E5)",
     )
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
-class Negatives(_Section):
+class Replacement(_Section):
     """Dynamic hard negative mining (section 4 of the paper)."""
 
     source: Literal["static", "ranking", "bank", "remine"] = Field(
@@ -193,13 +193,13 @@ class Negatives(_Section):
     )
     interval: PositiveInt = Field(100, description="steps between checks")
     decay: PositiveFloat = Field(1.15, description="replace where decay * S < S_0 (1.2 in v2)")
-    ceiling: PositiveFloat = Field(0.8, description="and |S| < ceiling (0.7 in v2)")
-    relative: bool = Field(
+    max_score: PositiveFloat = Field(0.8, description="and |S| < max_score (0.7 in v2)")
+    subtract_background: bool = Field(
         False,
         description="count S and S_0 from the background, the mean cosine of unrelated texts: for models whose cosines "
         "all lie high (E5), where the paper's bounds on the cosine itself never fire",
     )
-    when_used_up: Literal["keep", "wrap"] = Field(
+    on_exhausted: Literal["keep", "restart"] = Field(
         "keep", description="at the end of a ranking: stay, or begin again"
     )
     bank_width: PositiveInt | None = Field(
@@ -217,7 +217,7 @@ class Optimizer(_Section):
     epsilon: PositiveFloat = 1e-8
     warmup_ratio: Share = 0.05
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    max_gradient_norm: PositiveFloat | None = 1.0
+    max_grad_norm: PositiveFloat | None = 1.0
 
 
 class Training(_Section):
@@ -234,7 +234,7 @@ class Training(_Section):
     chunk_tokens: PositiveInt | None = Field(
         None, description="tokens per packed forward; else 16,384, or what fits if that is less"
     )
-    recompute: bool | None = Field(
+    activation_checkpointing: bool | None = Field(
         None,
         description="keep no activations: memory of one chunk, a third more time; else where a step does not fit",
     )
@@ -257,7 +257,7 @@ class Training(_Section):
         10.0, description="minutes that a process of several waits for another within a step"
     )
     checkpoint_every: int = Field(500, ge=0, description="steps; 0: only at the end")
-    keep: PositiveInt = Field(2, description="checkpoints kept")
+    keep_checkpoints: PositiveInt = Field(2, description="checkpoints kept")
 
 
 class Evaluation(_Section):
@@ -291,7 +291,7 @@ class Recipe(_Section):
     step: Step = Step()
     loss: Loss = Loss()
     mining: Mining = Mining()
-    negatives: Negatives = Negatives()
+    hard_negatives: Replacement = Replacement()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
@@ -325,7 +325,7 @@ class Recipe(_Section):
     def _streams_pairs_only(self) -> "Recipe":
         if not self.data.stream:
             return self
-        for key, value in (("negatives", self.step.negatives), ("sts_pairs", self.step.sts_pairs)):
+        for key, value in (("negatives", self.step.num_negatives), ("sts_pairs", self.step.sts_pairs)):
             if value:
                 raise ValueError(f"step.{key}: found {value} beside data.stream, expected 0")
         for kind in ("classification", "sts"):

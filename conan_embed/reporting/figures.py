@@ -178,11 +178,11 @@ def scores(runs: Sequence[Run], size: tuple[int, int]) -> str:
 
 
 def replacements(run: Run) -> list[tuple[float, float]]:
-    """Return (step, share of the watched queries) of every check that replaced negatives."""
+    """Return (step, share of the observed queries) of every check that replaced negatives."""
     steps_N, replaced_N = known(run.checks, "replaced")
-    watched = dict(zip(*known(run.checks, "watched"), strict=True))
+    observed = dict(zip(*known(run.checks, "observed"), strict=True))
     return [
-        (float(step), float(count / max(watched.get(step, count), count)))
+        (float(step), float(count / max(observed.get(step, count), count)))
         for step, count in zip(steps_N, replaced_N, strict=True)
         if count > 0
     ]

@@ -75,13 +75,13 @@ def negatives(runs: Sequence[Run]) -> dict[str, Any] | None:
     means = _pair("S₀, when put in place", "S, now", single)
     ages = _pair("mean", "oldest", single)
     rank, seconds = figures.check(runs, ["mean_rank"]), figures.check(runs, ["seconds"], from_zero=True)
-    used_up = figures.check(runs, ["used_up_share"], from_zero=True, per_cent=True)
+    exhausted = figures.check(runs, ["exhausted_share"], from_zero=True, per_cent=True)
     age = figures.check(runs, ["bank_age", "bank_age_max"], from_zero=True)
     drawings = _drawn(
         Drawing("Queries with new negatives", figures.replaced(runs)),
         Drawing("Mean score", figures.check(runs, ["mean_initial", "mean_current"]), legend=means),
         Drawing("Mean rank in use", rank),
-        Drawing("Share of rankings used up", used_up),
+        Drawing("Share of rankings used up", exhausted),
         Drawing("Age of the bank, steps", age, legend=ages),
         Drawing("Seconds a check", seconds),
     )

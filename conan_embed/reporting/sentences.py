@@ -172,7 +172,7 @@ def _start(run: Run) -> str:
 def _step(run: Run) -> str:
     assert run.recipe is not None
     step = run.recipe.step
-    against = [counted(step.negatives, "hard negative")] if step.negatives else []
+    against = [counted(step.num_negatives, "hard negative")] if step.num_negatives else []
     against += {
         "step": ["all candidates of the step"],
         "dataset": ["all candidates from its data set"],
@@ -196,8 +196,8 @@ def _loss(run: Run) -> str:
 
 def _replacement(run: Run) -> str:
     assert run.recipe is not None
-    step, rule = run.recipe.step, run.recipe.negatives
-    if not step.queries or not step.negatives:
+    step, rule = run.recipe.step, run.recipe.hard_negatives
+    if not step.queries or not step.num_negatives:
         return ""
     if rule.source == "static":
         return "The hard negatives stay the same."
@@ -206,7 +206,7 @@ def _replacement(run: Run) -> str:
         "bank": "they are ranked anew from a bank of passage embeddings",
         "remine": "they are mined anew",
     }[rule.source]
-    condition = f"{rule.decay:g} S < S₀ and |S| < {rule.ceiling:g}"
+    condition = f"{rule.decay:g} S < S₀ and |S| < {rule.max_score:g}"
     return f"The hard negatives are checked every {rule.interval} steps; where {condition}, {new}."
 
 
@@ -221,13 +221,13 @@ def negatives(run: Run) -> str:
         return ""
     queries = counted(replaced_N.sum(), "query") if replaced_N.any() else "no query"
     text = f"{counted(len(replaced_N), 'check')} replaced the negatives of {queries} in all"
-    if replaced_N.any() and (watched := run.last_check("watched")):
-        text += f", {replaced_N[-1] / watched:.0%} of the {watched:,.0f} watched at the last"
+    if replaced_N.any() and (observed := run.last_check("observed")):
+        text += f", {replaced_N[-1] / observed:.0%} of the {observed:,.0f} observed at the last"
     text += "."
     if (rank := run.last_check("mean_rank")) is not None:
         text += f" The negatives in use now stand at rank {rank:.0f} on average"
-        used_up = run.last_check("used_up_share")
-        text += "." if used_up is None else f", and {used_up:.1%} of the rankings are used up."
+        exhausted = run.last_check("exhausted_share")
+        text += "." if exhausted is None else f", and {exhausted:.1%} of the rankings are used up."
     spent = sum(float(known(run.checks, key)[1].sum()) for key in ("seconds", "seconds_between"))
     if spent and (training := run.total("seconds")) > 0:
         text += (
@@ -242,7 +242,7 @@ def speed(run: Run) -> str:
     if math.isnan(rate):
         return ""
     text = f"The median step handled {short(rate)} real (non-padding) tokens a second"
-    if floor := run.facts.get("matmul_floor_tokens_per_second"):
+    if floor := run.facts.get("matmul_peak_tokens_per_second"):
         text += f", {rate / floor:.0%} of the {short(floor)} that its bf16 matrix products alone would allow"
     return text + ("." if math.isnan(seconds) else f", and took {duration(seconds)}.")
 

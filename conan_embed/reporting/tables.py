@@ -61,7 +61,7 @@ def tiles(run: Run) -> list[Tile]:
             notes.append(f"of {run.facts['steps']:,}, not finished")
         shown.append(Tile("Steps", f"{run.num_steps:,}", ", ".join(notes)))
     if (rate := run.median("tokens_per_second")) > 0:
-        floor = run.facts.get("matmul_floor_tokens_per_second")
+        floor = run.facts.get("matmul_peak_tokens_per_second")
         note = f"{rate / floor:.0%} of the measured floor" if floor else "real, without padding"
         shown.append(Tile("Tokens a second", sentences.short(rate), note))
     if (tokens := run.total("tokens")) > 0:

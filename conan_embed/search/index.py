@@ -27,7 +27,7 @@ from conan_embed.console import progress_bar
 from conan_embed.encoder.formats import read_tensors
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.files import written_aside
+from conan_embed.files import atomic_write
 from conan_embed.search.exact import top_k
 from conan_embed.texts.readers import read_corpus
 
@@ -100,7 +100,7 @@ def _encoded(model: EmbeddingModel, texts: pl.Series, cache: Path) -> torch.Tens
                 embeddings = model.encode(slab, prompt=model.prompts["passage"])
                 passages_CD[start : start + _SLAB] = torch.from_numpy(embeddings)
                 progress.advance(task, len(slab))
-        with written_aside(path) as aside:
+        with atomic_write(path) as aside:
             save_file({"passages": passages_CD}, aside)
     return read_tensors(path)["passages"]
 

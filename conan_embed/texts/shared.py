@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from conan_embed.files import read_json, write_json, written_aside
+from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
-from conan_embed.texts.tasks import RetrievalSet, StsSet, Tasks
+from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks
 
 
 def write_tasks(tasks: Tasks, cache: Path) -> Path:
@@ -45,7 +45,7 @@ def write_tasks(tasks: Tasks, cache: Path) -> Path:
         key.update(np.ascontiguousarray(array).tobytes())
     folder = cache / "tasks" / key.hexdigest()
     if not folder.exists():
-        with written_aside(folder, first_stays=True) as aside:
+        with atomic_write(folder, first_stays=True) as aside:
             aside.mkdir(parents=True)
             for name, array in arrays.items():
                 np.save(aside / f"{name}.npy", array)
@@ -56,11 +56,11 @@ def write_tasks(tasks: Tasks, cache: Path) -> Path:
 def read_tasks(folder: Path, cache: Path) -> Tasks:
     """Map what `write_tasks` wrote below the same `cache`."""
     facts = read_json(folder / "tasks.json")
-    retrieval: list[RetrievalSet] = []
-    sts: list[StsSet] = []
+    retrieval: list[RetrievalDataset] = []
+    sts: list[StsDataset] = []
     for number, plain in enumerate(facts["sets"]):
         found: list[Any] = retrieval if plain["kind"] == "retrieval" else sts
-        kind = RetrievalSet if plain["kind"] == "retrieval" else StsSet
+        kind = RetrievalDataset if plain["kind"] == "retrieval" else StsDataset
         found.append(
             kind(**{field.name: _value(folder, number, field.name, plain) for field in fields(kind)})
         )

@@ -24,7 +24,7 @@ import polars as pl
 import xxhash
 
 from conan_embed.console import tracked
-from conan_embed.files import written_aside
+from conan_embed.files import atomic_write
 
 Tokenize = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 """Texts to int32 tokens end to end and int64 offsets [N + 1] (see `EmbeddingModel.tokenize`)."""
@@ -146,7 +146,7 @@ def _write_store(folder: Path, unique: pl.DataFrame, hashes: np.ndarray, tokeniz
     encoded = unique["text"].cast(pl.Binary)
     characters = np.frombuffer(b"".join(encoded.to_list()), np.uint8)
     sizes = unique["text"].str.len_bytes().to_numpy()
-    with written_aside(folder, first_stays=True) as aside:
+    with atomic_write(folder, first_stays=True) as aside:
         aside.mkdir(parents=True)
         tokens, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         starts = range(0, len(unique), _TEXTS_PER_BATCH)

@@ -23,7 +23,7 @@ from conan_embed.texts.store import TextStore, TextStoreBuilder, Tokenize
 
 
 @dataclass(frozen=True)
-class RetrievalSet:
+class RetrievalDataset:
     """One data set of queries; Q queries, L lists of positives.
 
     Attributes:
@@ -32,7 +32,7 @@ class RetrievalSet:
         positives: L lists of text ids.
         given: the file's own negatives, Q lists of text ids (known positives taken out).
         passages: unique text ids to mine negatives from.
-        negatives: where hard negatives come from: mined, given, random or none.
+        negative_source: where hard negatives come from: mined, given, random or none.
         ranking: folder with rankings made before, or None.
         weight: share of the queries of a step, or None for by size.
     """
@@ -43,7 +43,7 @@ class RetrievalSet:
     positives: Ragged
     given: Ragged
     passages: np.ndarray
-    negatives: str
+    negative_source: str
     ranking: str | None
     weight: float | None
 
@@ -52,7 +52,7 @@ class RetrievalSet:
 
 
 @dataclass(frozen=True)
-class StsSet:
+class StsDataset:
     """One data set of graded pairs; P pairs."""
 
     name: str
@@ -70,8 +70,8 @@ class Tasks:
     """All data sets of a run, over one text store."""
 
     store: TextStore
-    retrieval: list[RetrievalSet]
-    sts: list[StsSet]
+    retrieval: list[RetrievalDataset]
+    sts: list[StsDataset]
 
 
 def load_tasks(
@@ -88,7 +88,7 @@ def load_tasks(
         UserError: a file that cannot be read or holds a bad row (see readers.py), or a task left empty.
     """
     builder = TextStoreBuilder()
-    finish: list[Callable[[list[np.ndarray]], RetrievalSet | StsSet]] = []
+    finish: list[Callable[[list[np.ndarray]], RetrievalDataset | StsDataset]] = []
     for retrieval in data.retrieval:
         finish.append(_collect_retrieval(builder, retrieval, prompts, data.on_bad_row))
     for classification in data.classification:
@@ -98,14 +98,14 @@ def load_tasks(
     store, columns = builder.build(cache, tokenize, fingerprint=fingerprint)
     sets = [make(columns) for make in finish]
     retrieval_sets = [
-        _without_false_negatives(found, store) for found in sets if isinstance(found, RetrievalSet)
+        _without_false_negatives(found, store) for found in sets if isinstance(found, RetrievalDataset)
     ]
-    return Tasks(store, retrieval_sets, [found for found in sets if isinstance(found, StsSet)])
+    return Tasks(store, retrieval_sets, [found for found in sets if isinstance(found, StsDataset)])
 
 
 def _collect_retrieval(
     builder: TextStoreBuilder, data: RetrievalData, prompts: dict[str, str], on_bad: str
-) -> Callable[[list[np.ndarray]], RetrievalSet]:
+) -> Callable[[list[np.ndarray]], RetrievalDataset]:
     frame = read_retrieval(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
     frame = frame.head(data.limit) if data.limit else frame
     rows = len(frame)
@@ -123,24 +123,24 @@ def _collect_retrieval(
     positives = builder.add(lists["positive"].explode(), prompts["passage"])
     given = builder.add(frame["negative"].explode().drop_nulls(), prompts["passage"])
     corpus = None
-    if data.corpus is not None and data.negatives in ("mined", "random"):
+    if data.corpus is not None and data.negative_source in ("mined", "random"):
         passages = _read_corpus(data, lists["positive"].explode(), on_bad)
         corpus = builder.add(passages, prompts["passage"])
     positive_counts = lists["positive"].list.len().to_numpy()
     given_counts = frame["negative"].list.len().to_numpy()
 
-    def make(columns: list[np.ndarray]) -> RetrievalSet:
+    def make(columns: list[np.ndarray]) -> RetrievalDataset:
         pool = (
             [columns[positives], columns[given]] if corpus is None else [columns[corpus], columns[positives]]
         )
-        return RetrievalSet(
+        return RetrievalDataset(
             data.name,
             columns[queries],
             list_of_query.astype(np.int64),
             Ragged.of_lengths(columns[positives], positive_counts),
             Ragged.of_lengths(columns[given], given_counts),
             np.unique(np.concatenate(pool)),
-            data.negatives,
+            data.negative_source,
             data.ranking,
             data.weight,
         )
@@ -186,7 +186,7 @@ def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad: str) -> pl.S
 
 def _collect_classification(
     builder: TextStoreBuilder, data: ClassificationData, prompts: dict[str, str], on_bad: str
-) -> Callable[[list[np.ndarray]], RetrievalSet]:
+) -> Callable[[list[np.ndarray]], RetrievalDataset]:
     frame = read_classification(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
     frame = frame.head(data.limit) if data.limit else frame
     frame = frame.unique("text", keep="first", maintain_order=True)
@@ -205,16 +205,16 @@ def _collect_classification(
     # Both sides of a pair are of one kind, so they share the prompt of symmetric tasks.
     texts = builder.add(frame["text"], prompts["sts"])
 
-    def make(columns: list[np.ndarray]) -> RetrievalSet:
+    def make(columns: list[np.ndarray]) -> RetrievalDataset:
         order = np.argsort(class_of_text, kind="stable")
-        return RetrievalSet(
+        return RetrievalDataset(
             data.name,
             columns[texts],
             class_of_text,
             Ragged.of_lengths(columns[texts][order], np.bincount(class_of_text)),
             Ragged.empty(len(frame)),
             np.unique(columns[texts]),
-            data.negatives,
+            data.negative_source,
             None,
             data.weight,
         )
@@ -224,15 +224,15 @@ def _collect_classification(
 
 def _collect_sts(
     builder: TextStoreBuilder, data: StsData, prompts: dict[str, str], on_bad: str
-) -> Callable[[list[np.ndarray]], StsSet]:
+) -> Callable[[list[np.ndarray]], StsDataset]:
     frame = read_sts(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
     frame = frame.head(data.limit) if data.limit else frame
     left, right = builder.add(frame["text_a"], prompts["sts"]), builder.add(frame["text_b"], prompts["sts"])
     score = frame["score"].to_numpy()
-    return lambda columns: StsSet(data.name, columns[left], columns[right], score, data.weight)
+    return lambda columns: StsDataset(data.name, columns[left], columns[right], score, data.weight)
 
 
-def _without_false_negatives(found: RetrievalSet, store: TextStore) -> RetrievalSet:
+def _without_false_negatives(found: RetrievalDataset, store: TextStore) -> RetrievalDataset:
     """Take known positives of a query, and the query's own text, out of its given negatives."""
     if len(found.given.values) == 0:
         return found

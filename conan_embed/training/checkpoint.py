@@ -30,12 +30,12 @@ from safetensors.numpy import save_file as save_arrays
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, write_json, written_aside
+from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.training import processes
-from conan_embed.training.trainee import Trainee
+from conan_embed.training.train_module import TrainModule
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Progress:
 
 def save_checkpoint(
     folder: Path,
-    trainee: Trainee,
+    train_module: TrainModule,
     negatives: DynamicNegatives | None,
     progress: Progress,
     recipe: dict[str, Any],
@@ -76,27 +76,29 @@ def save_checkpoint(
     path = folder / f"step-{progress.step:08d}"
     with contextlib.ExitStack() as stack:
         aside = None
-        if processes.is_first():
+        if collectives.is_main_process():
             for unfinished in folder.glob(".step-*.tmp"):  # left by a process that was killed while it wrote
                 shutil.rmtree(unfinished, ignore_errors=True)
-            aside = stack.enter_context(written_aside(path))
+            aside = stack.enter_context(atomic_write(path))
             aside.mkdir(parents=True)
-        aside = processes.from_first(aside)
+        aside = collectives.broadcast_object(aside)
         hashes: dict[str, str] = {}
-        for part, tensors in (("model", trainee.parameters()), ("optimizer", trainee.moments())):
+        for part, tensors in (("model", train_module.parameters()), ("optimizer", train_module.moments())):
             hashes |= {f"{part}/{name}": value for name, value in _save(aside / part, tensors).items()}
-        files = {name: value for found in processes.gathered(hashes) for name, value in found.items()}
-        if processes.is_first():
+        files = {
+            name: value for found in collectives.all_gather_object(hashes) for name, value in found.items()
+        }
+        if collectives.is_main_process():
             if negatives is not None:
                 save_arrays(negatives.state(), aside / "negatives.safetensors")
                 files["negatives.safetensors"] = _hash(aside / "negatives.safetensors")
             write_json(
                 aside / "state.json", {**vars(progress), "texts": texts, "files": files, "recipe": recipe}
             )
-    if processes.is_first():
+    if collectives.is_main_process():
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
-    processes.wait_for_all()
+    collectives.barrier()
     return path
 
 
@@ -111,7 +113,7 @@ def _save(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
             if isinstance(error, OSError):
                 raise error from failed
         raise RuntimeError(f"{folder}: cannot be saved: {error}") from failed
-    mine = folder.glob(f"shard-{processes.rank() + 1:05d}-*.safetensors")
+    mine = folder.glob(f"shard-{collectives.rank() + 1:05d}-*.safetensors")
     return {file.name: _hash(file) for file in mine}
 
 
@@ -121,7 +123,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(
-    path: Path, trainee: Trainee, negatives: DynamicNegatives | None, *, texts: str
+    path: Path, train_module: TrainModule, negatives: DynamicNegatives | None, *, texts: str
 ) -> Progress:
     """Read a checkpoint into the model, the optimizer and the table; all processes must call it.
 
@@ -134,7 +136,7 @@ def load_checkpoint(
             f"{path}: the texts of the data files changed since; put the old files back or start anew."
         )
     # Every process checks some of the files; who finds a damaged one ends the run.
-    for name, expected in list(state["files"].items())[processes.rank() :: processes.world_size()]:
+    for name, expected in list(state["files"].items())[collectives.rank() :: collectives.world_size()]:
         if not (path / name).exists():
             raise UserError(
                 f"{path / name}: no such file; the checkpoint is not whole, remove it to use an older one."
@@ -143,14 +145,14 @@ def load_checkpoint(
             raise UserError(
                 f"{path / name}: damaged (its hash differs from state.json); remove the checkpoint to use an older one."
             )
-    processes.wait_for_all()
-    parameters = trainee.parameters()
+    collectives.barrier()
+    parameters = train_module.parameters()
     if _saved_shapes(path / "model") != _shapes(parameters):
         raise UserError(f"{path / 'model'}: holds other tensors than the model of this recipe.")
     _load(path / "model", parameters)
-    moments = trainee.fresh_moments(set(_saved_shapes(path / "optimizer")))
+    moments = train_module.fresh_moments(set(_saved_shapes(path / "optimizer")))
     _load(path / "optimizer", moments)
-    trainee.set_moments(moments, state["step"])
+    train_module.set_moments(moments, state["step"])
     if negatives is not None:
         file = path / "negatives.safetensors"
         arrays = load_arrays(file) if file.name in state["files"] else {}
@@ -171,7 +173,7 @@ def _alone_if_single() -> Iterator[bool]:
     """Yield whether this process is the only one; torch.distributed.checkpoint warns of it even where told so."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninit")
-        yield processes.world_size() == 1
+        yield collectives.world_size() == 1
 
 
 def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

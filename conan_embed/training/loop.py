@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from conan_embed import heap
+from conan_embed import malloc
 from conan_embed.console import console, progress_bar
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
@@ -21,11 +22,11 @@ from conan_embed.evaluation.neighbours import Remembering, before_and_after, nei
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.planning.plan import Planner
+from conan_embed.planning.streaming import StreamPlanner
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training import processes
 from conan_embed.training.checkpoint import Progress, checkpoints, save_checkpoint
 from conan_embed.training.metrics import MetricsLog
-from conan_embed.training.plan import Planner
 from conan_embed.training.step import (
     NotFinite,
     ReadyStep,
@@ -34,9 +35,8 @@ from conan_embed.training.step import (
     make_ready,
     train_step,
 )
-from conan_embed.training.streaming import StreamPlanner
 from conan_embed.training.trackers import open_trackers
-from conan_embed.training.trainee import Trainee
+from conan_embed.training.train_module import TrainModule
 
 _TRIM_EVERY = 10  # steps
 _SAY_EVERY = 60.0  # seconds, in a log file
@@ -49,14 +49,14 @@ class Loop:
         self,
         recipe: Recipe,
         run: Path,
-        trainee: Trainee,
+        train_module: TrainModule,
         negatives: DynamicNegatives | None,
         planner: Planner | StreamPlanner,
         num_steps: int,
         progress: Progress,
         began: float,
     ) -> None:
-        self.recipe, self.run, self.trainee = recipe, run, trainee
+        self.recipe, self.run, self.train_module = recipe, run, train_module
         self.negatives, self.table = negatives, None if negatives is None else negatives.table
         self.planner, self.num_steps, self.progress = planner, num_steps, progress
         self.began = began  # as time.time(); where a run was resumed, as if it had never stood still
@@ -66,26 +66,26 @@ class Loop:
 
     def go(self) -> None:
         """Run from where the progress stands to the last step."""
-        if processes.is_first():
+        if collectives.is_main_process():
             done = self.progress.step or -1  # a run that begins anew forgets its evaluation of step 0 too
             trackers = open_trackers(self.recipe, self.run, done)
             self.log = MetricsLog(self.run, from_step=done, trackers=trackers)
         try:
             if self.progress.step == 0:
                 self._evaluate()
-            elif processes.is_first() and self.progress.step < self.num_steps:
+            elif collectives.is_main_process() and self.progress.step < self.num_steps:
                 self._take_up_best()
             with stop_requested() as stop, progress_bar() as bar:
-                bar.disable = bar.disable or not processes.is_first()
+                bar.disable = bar.disable or not collectives.is_main_process()
                 task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
                 said = _SaidInLog(self.progress.step, self.num_steps)
                 while self.progress.step < self.num_steps:
                     result = self._step()
                     note = f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s"
                     bar.update(task, advance=1, note=note)
-                    if processes.is_first() and not console.is_terminal:
+                    if collectives.is_main_process() and not console.is_terminal:
                         said.after_step(self.progress.step, note)
-                    if processes.sum_over_processes(torch.tensor(float(stop.is_set()))).item():
+                    if collectives.all_reduce_sum(torch.tensor(float(stop.is_set()))).item():
                         self._save()
                         raise UserError(
                             f"stopped on request after step {self.progress.step} of {self.num_steps}; "
@@ -100,13 +100,13 @@ class Loop:
     def _step(self) -> StepResult:
         step = self.progress.step
         rate = learning_rate(self.recipe, step, self.num_steps)
-        for group in self.trainee.optimizer.param_groups:
+        for group in self.train_module.optimizer.param_groups:
             group["lr"] = rate
-        self.trainee.model.train()
+        self.train_module.model.train()
         ready, self.ahead = self.ahead or self._make_ready(step), None
         plan = ready.plan
         try:
-            result = train_step(self.trainee, ready, self.table, self.recipe, meanwhile=self._look_ahead)
+            result = train_step(self.train_module, ready, self.table, self.recipe, meanwhile=self._look_ahead)
         except NotFinite as error:
             saved = checkpoints(self.run / "checkpoints")
             last = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
@@ -122,14 +122,14 @@ class Loop:
         if evaluation.every and (step + 1) % evaluation.every == 0 and step + 1 < self.num_steps:
             self._evaluate()
         if (step + 1) % _TRIM_EVERY == 0:
-            heap.give_back_freed()
+            malloc.trim()
         every = self.recipe.training.checkpoint_every
         if every and (step + 1) % every == 0:
             self._save()
         return result
 
     def _make_ready(self, step: int) -> ReadyStep:
-        return make_ready(self.trainee, self.planner.step(step, self.table), self.recipe)
+        return make_ready(self.train_module, self.planner.step(step, self.table), self.recipe)
 
     def _look_ahead(self) -> None:
         """Plan and pack the next step while the GPU works on this one, unless a check may replace its negatives."""
@@ -140,10 +140,10 @@ class Loop:
     def _evaluate(self) -> None:
         if self.recipe.evaluation.folder is None:
             return
-        with self.trainee.whole() as model:
-            if processes.is_first():
+        with self.train_module.whole() as model:
+            if collectives.is_main_process():
                 self._evaluate_whole(model)
-        processes.wait_for_all()
+        collectives.barrier()
 
     def _evaluate_whole(self, model: EmbeddingModel) -> None:
         settings = self.recipe.evaluation
@@ -204,18 +204,18 @@ class Loop:
         self.saved_step = self.progress.step
         save_checkpoint(
             self.run / "checkpoints",
-            self.trainee,
+            self.train_module,
             self.negatives,
             replace(self.progress, seconds=time.time() - self.began),
             self.recipe.as_dict(),
             texts=self.planner.identity(),
-            keep=self.recipe.training.keep,
+            keep=self.recipe.training.keep_checkpoints,
         )
 
     def _finish(self) -> None:
         self._evaluate()
-        with self.trainee.whole() as model:
-            if processes.is_first():
+        with self.train_module.whole() as model:
+            if collectives.is_main_process():
                 self._write_model(model)
 
     def _write_model(self, model: EmbeddingModel) -> None:

@@ -1,7 +1,8 @@
 """Memory of a step: how large its chunks are, and what is kept of them.
 
 A step's activations take so many bytes a token, however it is cut into chunks. Where all of them fit, nothing is
-computed twice; where they do not, only one chunk's exist at a time (`recompute`), and its size is bounded by what fits.
+computed twice; where they do not, only one chunk's exist at a time (`activation_checkpointing`), and its size is
+bounded by what fits.
 The bytes are measured once, before the first step. An out-of-memory error that comes nevertheless halves the chunk, and
 the step is done again: its numbers do not depend on its chunks. (On a CPU there is none: where main memory ends, Linux
 ends the process.)
@@ -14,9 +15,9 @@ import numpy as np
 import psutil
 import torch
 
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import TOKEN_BUDGET, EmbeddingModel, autocast
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training import processes
 
 _PROBE_TOKENS = {"cuda": 4096, "cpu": 1024}
 _USED = 0.8
@@ -30,24 +31,25 @@ class Memory:
 
     Attributes:
         chunk_tokens: tokens of a chunk.
-        recompute: whether activations are computed again in the backward pass; None: where they do not fit.
+        activation_checkpointing: whether activations are computed again in the backward pass; None: where they do
+            not fit.
         fitting_tokens: tokens whose activations fit at once, on the process with the least memory; None: not measured.
     """
 
     chunk_tokens: int = TOKEN_BUDGET
-    recompute: bool | None = None
+    activation_checkpointing: bool | None = None
     fitting_tokens: int | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Memory":
         settings = recipe.training
-        return cls(settings.chunk_tokens or TOKEN_BUDGET, settings.recompute)
+        return cls(settings.chunk_tokens or TOKEN_BUDGET, settings.activation_checkpointing)
 
-    def recomputes(self, tokens: int) -> bool:
+    def checkpoints_activations(self, tokens: int) -> bool:
         """Tell whether a step computes activations again, of whose texts one process gets `tokens` tokens at most."""
-        if self.recompute is None:
+        if self.activation_checkpointing is None:
             return self.fitting_tokens is not None and tokens > self.fitting_tokens
-        return self.recompute
+        return self.activation_checkpointing
 
     def fit(self, fitting_tokens: int) -> None:
         """Take note of how many tokens fit at once, and make chunks no larger than that."""
@@ -56,8 +58,10 @@ class Memory:
 
     def shrink(self, token_budget: int) -> bool:
         """After an out-of-memory error with chunks of `token_budget`: take half; False where that is no use."""
-        if self.recompute is not True:  # the first remedy: it frees far more than smaller chunks do
-            self.recompute = True
+        if (
+            self.activation_checkpointing is not True
+        ):  # the first remedy: it frees far more than smaller chunks do
+            self.activation_checkpointing = True
             return True
         self.chunk_tokens = min(self.chunk_tokens, token_budget) // 2
         return self.chunk_tokens >= _SMALLEST
@@ -75,9 +79,9 @@ def measure_fitting_tokens(model: EmbeddingModel, precision: str) -> int:
         free, _ = torch.cuda.mem_get_info(model.device)
     else:
         per_token = kept_per_token(model, precision)
-        free = free_main_memory() // processes.node_size()
+        free = free_main_memory() // collectives.node_size()
     room = _USED * free - 3 * held
-    return min(processes.gathered(max(0, int(room / per_token))))
+    return min(collectives.all_gather_object(max(0, int(room / per_token))))
 
 
 def _probe(model: EmbeddingModel, precision: str, texts: int, length: int) -> torch.Tensor:

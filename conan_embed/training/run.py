@@ -23,16 +23,19 @@ import transformers
 
 import conan_embed
 from conan_embed.console import console
+from conan_embed.distributed import collectives
 from conan_embed.encoder.card import note_training
 from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.false_negatives import MARGIN, hard_negatives, write_lines
+from conan_embed.negatives.rankings import embed_with, make_rankings, make_table, shared_out
+from conan_embed.planning.plan import Planner, check_enough_negatives
+from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.schema import Recipe, differences, load_recipe
 from conan_embed.texts.shared import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
-from conan_embed.training import processes
-from conan_embed.training.ceiling import matmul_floor_tokens_per_second
 from conan_embed.training.checkpoint import (
     Progress,
     checkpoints,
@@ -42,12 +45,9 @@ from conan_embed.training.checkpoint import (
 )
 from conan_embed.training.loop import Loop
 from conan_embed.training.memory import measure_fitting_tokens
-from conan_embed.training.plan import Planner, check_enough_negatives
-from conan_embed.training.rankings import embed_with, make_rankings, make_table, shared_out
-from conan_embed.training.streaming import StreamPlanner, open_streams
-from conan_embed.training.suspects import MARGIN, hard_negatives, write_lines
+from conan_embed.training.roofline import matmul_peak_tokens_per_second
 from conan_embed.training.trackers import check_trackers
-from conan_embed.training.trainee import Trainee
+from conan_embed.training.train_module import TrainModule
 
 HARD_NEGATIVES = "hard_negatives.jsonl"
 
@@ -82,10 +82,10 @@ def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
     """
     fingerprint = f"{model.max_length} {model.tokenizer_text()}"
     cache = Path(recipe.cache)
-    if not processes.is_first_of_node():
-        return read_tasks(Path(processes.from_first_of_node(None)), cache)
+    if not collectives.is_local_main_process():
+        return read_tasks(Path(collectives.broadcast_on_node(None)), cache)
     tasks = load_tasks(recipe.data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=cache)
-    processes.from_first_of_node(str(write_tasks(tasks, cache)) if processes.node_size() > 1 else "")
+    collectives.broadcast_on_node(str(write_tasks(tasks, cache)) if collectives.node_size() > 1 else "")
     return tasks
 
 
@@ -95,7 +95,7 @@ def mine(recipe: Recipe, output: Path) -> Path:
         raise UserError(
             "data.stream: true reads pairs without negatives; expected false where negatives are mined."
         )
-    model = load_model(recipe).to(processes.start(timeout=recipe.training.timeout))
+    model = load_model(recipe).to(collectives.start(timeout=recipe.training.timeout))
     make_rankings(recipe, load_data(recipe, model), model, output)
     return output
 
@@ -126,17 +126,17 @@ def suspects(
             f"{found[-1]}: holds no hard negatives; expected the checkpoint of a run that used some."
         )
     recipe = load_recipe(run / "recipe.yaml")
-    device = processes.start(timeout=recipe.training.timeout)
+    device = collectives.start(timeout=recipe.training.timeout)
     model = EmbeddingModel.load(str(run / "model")).to(device).eval()
     tasks = load_data(recipe, model)
-    table = saved_table(found[-1], recipe.step.negatives, texts=tasks.store.identity())
+    table = saved_table(found[-1], recipe.step.num_negatives, texts=tasks.store.identity())
     embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
     lines = hard_negatives(
         tasks.retrieval, tasks.store, table, run / "mining", embed, limit=limit, margin=margin
     )
     output = Path(output) if output is not None else run / "suspects.jsonl"
     suspected = [line for line in lines if line["suspect"]]
-    if processes.is_first():
+    if collectives.is_main_process():
         write_lines(run / HARD_NEGATIVES, lines)
         write_lines(output, suspected)
     return output, len(suspected), len(lines)
@@ -152,58 +152,58 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
     Raises:
         UserError: whatever a user can do wrong; checkpoints written so far stay usable.
     """
-    device = processes.start(timeout=recipe.training.timeout)
+    device = collectives.start(timeout=recipe.training.timeout)
     run = Path(recipe.output)
     started = time.time()
     check_trackers(recipe.tracking)
     # All go on from the checkpoint that the first one sees.
-    found = processes.from_first(checkpoints(run / "checkpoints") if resume else [])
+    found = collectives.broadcast_object(checkpoints(run / "checkpoints") if resume else [])
     if found:
         _check_same_recipe(recipe, found[-1], allow_changes)
-    if processes.is_first():
+    if collectives.is_main_process():
         if not resume:
             _clear(run)
         write_text(run / "recipe.yaml", recipe.as_yaml())
     model = load_model(recipe).to(device)
     planner, negatives = _plan(recipe, model, run, fill=not found)
     num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
-    trainee = Trainee(model, recipe)
-    trainee.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
+    train_module = TrainModule(model, recipe)
+    train_module.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
     progress = Progress(0)
     if found:
-        progress = load_checkpoint(found[-1], trainee, negatives, texts=planner.identity())
+        progress = load_checkpoint(found[-1], train_module, negatives, texts=planner.identity())
     if progress.step >= num_steps and (run / "model").exists():
-        if processes.is_first():
+        if collectives.is_main_process():
             console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
         return run
-    if found and processes.is_first():
+    if found and collectives.is_main_process():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
     began = started - progress.seconds
-    if processes.is_first():
+    if collectives.is_main_process():
         facts = {
             **_facts(recipe, model, planner, num_steps),
             "started": read_json(run / "run.json")["started"] if found else _moment(started),
         }
         write_json(run / "run.json", {**facts, "finished": None, "seconds": None})
-    Loop(recipe, run, trainee, negatives, planner, num_steps, progress, began).go()
+    Loop(recipe, run, train_module, negatives, planner, num_steps, progress, began).go()
     if negatives is not None:
         hardest = hard_negatives(
             negatives.sets, negatives.store, negatives.table, run / "mining", negatives.embed
         )
-        if processes.is_first():
+        if collectives.is_main_process():
             write_lines(run / HARD_NEGATIVES, hardest)
-    if processes.is_first():
+    if collectives.is_main_process():
         finished = time.time()
         times = {
             "finished": _moment(finished),
             "seconds": round(finished - began, 1),
-            "chunk_tokens": trainee.memory.chunk_tokens,
-            "recompute": trainee.memory.recompute,
+            "chunk_tokens": train_module.memory.chunk_tokens,
+            "activation_checkpointing": train_module.memory.activation_checkpointing,
             "compiled_graphs": compiled_graphs(),
         }
         write_json(run / "run.json", facts | times)
         note_training(run / "model", run)
-    processes.wait_for_all()
+    collectives.barrier()
     return run
 
 
@@ -230,7 +230,7 @@ def _plan(
         return planner, None
     check_enough_negatives(tasks, table, recipe.step)
     negatives = DynamicNegatives.start(
-        recipe.negatives,
+        recipe.hard_negatives,
         recipe.mining,
         table,
         tasks.retrieval,
@@ -244,7 +244,7 @@ def _plan(
 
 
 def _say_sizes(planner: Planner | StreamPlanner) -> None:
-    if processes.is_first():
+    if collectives.is_main_process():
         for data in planner.facts()["datasets"]:
             console.print(f"{data['task']}: {data['name']}, {data['rows']:,} rows")
 
@@ -279,17 +279,17 @@ def _facts(
 ) -> dict[str, Any]:
     """What run.json says beyond the times."""
     cuda = model.device.type == "cuda"
-    floor = matmul_floor_tokens_per_second(model, recipe.training.precision)
+    floor = matmul_peak_tokens_per_second(model, recipe.training.precision)
     return {
         "command": " ".join(["conan-embed", *sys.argv[1:]]),
         "steps": num_steps,
-        "processes": processes.world_size(),
+        "processes": collectives.world_size(),
         "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "width": model.width,
         "widths": list(model.widths),
-        "matmul_floor_tokens_per_second": round(floor, 1),
+        "matmul_peak_tokens_per_second": round(floor, 1),
         "base": recipe.model.base,
         **planner.facts(),
         "versions": {

@@ -1,7 +1,7 @@
 """One optimizer step: share out, embed, gather, joint loss, backward, update.
 
     plan (pure) -> texts to processes -> packed forward -> all embeddings, with gradient -> this process's rows of the
-    loss -> backward, which sums the gradients over the processes (trainee.py) -> AdamW
+    loss -> backward, which sums the gradients over the processes (train_module.py) -> AdamW
 
 Shapes: U unique texts of the step, D width.
 """
@@ -14,17 +14,17 @@ import numpy as np
 import torch
 
 from conan_embed.console import console
-from conan_embed.device import Reading, sent
+from conan_embed.device import AsyncHostCopy, to_device
+from conan_embed.distributed import collectives
+from conan_embed.distributed.placement import shares
 from conan_embed.encoder.model import EmbeddingModel, autocast
 from conan_embed.errors import UserError
 from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
+from conan_embed.planning.plan import StepPlan
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training import processes
-from conan_embed.training.placement import shares
-from conan_embed.training.plan import StepPlan
-from conan_embed.training.trainee import PackedShare, Trainee
+from conan_embed.training.train_module import PackedShare, TrainModule
 
 
 @dataclass(frozen=True)
@@ -75,24 +75,26 @@ class ReadyStep:
     share: PackedShare
 
 
-def make_ready(trainee: Trainee, plan: StepPlan, recipe: Recipe) -> ReadyStep:
+def make_ready(train_module: TrainModule, plan: StepPlan, recipe: Recipe) -> ReadyStep:
     """Share the step's texts out and pack this process's; can be done while a GPU still works on the step before."""
     parts = shares(
         plan.texts.lengths(plan.text_ids),
         plan.is_sts,
-        processes.world_size(),
+        collectives.world_size(),
         recipe.training.placement,
         sts_share=recipe.training.sts_share,
     )
-    return ReadyStep(plan, parts, trainee.pack_share(plan.texts, [plan.text_ids[part] for part in parts]))
+    return ReadyStep(
+        plan, parts, train_module.pack_share(plan.texts, [plan.text_ids[part] for part in parts])
+    )
 
 
-def embed_step(trainee: Trainee, ready: ReadyStep, recipe: Recipe) -> torch.Tensor:
+def embed_step(train_module: TrainModule, ready: ReadyStep, recipe: Recipe) -> torch.Tensor:
     """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
-    with autocast(trainee.model.device, recipe.training.precision):
-        local = trainee.embed_share(ready.share)
-    gathered = processes.gather_rows(local, [len(part) for part in ready.parts])
-    return gathered.index_select(0, sent(np.argsort(np.concatenate(ready.parts)), gathered.device))
+    with autocast(train_module.model.device, recipe.training.precision):
+        local = train_module.embed_share(ready.share)
+    gathered = collectives.all_gather_rows(local, [len(part) for part in ready.parts])
+    return gathered.index_select(0, to_device(np.argsort(np.concatenate(ready.parts)), gathered.device))
 
 
 def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan, recipe: Recipe) -> JointLoss:
@@ -100,23 +102,23 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
     device = embedding_UD.device
     retrieval = sts = None
     if plan.retrieval is not None:
-        start, stop = processes.my_rows(len(plan.retrieval.rows))
-        rows, columns = plan.retrieval.watched
+        start, stop = collectives.rank_slice(len(plan.retrieval.rows))
+        rows, columns = plan.retrieval.hard_negative_pairs
         first, last = np.searchsorted(rows.numpy(), [start, stop])
         retrieval = RetrievalPart(
-            embedding_UD.index_select(0, sent(plan.retrieval.query_Q[start:stop], device)),
-            embedding_UD.index_select(0, sent(plan.retrieval.candidate_C, device)),
+            embedding_UD.index_select(0, to_device(plan.retrieval.query_Q[start:stop], device)),
+            embedding_UD.index_select(0, to_device(plan.retrieval.candidate_C, device)),
             plan.retrieval.relations.part(start, stop),
             len(plan.retrieval.rows),
             (rows[first:last] - start, columns[first:last]),
         )
     if plan.sts is not None:
         sts = StsPart(
-            embedding_UD.index_select(0, sent(plan.sts.left_P, device)),
-            embedding_UD.index_select(0, sent(plan.sts.right_P, device)),
+            embedding_UD.index_select(0, to_device(plan.sts.left_P, device)),
+            embedding_UD.index_select(0, to_device(plan.sts.right_P, device)),
             plan.sts.label_P,
             plan.sts.group_P,
-            1 / processes.world_size(),
+            1 / collectives.world_size(),
         )
     return joint_loss(
         retrieval,
@@ -129,7 +131,7 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
 
 
 def train_step(
-    trainee: Trainee,
+    train_module: TrainModule,
     plan: StepPlan | ReadyStep,
     table: NegativeTable | None,
     recipe: Recipe,
@@ -147,22 +149,22 @@ def train_step(
         UserError: memory does not suffice, and smaller chunks are of no use or several processes take part.
     """
     started = time.perf_counter()
-    ready = plan if isinstance(plan, ReadyStep) else make_ready(trainee, plan, recipe)
+    ready = plan if isinstance(plan, ReadyStep) else make_ready(train_module, plan, recipe)
     plan = ready.plan
     while True:
         try:
-            embedding_UD, loss = _forward_and_back(trainee, ready, recipe)
+            embedding_UD, loss = _forward_and_back(train_module, ready, recipe)
             break
         except torch.OutOfMemoryError as error:
             reason = str(error).split(". ")[0]
         # Outside of the handler: the error holds on to the tensors of the pass that failed.
-        _make_room(trainee, ready, reason)
-        ready = make_ready(trainee, plan, recipe)
-    norm = trainee.clip_gradient(recipe.optimizer.max_gradient_norm)
-    reading = Reading(_sums(loss, norm, embedding_UD, plan))
+        _make_room(train_module, ready, reason)
+        ready = make_ready(train_module, plan, recipe)
+    norm = train_module.clip_gradient(recipe.optimizer.max_grad_norm)
+    reading = AsyncHostCopy(_sums(loss, norm, embedding_UD, plan))
     meanwhile()
     facts = _facts(reading.numpy(), plan)
-    optimizer, total, gradient_norm = trainee.optimizer, facts.total, facts.gradient_norm
+    optimizer, total, gradient_norm = train_module.optimizer, facts.total, facts.gradient_norm
     if not (np.isfinite(total) and np.isfinite(gradient_norm)):
         optimizer.zero_grad(set_to_none=True)
         name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)
@@ -172,7 +174,7 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if table is not None and plan.retrieval is not None:
-        relative = recipe.negatives.relative
+        relative = recipe.hard_negatives.subtract_background
         score_Q = above_background(facts.negative_Q, facts.background) if relative else facts.negative_Q
         table.observe(plan.retrieval.rows, score_Q)
     return StepResult(
@@ -190,25 +192,27 @@ def train_step(
     )
 
 
-def _forward_and_back(trainee: Trainee, ready: ReadyStep, recipe: Recipe) -> tuple[torch.Tensor, JointLoss]:
+def _forward_and_back(
+    train_module: TrainModule, ready: ReadyStep, recipe: Recipe
+) -> tuple[torch.Tensor, JointLoss]:
     # Dropout must not depend on what came before, or a resumed run would differ.
-    torch.manual_seed(hash((recipe.training.seed, ready.plan.step, processes.rank())) % 2**63)
-    embedding_UD = embed_step(trainee, ready, recipe)
-    loss = step_loss(trainee.model, embedding_UD, ready.plan, recipe)
+    torch.manual_seed(hash((recipe.training.seed, ready.plan.step, collectives.rank())) % 2**63)
+    embedding_UD = embed_step(train_module, ready, recipe)
+    loss = step_loss(train_module.model, embedding_UD, ready.plan, recipe)
     loss.total.backward()
     return embedding_UD, loss
 
 
-def _make_room(trainee: Trainee, ready: ReadyStep, reason: str) -> None:
+def _make_room(train_module: TrainModule, ready: ReadyStep, reason: str) -> None:
     """After an out-of-memory error: forget the failed pass, make chunks smaller, and say so."""
     step, budget = ready.plan.step + 1, ready.share.token_budget
-    trainee.optimizer.zero_grad(set_to_none=True)
-    if processes.world_size() > 1:  # the others wait in the middle of a pass that cannot be taken up again
+    train_module.optimizer.zero_grad(set_to_none=True)
+    if collectives.world_size() > 1:  # the others wait in the middle of a pass that cannot be taken up again
         raise UserError(
             f"step {step}: {reason}; expected a smaller training.chunk_tokens (it was {budget:,}), "
-            "training.recompute: true, or a smaller step."
+            "training.activation_checkpointing: true, or a smaller step."
         )
-    if not trainee.memory.shrink(budget):
+    if not train_module.memory.shrink(budget):
         raise UserError(
             f"step {step}: {reason}, even with chunks of {budget:,} tokens; expected a smaller step or model."
         )
@@ -216,7 +220,7 @@ def _make_room(trainee: Trainee, ready: ReadyStep, reason: str) -> None:
         torch.cuda.empty_cache()
     console.print(
         f"step {step}: {reason}; from here on activations are computed again, in chunks of "
-        f"{trainee.memory.chunk_tokens:,} tokens. The numbers stay the same."
+        f"{train_module.memory.chunk_tokens:,} tokens. The numbers stay the same."
     )
 
 
@@ -241,18 +245,20 @@ def _sums(loss: JointLoss, norm: torch.Tensor, embedding_UD: torch.Tensor, plan:
     sums = zero.new_zeros(4, num_queries)
     background = zero
     if plan.retrieval is not None:
-        assert loss.positive_X is not None and loss.watched_X is not None
-        start, stop = processes.my_rows(num_queries)
+        assert loss.positive_X is not None and loss.hard_negative_X is not None
+        start, stop = collectives.rank_slice(num_queries)
         _add_scores(
             sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X
         )
-        _add_scores(sums[2:4], _rows_between(plan.retrieval.watched[0], start, stop), loss.watched_X)
+        _add_scores(
+            sums[2:4], _rows_between(plan.retrieval.hard_negative_pairs[0], start, stop), loss.hard_negative_X
+        )
         unit_UD = torch.nn.functional.normalize(embedding_UD.detach(), dim=1)
         background = background_cosine(
-            unit_UD.index_select(0, sent(plan.retrieval.query_Q, zero.device)),
-            unit_UD.index_select(0, sent(plan.retrieval.candidate_C, zero.device)),
+            unit_UD.index_select(0, to_device(plan.retrieval.query_Q, zero.device)),
+            unit_UD.index_select(0, to_device(plan.retrieval.candidate_C, zero.device)),
         )
-    everything = processes.sum_over_processes(torch.cat([losses, sums.flatten()]))
+    everything = collectives.all_reduce_sum(torch.cat([losses, sums.flatten()]))
     return torch.cat([torch.stack([norm.detach().to(everything), background.to(everything)]), everything])
 
 
@@ -269,7 +275,7 @@ def _rows_between(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 
 
 def _add_scores(sum_and_count: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> None:
-    rows = sent(rows, scores.device)
+    rows = to_device(rows, scores.device)
     sum_and_count[0].index_add_(0, rows, scores)
     sum_and_count[1].index_add_(0, rows, torch.ones_like(scores))
 

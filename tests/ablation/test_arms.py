@@ -22,20 +22,22 @@ def test_the_arms_of_table_4_see_as_many_examples():
     assert list(arms) == ["base", "vanilla", "CBB", "DHNM", "CBB + DHNM"]
     assert arms["vanilla"] == {
         "step.mixing=sequential",
-        "negatives.source=static",
+        "hard_negatives.source=static",
         "training.steps=200",
-        "negatives.interval=200",
+        "hard_negatives.interval=200",
     }
-    assert arms["CBB"] == {"step.mixing=joint", "negatives.source=static"}
-    assert arms["DHNM"] == arms["vanilla"] - {"negatives.source=static"} | {"negatives.source=ranking"}
-    assert arms["CBB + DHNM"] == {"step.mixing=joint", "negatives.source=ranking"}
+    assert arms["CBB"] == {"step.mixing=joint", "hard_negatives.source=static"}
+    assert arms["DHNM"] == arms["vanilla"] - {"hard_negatives.source=static"} | {
+        "hard_negatives.source=ranking"
+    }
+    assert arms["CBB + DHNM"] == {"step.mixing=joint", "hard_negatives.source=ranking"}
 
 
 def test_table_4_takes_the_recipe_at_its_word():
     bank = table_4(recipe(negatives={"source": "bank"}))[-1]
-    assert "negatives.source=bank" in bank.overrides
+    assert "hard_negatives.source=bank" in bank.overrides
     vanilla = table_4(recipe(), "updates")[1]
-    assert set(vanilla.overrides) == {"step.mixing=sequential", "negatives.source=static"}
+    assert set(vanilla.overrides) == {"step.mixing=sequential", "hard_negatives.source=static"}
     by_epochs = table_4(recipe(training={"epochs": 3}), "updates")[1]
     assert "training.epochs=1.5" in by_epochs.overrides
 
@@ -43,7 +45,7 @@ def test_table_4_takes_the_recipe_at_its_word():
 def test_a_grid_is_every_combination_first_values_first():
     arms = grid(
         [
-            "negatives.decay=1.05,1.15",
+            "hard_negatives.decay=1.05,1.15",
             "model.widths=[16,8],[16]",
             "loss.beta=0.5",
             "step.queries+step.sts_pairs=4+8,6+2",
@@ -53,7 +55,7 @@ def test_a_grid_is_every_combination_first_values_first():
     assert arms[0].name == "decay=1.05, widths=[16,8], queries+sts_pairs=4+8"
     assert arms[0].overrides == (
         "loss.beta=0.5",
-        "negatives.decay=1.05",
+        "hard_negatives.decay=1.05",
         "model.widths=[16,8]",
         "step.queries=4",
         "step.sts_pairs=8",
@@ -62,12 +64,29 @@ def test_a_grid_is_every_combination_first_values_first():
 
 
 def test_one_at_a_time_is_a_line_through_the_first_values_for_each_key():
-    settings = ["negatives.decay=1.15,1.02,1.3", "loss.beta=0.8,0.4", "step.negatives=3", "a+b=1+2,3+4"]
+    settings = [
+        "hard_negatives.decay=1.15,1.02,1.3",
+        "loss.beta=0.8,0.4",
+        "step.num_negatives=3",
+        "a+b=1+2,3+4",
+    ]
     arms = grid(settings, one_at_a_time=True)
     assert [arm.name for arm in arms] == ["first values", "decay=1.02", "decay=1.3", "beta=0.4", "a+b=3+4"]
-    assert arms[0].overrides == ("step.negatives=3", "negatives.decay=1.15", "loss.beta=0.8", "a=1", "b=2")
-    assert arms[3].overrides == ("step.negatives=3", "negatives.decay=1.15", "loss.beta=0.4", "a=1", "b=2")
-    assert dict(arms[2].values) == {"negatives.decay": "1.3", "loss.beta": "0.8", "a+b": "1+2"}
+    assert arms[0].overrides == (
+        "step.num_negatives=3",
+        "hard_negatives.decay=1.15",
+        "loss.beta=0.8",
+        "a=1",
+        "b=2",
+    )
+    assert arms[3].overrides == (
+        "step.num_negatives=3",
+        "hard_negatives.decay=1.15",
+        "loss.beta=0.4",
+        "a=1",
+        "b=2",
+    )
+    assert dict(arms[2].values) == {"hard_negatives.decay": "1.3", "loss.beta": "0.8", "a+b": "1+2"}
     assert grid(settings[:1], one_at_a_time=True) == grid(
         settings[:1]
     )  # one key: the same arms, names and all
@@ -83,11 +102,11 @@ def test_names_are_as_long_as_needed():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["negatives.decay"], "key=value"),
-        (["negatives.decay=1,,2"], "key=value"),
-        (["negatives.decay=1,1"], "twice"),
+        (["hard_negatives.decay"], "key=value"),
+        (["hard_negatives.decay=1,,2"], "key=value"),
+        (["hard_negatives.decay=1,1"], "twice"),
         (["a+b=1+2,3"], "2, one for each key"),
-        (["negatives.decay=1.15"], "nothing varies"),
+        (["hard_negatives.decay=1.15"], "nothing varies"),
     ],
 )
 def test_a_wrong_grid_is_refused(settings, words):
@@ -95,7 +114,7 @@ def test_a_wrong_grid_is_refused(settings, words):
         grid(settings)
 
 
-@pytest.mark.parametrize("step", [{"sts_pairs": 0}, {"negatives": 0}])
+@pytest.mark.parametrize("step", [{"sts_pairs": 0}, {"num_negatives": 0}])
 def test_table_4_needs_both_tasks_and_negatives(step):
     with pytest.raises(UserError, match=r"step\.(sts_pairs|negatives)"):
         table_4(recipe(step=step))

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from planted import planted
 
 from conan_embed.ablation.arms import Arm, grid
 from conan_embed.ablation.comparison import compare, markdown, table
 from conan_embed.reporting.arms import headline, write_page
+from tests.support.planted import planted
 
 ARMS = [Arm("base", trained=False), Arm("vanilla", ("step.mixing=sequential",)), Arm("<两者>")]
 
@@ -53,7 +53,7 @@ def test_words_tables_and_page_say_what_differs(comparison, tmp_path):
 
 
 def test_one_setting_is_drawn_over_its_values(tmp_path):
-    arms = grid(["negatives.decay=1.15,1.02,1.3"])
+    arms = grid(["hard_negatives.decay=1.15,1.02,1.3"])
     found = compare(arms, [0, 1], planted(arms, [0.0, 0.01, 0.02], num_seeds=2), against=0)
     write_page(found | {"title": "decay"}, tmp_path / "arms.html")
     drawings = re.findall(r"<svg.*?</svg>", (tmp_path / "arms.html").read_text(encoding="utf-8"), re.DOTALL)
@@ -68,7 +68,8 @@ def test_one_setting_is_drawn_over_its_values(tmp_path):
 @pytest.mark.parametrize("one_at_a_time", [False, True])
 def test_each_setting_is_drawn_through_the_first_values_of_the_others(tmp_path, one_at_a_time):
     arms = grid(
-        ["negatives.decay=1.15,1.02,1.3", "loss.beta=0.8,0.4,1.6", "a=x,y,z"], one_at_a_time=one_at_a_time
+        ["hard_negatives.decay=1.15,1.02,1.3", "loss.beta=0.8,0.4,1.6", "a=x,y,z"],
+        one_at_a_time=one_at_a_time,
     )
     assert len(arms) == (7 if one_at_a_time else 27)
     effects = [0.01 * place for place in range(len(arms))]
@@ -76,7 +77,7 @@ def test_each_setting_is_drawn_through_the_first_values_of_the_others(tmp_path, 
     write_page(found | {"title": "two"}, tmp_path / "arms.html")
     page = (tmp_path / "arms.html").read_text(encoding="utf-8")
     assert re.findall(r"<h3><code>(.*?)</code>", page) == [
-        "negatives.decay",
+        "hard_negatives.decay",
         "loss.beta",
     ]  # x, y, z are no numbers
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)

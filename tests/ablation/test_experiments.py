@@ -8,11 +8,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from planted import planted
 
 from conan_embed.ablation.arms import Arm, grid, table_4
 from conan_embed.ablation.comparison import compare
 from conan_embed.recipes.schema import load_recipe
+from tests.support.planted import planted
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_models import make_tiny_model
-from training.disturbed import run_world
 
 import conan_embed.ablation.run as run_module
 import conan_embed.training.loop as loop_module
@@ -24,6 +22,8 @@ from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.comparison import ablate, run_and_compare, sweep
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines
+from tests.support.disturbed import run_world
+from tests.tiny_models import make_tiny_model
 
 WORDS = ["Python file", "read lines", "deep model", "training data", "hard negative", "nice park"]
 ARMS = ["base", "vanilla", "CBB", "DHNM", "CBB-+-DHNM"]
@@ -58,9 +58,9 @@ def project(tmp_path_factory):
             "retrieval": [{"name": "pairs", "path": str(folder / "pairs.jsonl")}],
             "sts": [{"name": "sts", "path": str(folder / "sts.jsonl")}],
         },
-        "step": {"queries": 4, "negatives": 2, "sts_pairs": 4},
+        "step": {"queries": 4, "num_negatives": 2, "sts_pairs": 4},
         "mining": {"depth": 10, "offset": 1, "precision": "float32"},
-        "negatives": {"interval": 2, "decay": 0.1, "ceiling": 5.0, "when_used_up": "wrap"},
+        "hard_negatives": {"interval": 2, "decay": 0.1, "max_score": 5.0, "on_exhausted": "restart"},
         "optimizer": {"learning_rate": 2e-3},
         "training": {"steps": 8, "checkpoint_every": 2, "precision": "float32"},
         "evaluation": {"folder": str(folder / "eval")},
@@ -299,7 +299,7 @@ def test_nobody_works_in_a_run_directory_that_another_process_still_works_in(who
 def test_an_arm_starts_from_what_another_came_to(project, tmp_path, jobs):
     """Stages of training as arms: a recipe of its own for one, and the model of one as base of the next."""
     first = yaml.safe_load((project / "recipe.yaml").read_text())
-    first["step"] = {"queries": 4, "negatives": 0, "sts_pairs": 0}
+    first["step"] = {"queries": 4, "num_negatives": 0, "sts_pairs": 0}
     (tmp_path / "first.yaml").write_text(yaml.safe_dump(first))
     two, four = ("training.steps=2",), ("training.steps=4",)
     arms = [

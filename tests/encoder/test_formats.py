@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, POSITIONS, SENTENCES, make_tiny_model
 
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from tests.tiny_models import FAMILIES, POSITIONS, SENTENCES, make_tiny_model
 
 
 @pytest.fixture

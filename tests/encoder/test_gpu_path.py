@@ -11,7 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_packed_equals_padded import (
+from torch.nn.attention import varlen
+
+from conan_embed.encoder import attention
+from conan_embed.encoder import model as model_module
+from conan_embed.encoder.model import compiled_graphs
+from conan_embed.encoder.packing import PADDED_TO
+from tests.encoder.test_packed_equals_padded import (
     LENGTHS,
     assert_same_gradients,
     embeddings_and_gradients,
@@ -19,13 +25,7 @@ from test_packed_equals_padded import (
     padded_embeddings,
     random_texts,
 )
-from tiny_models import FAMILIES, make_tiny_model
-from torch.nn.attention import varlen
-
-from conan_embed.encoder import attention
-from conan_embed.encoder import model as model_module
-from conan_embed.encoder.model import compiled_graphs
-from conan_embed.encoder.packing import PADDED_TO
+from tests.tiny_models import FAMILIES, make_tiny_model
 
 CALLS: list[tuple[int, int]] = []  # of the kernel: window to the left and to the right
 
@@ -96,7 +96,10 @@ def test_every_family_through_the_kernel(family, as_on_a_gpu):
     tokens, offsets = random_texts()
     text_ids = np.arange(len(LENGTHS))
     found = embeddings_and_gradients(
-        model, lambda: model.embed_tokens(tokens, offsets, text_ids, token_budget=100, recompute=True)
+        model,
+        lambda: model.embed_tokens(
+            tokens, offsets, text_ids, token_budget=100, activation_checkpointing=True
+        ),
     )
     both = torch.nn.ModuleDict({"encoder": encoder})
     expected = embeddings_and_gradients(

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, POSITIONS, SENTENCES, VOCABULARY, make_tiny_model
 
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel
+from tests.tiny_models import FAMILIES, POSITIONS, SENTENCES, VOCABULARY, make_tiny_model
 
 # Tokens per text: one alone, equal ones, borders of the padded blocks (16, 32, 48), and ones past ModernBERT's window.
 LENGTHS = (7, 1, 16, 17, 33, 1, 15, 48, 20, 20, 2)
@@ -106,17 +106,25 @@ def test_float64_embeddings_and_gradients_of_all_parameters(family, pooling):
 @given(
     lengths=st.lists(st.integers(1, 70), min_size=1, max_size=12),
     token_budget=st.sampled_from([1, 30, 100, 10_000]),
-    recompute=st.booleans(),
+    activation_checkpointing=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_chunks_order_and_recomputation_do_not_matter(family, lengths, token_budget, recompute, seed):
+def test_chunks_order_and_recomputation_do_not_matter(
+    family, lengths, token_budget, activation_checkpointing, seed
+):
     """Any order of the texts, a text asked for twice, any chunk size: equal to each text alone."""
     model = make_tiny_model(family, dense_width=8).double()
     tokens, offsets = random_texts(lengths, seed)
     text_ids = np.random.default_rng(seed).integers(len(lengths), size=len(lengths))
     found = embeddings_and_gradients(
         model,
-        lambda: model.embed_tokens(tokens, offsets, text_ids, token_budget=token_budget, recompute=recompute),
+        lambda: model.embed_tokens(
+            tokens,
+            offsets,
+            text_ids,
+            token_budget=token_budget,
+            activation_checkpointing=activation_checkpointing,
+        ),
     )
     alone = embeddings_and_gradients(
         model,

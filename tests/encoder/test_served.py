@@ -10,10 +10,10 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny_models import FAMILIES, make_tiny_model
 from tokenizers import Tokenizer
 
 from conan_embed.encoder.model import EmbeddingModel
+from tests.tiny_models import FAMILIES, make_tiny_model
 
 COUNT, NUMBER, FLAG, WORD = (int,), (int, float), (bool,), (str,)
 

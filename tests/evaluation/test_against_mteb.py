@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_fakes import WORDS, BagOfWords, small_tables, write_tables
 
 from conan_embed.evaluation import evaluate
+from tests.support.evaluation_fakes import WORDS, BagOfWords, small_tables, write_tables
 
 pytest.importorskip("mteb")
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from evaluation_fakes import small_tables, write_tables
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation import benchmarks
 from conan_embed.evaluation.benchmarks import evaluate_benchmark, result_name
 from conan_embed.files import read_json
+from tests.support.evaluation_fakes import small_tables, write_tables
 
 SHARED = Path(__file__).parents[2] / "../shared/data/eval"
 PROMPTS = {"query": "how ", "passage": "read ", "sts": "好"}

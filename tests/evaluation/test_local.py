@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_fakes import BagOfWords, small_tables, write_tables
 
 from conan_embed.errors import UserError
 from conan_embed.evaluation import evaluate, metrics, summarise
 from conan_embed.evaluation.local import MAIN_SCORES
+from tests.support.evaluation_fakes import BagOfWords, small_tables, write_tables
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from evaluation_fakes import small_tables, write_lines, write_tables
 
 from conan_embed.errors import UserError
 from conan_embed.evaluation import sets
 from conan_embed.evaluation.sets import discover
+from tests.support.evaluation_fakes import small_tables, write_lines, write_tables
 
 SHARED = Path(__file__).parents[2] / "../shared/data/eval"
 

@@ -1,10 +1,10 @@
 """The cache of vectors encodes a text once, whoever asks, and hands out prefixes."""
 
 import numpy as np
-from evaluation_fakes import BagOfWords
 
 from conan_embed.evaluation import vectors
 from conan_embed.evaluation.vectors import VectorCache
+from tests.support.evaluation_fakes import BagOfWords
 
 
 def test_each_text_is_encoded_once_and_widths_are_normalised_prefixes(tmp_path, monkeypatch):

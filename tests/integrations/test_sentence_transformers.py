@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import SENTENCES, make_tiny_model
 
 from conan_embed.errors import UserError
 from conan_embed.negatives.table import NegativeTable
+from tests.tiny_models import SENTENCES, make_tiny_model
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 datasets = pytest.importorskip("datasets")
@@ -18,11 +18,11 @@ from sentence_transformers.losses import (  # noqa: E402
     MultipleNegativesRankingLoss,
 )
 
-from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Negatives  # noqa: E402
+from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Replacement  # noqa: E402
 
 QUERIES, PER_QUERY, BATCH, INTERVAL = 16, 2, 2, 6
 # Half of any S here is below its S_0: whatever was seen twice is replaced.
-EAGER = Negatives(source="ranking", interval=INTERVAL, decay=0.5, ceiling=2.0)
+EAGER = Replacement(source="ranking", interval=INTERVAL, decay=0.5, max_score=2.0)
 MINING = Mining(depth=24, offset=2, precision="float32")
 
 
@@ -57,14 +57,16 @@ class Recorded(MultipleNegativesRankingLoss):
         return super().forward(features, labels)
 
 
-def train(base, output, *, steps=24, loss=Recorded, negatives=EAGER, resume=None, cache="cache", **arguments):
+def train(
+    base, output, *, steps=24, loss=Recorded, replacement=EAGER, resume=None, cache="cache", **arguments
+):
     model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
     hard = HardNegatives(
         model,
         pairs(),
         per_query=PER_QUERY,
         corpus=some_texts(30, 3),
-        negatives=negatives,
+        replacement=replacement,
         mining=MINING,
         cache=output.parent / cache,
     )
@@ -136,8 +138,10 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
             outputs.append([column.detach().double() for column in embeddings])
             return super().compute_loss_from_embeddings(embeddings, labels)
 
-    rule = Negatives(source="ranking", interval=INTERVAL, decay=decay, ceiling=0.99, relative=relative)
-    hard, trainer = train(base, tmp_path / "run", loss=Seen, negatives=rule)
+    rule = Replacement(
+        source="ranking", interval=INTERVAL, decay=decay, max_score=0.99, subtract_background=relative
+    )
+    hard, trainer = train(base, tmp_path / "run", loss=Seen, replacement=rule)
     model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
     fresh = HardNegatives(
         model, pairs(), per_query=PER_QUERY, corpus=some_texts(30, 3), mining=MINING, cache=tmp_path / "cache"
@@ -155,7 +159,7 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
             if placement == table.replacements_Q[row]:
                 table.observe(np.array([row]), np.array([score]))
         if step % INTERVAL == 0:
-            checks.append(table.check(rule.decay, rule.ceiling))
+            checks.append(table.check(rule.decay, rule.max_score))
     assert 0 < table.replacements_Q.sum() < 4 * QUERIES
     np.testing.assert_array_equal(hard.table.replacements_Q, table.replacements_Q)
     np.testing.assert_allclose(hard.table.current_Q, table.current_Q, atol=1e-5)
@@ -163,7 +167,7 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
     assert [line["negatives/replaced"] for line in logged(trainer)] == [
         len(check.replaced) for check in checks
     ]
-    assert [line["negatives/watched"] for line in logged(trainer)] == [check.watched for check in checks]
+    assert [line["negatives/observed"] for line in logged(trainer)] == [check.observed for check in checks]
 
 
 @pytest.mark.parametrize(
@@ -176,9 +180,9 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
 )
 def test_scores_do_not_depend_on_how_a_loss_goes_through_the_model(base, tmp_path, loss):
     """One step: the S_0 of the batch's queries are the same cosines whatever the loss."""
-    plain, _ = train(base, tmp_path / "a", steps=1, negatives=EAGER.model_copy(update={"interval": 1}))
+    plain, _ = train(base, tmp_path / "a", steps=1, replacement=EAGER.model_copy(update={"interval": 1}))
     other, _ = train(
-        base, tmp_path / "b", steps=1, negatives=EAGER.model_copy(update={"interval": 1}), loss=loss
+        base, tmp_path / "b", steps=1, replacement=EAGER.model_copy(update={"interval": 1}), loss=loss
     )
     assert np.isfinite(plain.table.initial_Q).sum() == BATCH
     np.testing.assert_allclose(other.table.initial_Q, plain.table.initial_Q, atol=1e-5)
@@ -189,9 +193,9 @@ def test_a_resumed_run_reads_the_same_batches_and_makes_the_same_replacements(ba
     """Saved right at a check, when a batch with the old negatives is already read ahead."""
     rule = EAGER.model_copy(update={"source": source})
     arguments = {"save_strategy": "steps", "save_steps": INTERVAL, "steps": 30}
-    whole, first = train(base, tmp_path / "run", negatives=rule, **arguments)
+    whole, first = train(base, tmp_path / "run", replacement=rule, **arguments)
     checkpoint = tmp_path / "run" / "checkpoint-18"
-    again, second = train(base, tmp_path / "run", negatives=rule, resume=str(checkpoint), **arguments)
+    again, second = train(base, tmp_path / "run", replacement=rule, resume=str(checkpoint), **arguments)
     assert whole.table.replacements_Q.sum() > QUERIES
     assert len(second.loss.batches) == 12
     for (labels, columns), (labels_again, columns_again) in zip(
@@ -206,7 +210,13 @@ def test_a_resumed_run_reads_the_same_batches_and_makes_the_same_replacements(ba
 def test_the_sampler_without_duplicates_and_a_second_data_set_beside_it(base, tmp_path):
     model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
     hard = HardNegatives(
-        model, pairs(), per_query=2, corpus=some_texts(30, 3), negatives=EAGER, mining=MINING, cache=tmp_path
+        model,
+        pairs(),
+        per_query=2,
+        corpus=some_texts(30, 3),
+        replacement=EAGER,
+        mining=MINING,
+        cache=tmp_path,
     )
     graded = datasets.Dataset.from_dict(
         {"a": some_texts(16, 5), "b": some_texts(16, 6), "score": [0.5, 1.0] * 8}
@@ -240,7 +250,7 @@ def test_known_positives_are_never_mined_and_the_bound_holds(base, tmp_path):
     # Every anchor twice, with two positives: neither is a negative of either row.
     both = datasets.Dataset.from_dict({"q": some_texts(8, 1) * 2, "d": texts})
     model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
-    settings = MINING.model_copy(update={"below_positive": 0.99, "offset": 0})
+    settings = MINING.model_copy(update={"max_positive_ratio": 0.99, "offset": 0})
     hard = HardNegatives(
         model,
         both,
@@ -278,4 +288,4 @@ def test_mistakes_are_named(base, tmp_path):
         datasets.Dataset.from_dict({"anchor": ["a", None], "positive": ["b", "c"]})
     )
     assert "per_query: 20 negatives were asked for" in message(pairs(), per_query=20)
-    assert "negatives.source: bank" in message(pairs(), negatives=Negatives(source="bank"))
+    assert "hard_negatives.source: bank" in message(pairs(), replacement=Replacement(source="bank"))

@@ -8,8 +8,8 @@ from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine, usable
 from conan_embed.negatives.table import NONE, NegativeTable
-from conan_embed.recipes.schema import Mining, Negatives
-from negatives.test_mining import embeddings, make_set
+from conan_embed.recipes.schema import Mining, Replacement
+from tests.negatives.test_mining import embeddings, make_set
 
 CHOSEN = Mining(depth=8, offset=2, precision="float32")
 
@@ -23,13 +23,13 @@ class World:
             cache, self.queries, [[f"p{i}"] for i in range(6)], [f"w{i}" for i in range(20)]
         )
         self.data, self.store = data, store
-        other = type(data)(**(vars(data) | {"name": "other", "negatives": "random"}))
+        other = type(data)(**(vars(data) | {"name": "other", "negative_source": "random"}))
         self.vectors = embeddings(store)
         self.mined = usable(mine(data, store, self.embed, CHOSEN), CHOSEN.offset)
         fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))
         self.table = NegativeTable(np.concatenate([self.mined, fixed]), 3)
         self.dynamic = DynamicNegatives.start(
-            Negatives(decay=1.15, ceiling=0.8, **settings),
+            Replacement(decay=1.15, max_score=0.8, **settings),
             CHOSEN,
             self.table,
             [data, other],
@@ -70,10 +70,10 @@ def test_the_next_window_at_every_interval(tmp_path):
     assert world.after(1) is None
     assert world.after(2) is None
     line = world.after(3)
-    assert (line["step"], line["watched"], line["flagged"], line["replaced"]) == (3, 3, 3, 3)
+    assert (line["step"], line["observed"], line["flagged"], line["replaced"]) == (3, 3, 3, 3)
     assert (line["mean_initial"], line["mean_current"]) == pytest.approx((0.7, 0.1))
     assert world.table.window_Q.tolist() == [0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
-    assert world.after(6)["mean_initial"] is None  # nothing watched since
+    assert world.after(6)["mean_initial"] is None  # nothing observed since
 
 
 def test_remine_is_mining_anew_with_the_model_as_it_is_now(tmp_path):
@@ -147,9 +147,9 @@ def test_state_of_table_and_bank_together(tmp_path):
 def test_a_bank_needs_a_data_set_that_is_mined(tmp_path):
     world = World(tmp_path, source="static")
     random = world.dynamic.sets[1]
-    with pytest.raises(UserError, match=r"negatives\.source: bank"):
+    with pytest.raises(UserError, match=r"hard_negatives\.source: bank"):
         DynamicNegatives.start(
-            Negatives(source="bank"),
+            Replacement(source="bank"),
             CHOSEN,
             world.table,
             [random],

@@ -21,7 +21,7 @@ from conan_embed.negatives.table import NONE
 from conan_embed.recipes.schema import Mining
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
-from conan_embed.texts.tasks import RetrievalSet
+from conan_embed.texts.tasks import RetrievalDataset
 
 
 def tokenize(texts):
@@ -35,7 +35,7 @@ def make_set(cache, queries, positives, passages, *, others=(), name="set"):
     for texts, prompt in zip(columns, ("", "q", "p", "p"), strict=True):
         builder.add(pl.Series(list(texts), dtype=pl.String), prompt)
     store, (_, query_Q, positive, passage) = builder.build(cache, tokenize, fingerprint="")
-    data = RetrievalSet(
+    data = RetrievalDataset(
         name,
         query_Q,
         np.arange(len(queries)),
@@ -80,11 +80,15 @@ def data_sets(draw):
     st.booleans(),
     st.integers(0, 99),
 )
-def test_rankings(tmp_path_factory, texts, depth, offset, below_positive, relative, seed):
+def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, relative, seed):
     data, store = make_set(tmp_path_factory.getbasetemp() / "cache", *texts)
     vectors = embeddings(store, seed)
     chosen = Mining(
-        depth=depth, offset=offset, below_positive=below_positive, relative=relative, precision="float32"
+        depth=depth,
+        offset=offset,
+        max_positive_ratio=max_positive_ratio,
+        subtract_background=relative,
+        precision="float32",
     )
     found = mine(data, store, embed_from(vectors), chosen)
     pairs = [(q, i) for q in np.unique(data.query_Q) for i in data.passages]
@@ -101,8 +105,8 @@ def test_rankings(tmp_path_factory, texts, depth, offset, below_positive, relati
         best = max(score[i] for i in data.positives[row] if store.text(i) != store.text(query))
         allowed = [i for i in score if store.text(i) not in positives | {store.text(query)}]
         expected = sorted(allowed, key=lambda i: -score[i])[:width]
-        if below_positive is not None:
-            bound = background + below_positive * (best - background)
+        if max_positive_ratio is not None:
+            bound = background + max_positive_ratio * (best - background)
             removed[query] = sum(score[i] >= bound for i in expected)
             expected = [i for i in expected if score[i] < bound]
         assert found.ids_QK[row].tolist() == expected + [NONE] * (width - len(expected))
@@ -119,7 +123,7 @@ def test_some_queries_are_ranked_as_all_are(tmp_path):
     queries = [f"q{i}" for i in range(9)]
     data, store = make_set(tmp_path, queries, [[f"p{i}"] for i in range(9)], [f"w{i}" for i in range(40)])
     vectors = embeddings(store)
-    chosen = Mining(depth=5, offset=2, below_positive=0.9, precision="float32")
+    chosen = Mining(depth=5, offset=2, max_positive_ratio=0.9, precision="float32")
     whole = mine(data, store, embed_from(vectors), chosen)
     rows = np.array([7, 2, 3])
     part = rank(data, store, rows, vectors[data.query_Q[rows]], vectors[data.passages], chosen)
@@ -152,7 +156,7 @@ def mined(tmp_path):
         data,
         store,
         embed_from(embeddings(store)),
-        Mining(depth=9, offset=0, below_positive=0.9, precision="float32"),
+        Mining(depth=9, offset=0, max_positive_ratio=0.9, precision="float32"),
     )
     assert (ranking.ids_QK == NONE).any()
     save_ranking(tmp_path, data, store, ranking)

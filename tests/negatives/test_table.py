@@ -41,11 +41,11 @@ class SlowQuery:
         # The table holds float32; so do both sides of the comparison.
         return np.float32(decay * self.current) < self.initial and abs(self.current) < np.float32(ceiling)
 
-    def replace(self, when_used_up):
+    def replace(self, on_exhausted):
         """Return whether other negatives are in use afterwards."""
         if self.n * (self.placement + 1) <= len(self.ranking):
             self.placement += 1
-        elif when_used_up == "wrap" and self.placement > 1:
+        elif on_exhausted == "restart" and self.placement > 1:
             self.placement = 1
         else:
             return False
@@ -62,7 +62,7 @@ def test_random_histories(data):
     depth = data.draw(st.integers(0, 14))
     lengths = data.draw(st.lists(st.integers(0, depth), min_size=1, max_size=5))
     decay, ceiling = data.draw(st.sampled_from([(1.15, 0.8), (1.2, 0.7)]))
-    when_used_up = data.draw(st.sampled_from(["keep", "wrap"]))
+    on_exhausted = data.draw(st.sampled_from(["keep", "restart"]))
     ranking = np.full((len(lengths), depth), NONE, np.int32)
     for row, length in enumerate(lengths):
         ranking[row, :length] = np.random.default_rng(row).permutation(100)[:length]
@@ -81,17 +81,17 @@ def test_random_histories(data):
                     slow[row].see(score)
         flagged = [row for row, query in enumerate(slow) if query.no_longer_hard(decay, ceiling)]
         watched = [query for query in slow if query.current is not None]
-        used_up = sum(query.n * (query.placement + 1) > len(query.ranking) for query in slow)
+        exhausted = sum(query.n * (query.placement + 1) > len(query.ranking) for query in slow)
         ranks = [(query.placement - 1) * n + (n - 1) / 2 for query in slow]
         expected_means = [
             np.mean([getattr(q, name) for q in watched]) if watched else np.nan
             for name in ("initial", "current")
         ]
-        check = table.check(decay, ceiling, when_used_up=when_used_up)
-        replaced = [row for row in flagged if slow[row].replace(when_used_up)]
+        check = table.check(decay, ceiling, on_exhausted=on_exhausted)
+        replaced = [row for row in flagged if slow[row].replace(on_exhausted)]
         assert check.flagged.tolist() == flagged
         assert check.replaced.tolist() == replaced
-        assert (check.watched, check.used_up) == (len(watched), used_up)
+        assert (check.observed, check.exhausted) == (len(watched), exhausted)
         np.testing.assert_allclose(
             [check.mean_initial, check.mean_current], expected_means, rtol=1e-5, atol=1e-6
         )
@@ -118,14 +118,14 @@ def test_the_rule_in_the_papers_numbers():
 
 
 def test_windows_follow_each_other_and_the_end_keeps_or_wraps():
-    for when_used_up, expected in (("keep", [0, 2, 4, 4, 4]), ("wrap", [0, 2, 4, 0, 2])):
+    for on_exhausted, expected in (("keep", [0, 2, 4, 4, 4]), ("restart", [0, 2, 4, 0, 2])):
         table = NegativeTable(np.arange(7, dtype=np.int32)[None], 2)  # three whole windows and one text
         firsts = []
         for _ in range(5):
             firsts.append(int(table.in_use(np.array([0]))[0, 0]))
             table.observe(np.array([0]), np.array([0.7]))
             table.observe(np.array([0]), np.array([0.1]))
-            table.check(1.15, 0.8, when_used_up=when_used_up)
+            table.check(1.15, 0.8, on_exhausted=on_exhausted)
         assert firsts == expected
 
 
@@ -169,7 +169,7 @@ def test_state_goes_through_a_file_and_on_bit_for_bit(tmp_path_factory, seed):
         generator = np.random.default_rng(seed)
         for _ in range(6):
             table.observe(np.arange(6), generator.uniform(-1, 1, 6))
-            table.check(1.15, 0.8, when_used_up="wrap")
+            table.check(1.15, 0.8, on_exhausted="restart")
 
     table = NegativeTable(ranking.copy(), 3)
     go_on(table, seed)

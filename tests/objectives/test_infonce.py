@@ -82,12 +82,18 @@ def test_rows_shared_out_add_up_to_the_whole():
 
 def test_scores_are_full_width_cosines():
     query, candidate, relations = random_step(4)
-    watched = torch.tensor([0, 0, 3]), torch.tensor([1, 7, 2])
+    hard_negative_pairs = torch.tensor([0, 0, 3]), torch.tensor([1, 7, 2])
     result = infonce(
-        query, candidate, relations, temperature=0.02, widths=(4, 12), watched=watched, block_rows=2
+        query,
+        candidate,
+        relations,
+        temperature=0.02,
+        widths=(4, 12),
+        hard_negative_pairs=hard_negative_pairs,
+        block_rows=2,
     )
     cosine = torch.nn.functional.cosine_similarity(query[:, None], candidate[None], dim=2)
-    torch.testing.assert_close(result.watched_X, cosine[watched])
+    torch.testing.assert_close(result.hard_negative_X, cosine[hard_negative_pairs])
     torch.testing.assert_close(result.positive_X, cosine[relations.positives()])
 
 

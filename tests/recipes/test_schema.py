@@ -43,8 +43,8 @@ def test_the_rule_of_v2_is_two_overrides_that_the_recipe_names():
     v1, v2 = (
         load_recipe("conan-v1-finetune", overrides) for overrides in ([], line.split("add: ")[1].split())
     )
-    assert (v2.negatives.decay, v2.negatives.ceiling) == (1.2, 0.7)
-    assert v2.model_copy(update={"negatives": v1.negatives}) == v1
+    assert (v2.hard_negatives.decay, v2.hard_negatives.max_score) == (1.2, 0.7)
+    assert v2.model_copy(update={"negatives": v1.hard_negatives}) == v1
 
 
 def test_there_are_shipped_recipes_and_none_of_them_is_a_filters():
@@ -56,7 +56,7 @@ def test_defaults_are_written_out(load):
     recipe = load(RECIPE)
     values = recipe.as_dict()
     assert values["loss"] == {"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8}
-    assert values["negatives"]["decay"] == 1.15
+    assert values["hard_negatives"]["decay"] == 1.15
     assert values["optimizer"]["betas"] == [0.9, 0.999]
     assert yaml.safe_load(recipe.as_yaml()) == values
 

@@ -6,8 +6,9 @@ The first run was trained on what the filter kept.
 from pathlib import Path
 
 import pytest
-from fake_filter import write_filter
-from fake_run import write_run
+
+from tests.support.fake_filter import write_filter
+from tests.support.fake_run import write_run
 
 
 @pytest.fixture(scope="session")

@@ -90,7 +90,7 @@ def test_points_stand_where_the_data_are():
 
 def test_figure_2_marks_each_check_that_replaced_negatives_the_stronger_the_more():
     metrics = [{"step": s, "score/positive": 0.8, "score/negative": 0.5 - s / 1000} for s in range(1, 101)]
-    checks = [{"step": s, "watched": 100, "replaced": r} for s, r in ((20, 10), (40, 0), (60, 90), (80, 50))]
+    checks = [{"step": s, "observed": 100, "replaced": r} for s, r in ((20, 10), (40, 0), (60, 90), (80, 50))]
     svg = figures.scores([_run(metrics, checks)], WIDE)
     strengths = [float(s) for s in re.findall(r"stroke-dasharray[^\"]*stroke-opacity: ([\d.]+)", svg)]
     assert len(strengths) == 3

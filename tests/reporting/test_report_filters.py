@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_filter import HOSTILE, LEFT, PAIRS, REASONS, STAGES
-from page_parts import Page
 
 from conan_embed.errors import UserError
 from conan_embed.reporting import figures
 from conan_embed.reporting.filters import SECTIONS, bars, behind, behind_runs, read_filtered
 from conan_embed.reporting.page import report
 from conan_embed.reporting.runs import read_runs
+from tests.support.fake_filter import HOSTILE, LEFT, PAIRS, REASONS, STAGES
+from tests.support.page_parts import Page
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fake_run import EXAMPLES, TASKS, write_run
-from page_parts import Page
 
 from conan_embed.errors import UserError
 from conan_embed.reporting.page import SECTIONS, render, report, script
 from conan_embed.reporting.runs import FILES, read_runs
+from tests.support.fake_run import EXAMPLES, TASKS, write_run
+from tests.support.page_parts import Page
 
 OF_ONE_RUN = [key for key in SECTIONS if key != "mixing"]  # which compares runs
 
@@ -145,7 +145,7 @@ def test_suspected_false_negatives_stand_apart_from_the_other_hard_ones(one):
 
 def test_several_runs_stand_side_by_side(two):
     assert "dynamic ended highest: mean of 7 tasks" in two.text
-    assert "negatives.source" in two.text  # a key in which the recipes differ
+    assert "hard_negatives.source" in two.text  # a key in which the recipes differ
     assert "model.base" not in two.text.split("The recipe of")[0]  # and one in which they do not
     # before, static, dynamic, and the difference of dynamic from static, which is the first run
     assert "MedicalQA 33.1 37.1 41.2 +4.1" in " ".join(two.text.split())

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_run import WIDTHS
 
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import summarise
 from conan_embed.reporting import sentences
 from conan_embed.reporting.runs import FULL_WIDTH, known, read_runs
+from tests.support.fake_run import WIDTHS
 
 
 def _read(path: Path):
@@ -33,7 +33,7 @@ def test_everything_of_a_run_is_read(dynamic):
     seconds = [json.loads(line)["seconds"] for line in (dynamic / "metrics.jsonl").read_text().splitlines()]
     assert run.total("seconds") == pytest.approx(sum(seconds))
     assert run.median("seconds") == pytest.approx(np.median(seconds))
-    assert run.recipe.negatives.source == "bank"
+    assert run.recipe.hard_negatives.source == "bank"
 
 
 def test_means_are_those_of_the_evaluation(dynamic):

@@ -95,7 +95,7 @@ def test_the_recipe_of_one_task_alone():
         "Started from org/model and trained on STS (stsb). A step holds 32 STS pairs. The loss is CoSENT (τ 0.05)."
     )
     only_retrieval = _recipe(
-        data={"retrieval": DATA["retrieval"]}, step={"sts_pairs": 0, "negatives": 0, "in_batch": "step"}
+        data={"retrieval": DATA["retrieval"]}, step={"sts_pairs": 0, "num_negatives": 0, "in_batch": "step"}
     )
     assert only_retrieval == (
         "Started from org/model and trained on retrieval (drcd 3,524). "
@@ -117,22 +117,29 @@ def test_every_source_of_negatives_has_its_words(source):
 
 def test_the_negatives_are_summed_up_over_the_checks():
     checks = [
-        {"step": 100, "watched": 50, "replaced": 20, "seconds": 2.0, "mean_rank": 3.5, "used_up_share": 0.0},
+        {
+            "step": 100,
+            "observed": 50,
+            "replaced": 20,
+            "seconds": 2.0,
+            "mean_rank": 3.5,
+            "exhausted_share": 0.0,
+        },
         {
             "step": 200,
-            "watched": 80,
+            "observed": 80,
             "replaced": 20,
             "seconds": 5.2,
             "mean_rank": 8.4,
-            "used_up_share": 0.025,
+            "exhausted_share": 0.025,
         },
     ]
     assert sentences.negatives(_run(checks=pl.DataFrame(checks))) == (
-        "2 checks replaced the negatives of 40 queries in all, 25% of the 80 watched at the last. "
+        "2 checks replaced the negatives of 40 queries in all, 25% of the 80 observed at the last. "
         "The negatives in use now stand at rank 8 on average, and 2.5% of the rankings are used up. "
         "Checks and bank took 7.2 seconds, 1% of the training time."
     )
-    nothing = [{"step": 100, "watched": 50, "replaced": 0}]
+    nothing = [{"step": 100, "observed": 50, "replaced": 0}]
     assert (
         sentences.negatives(_run(checks=pl.DataFrame(nothing)))
         == "1 check replaced the negatives of no query in all."
@@ -146,7 +153,7 @@ def test_the_speed_is_set_against_the_floor_where_that_was_measured():
     assert sentences.speed(run) == (
         "The median step handled 7,700 real (non-padding) tokens a second, and took 2 seconds."
     )
-    run = Run(path=Path(), name="run", metrics=metrics, facts={"matmul_floor_tokens_per_second": 35_000.0})
+    run = Run(path=Path(), name="run", metrics=metrics, facts={"matmul_peak_tokens_per_second": 35_000.0})
     assert "22% of the 35,000 that its bf16 matrix products alone would allow" in sentences.speed(run)
 
 

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.training import memory, processes
+from conan_embed.training import memory
 from conan_embed.training.checkpoint import Progress
 from conan_embed.training.loop import Loop
 from conan_embed.training.memory import Memory
-from training.test_world import CHUNKED, DEFAULT, JOINT, Run
+from tests.stories.test_world import CHUNKED, DEFAULT, JOINT, Run
 
 
 def loop_of(scenario, cache):
     run = Run(DEFAULT | scenario, cache)
-    loop = Loop(run.recipe, Path(cache), run.trainee, run.negatives, run.planner, 20, Progress(0), 0.0)
+    loop = Loop(run.recipe, Path(cache), run.train_module, run.negatives, run.planner, 20, Progress(0), 0.0)
     return run, loop
 
 
@@ -34,7 +35,7 @@ def losses_and_windows(scenario, cache):
 def test_steps_planned_ahead_are_the_same_steps(tmp_path, monkeypatch):
     """Nothing is planned across a check, the last step plans nothing, and all numbers are the same bits."""
     losses, windows, ahead = losses_and_windows(JOINT, tmp_path)
-    interval = JOINT["negatives"]["interval"]
+    interval = JOINT["hard_negatives"]["interval"]
     assert ahead == [(done % interval != 0) and done < 20 for done in range(1, 21)]
     assert windows.any()
     with monkeypatch.context() as patch:
@@ -69,7 +70,7 @@ def small_memory(monkeypatch):
             return original(self, packed)
 
         def packed_again(_):
-            return memory_now["of"].recompute is True
+            return memory_now["of"].activation_checkpointing is True
 
         memory_now = {}
         monkeypatch.setattr(EmbeddingModel, "forward", forward)
@@ -83,12 +84,12 @@ def test_out_of_memory_halves_the_chunk_and_the_numbers_stay(tmp_path, small_mem
     plain = Run(DEFAULT, tmp_path)
     expected = [plain.step(number)["loss"] for number in range(3)]
     run = Run(DEFAULT, tmp_path)
-    small_memory(limit=40, kept=60)["of"] = run.trainee.memory
-    run.trainee.memory.chunk_tokens = 300
+    small_memory(limit=40, kept=60)["of"] = run.train_module.memory
+    run.train_module.memory.chunk_tokens = 300
     found = [run.step(number)["loss"] for number in range(3)]
     assert found == pytest.approx(expected, rel=1e-9)
-    assert run.trainee.memory.recompute is True
-    assert run.trainee.memory.chunk_tokens == 37
+    assert run.train_module.memory.activation_checkpointing is True
+    assert run.train_module.memory.chunk_tokens == 37
     for name, parameter in run.parameters().items():
         torch.testing.assert_close(parameter, plain.parameters()[name], rtol=1e-7, atol=1e-9)
     said = " ".join(capsys.readouterr().err.split())
@@ -98,32 +99,32 @@ def test_out_of_memory_halves_the_chunk_and_the_numbers_stay(tmp_path, small_mem
 
 def test_memory_that_never_suffices_is_the_users_to_know(tmp_path, small_memory):
     run = Run(DEFAULT, tmp_path)
-    small_memory(limit=1, kept=1)["of"] = run.trainee.memory
+    small_memory(limit=1, kept=1)["of"] = run.train_module.memory
     with pytest.raises(UserError, match=r"step 1: CUDA out of memory.*smaller step or model"):
         run.step(0)
 
 
 def test_of_several_processes_none_goes_on_alone(tmp_path, small_memory, monkeypatch):
     run = Run(DEFAULT, tmp_path)
-    small_memory(limit=1, kept=1)["of"] = run.trainee.memory
-    monkeypatch.setattr(processes, "world_size", lambda: 2)
-    monkeypatch.setattr(processes, "gather_rows", lambda rows, counts: rows)
+    small_memory(limit=1, kept=1)["of"] = run.train_module.memory
+    monkeypatch.setattr(collectives, "world_size", lambda: 2)
+    monkeypatch.setattr(collectives, "all_gather_rows", lambda rows, counts: rows)
     with pytest.raises(UserError, match=r"training.chunk_tokens \(it was 16,384\)"):
         run.step(0)
 
 
 def test_activations_are_computed_again_where_they_do_not_fit():
     measured = Memory()
-    assert not measured.recomputes(10**9)
+    assert not measured.checkpoints_activations(10**9)
     measured.fit(5000)
     assert measured.chunk_tokens == 5000
-    assert [measured.recomputes(tokens) for tokens in (5000, 5001)] == [False, True]
-    assert not Memory(recompute=False, fitting_tokens=1).recomputes(10)
-    assert Memory(recompute=True).recomputes(1)
+    assert [measured.checkpoints_activations(tokens) for tokens in (5000, 5001)] == [False, True]
+    assert not Memory(activation_checkpointing=False, fitting_tokens=1).checkpoints_activations(10)
+    assert Memory(activation_checkpointing=True).checkpoints_activations(1)
 
 
 def test_the_chunks_of_a_step_are_those_of_the_recipe(tmp_path):
     run = Run(DEFAULT | {"training": CHUNKED}, tmp_path)
-    share = run.trainee.pack_share(run.store, [np.arange(len(run.store))])
-    assert share.recompute
+    share = run.train_module.pack_share(run.store, [np.arange(len(run.store))])
+    assert share.activation_checkpointing
     assert max(len(chunk.packed.token_ids_T) for chunk in share.chunks) <= CHUNKED["chunk_tokens"]

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, make_tiny_model
 
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import autocast
-from conan_embed.training import memory, processes
+from conan_embed.training import memory
 from conan_embed.training.memory import free_main_memory, kept_per_token, measure_fitting_tokens
 from conan_embed.training.step import make_ready
-from training.test_world import DEFAULT, JOINT, Run
+from tests.stories.test_world import DEFAULT, JOINT, Run
+from tests.tiny_models import FAMILIES, make_tiny_model
 
 
 def allocated_per_token(model, precision, few, many):
@@ -47,7 +48,7 @@ def test_tokens_that_fit(monkeypatch):
     monkeypatch.setattr(memory, "kept_per_token", lambda *_: 1000.0)
     monkeypatch.setattr(memory, "free_main_memory", lambda: 5_000_000 * 1000 + 5 * held)
     assert measure_fitting_tokens(model, "float32") == pytest.approx(4_000_000 + held / 1000, abs=1)
-    monkeypatch.setattr(processes, "node_size", lambda: 2)
+    monkeypatch.setattr(collectives, "node_size", lambda: 2)
     assert measure_fitting_tokens(model, "float32") == pytest.approx(2_000_000 - held / 1000, abs=1)
 
 
@@ -73,8 +74,10 @@ def test_the_limit_of_a_container_counts(tmp_path):
 def test_a_step_that_does_not_fit_computes_activations_again_and_keeps_its_numbers(tmp_path):
     def first_losses(fitting):
         run = Run(DEFAULT | JOINT, tmp_path)
-        run.trainee.memory.fit(fitting)
-        recomputed = make_ready(run.trainee, run.planner.step(0, run.table), run.recipe).share.recompute
+        run.train_module.memory.fit(fitting)
+        recomputed = make_ready(
+            run.train_module, run.planner.step(0, run.table), run.recipe
+        ).share.activation_checkpointing
         return recomputed, [run.step(number)["loss"] for number in range(3)]
 
     enough, expected = first_losses(10**6)

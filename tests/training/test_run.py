@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_models import SENTENCES, make_tiny_model
 
 import conan_embed.training.loop as loop_module
 from conan_embed.encoder.model import EmbeddingModel
@@ -20,6 +19,7 @@ from conan_embed.files import read_json_lines
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.checkpoint import checkpoints
 from conan_embed.training.run import mine, suspects, train
+from tests.tiny_models import SENTENCES, make_tiny_model
 
 NUM_STEPS = 8
 SHARD = "shard-00001-model-00001-of-00001.safetensors"  # of a run on one process
@@ -70,15 +70,15 @@ def recipe(base, tmp_path):
                 "retrieval": [{"name": "pairs", "path": str(base / "pairs.jsonl")}],
                 "sts": [{"name": "sts", "path": str(base / "sts.jsonl")}],
             },
-            "step": {"queries": 4, "negatives": 2, "sts_pairs": 4},
+            "step": {"queries": 4, "num_negatives": 2, "sts_pairs": 4},
             "mining": {"depth": 12, "offset": 1, "precision": "float32"},
             # A small decay and a high ceiling: whatever was seen twice is replaced at every check.
-            "negatives": {
+            "hard_negatives": {
                 "source": "ranking",
                 "interval": 2,
                 "decay": 0.1,
-                "ceiling": 5.0,
-                "when_used_up": "wrap",
+                "max_score": 5.0,
+                "on_exhausted": "restart",
             },
             "optimizer": {"learning_rate": 2e-3},
             "training": {"steps": NUM_STEPS, "checkpoint_every": 3, "keep": 9, "precision": "float32"},
@@ -203,7 +203,7 @@ def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, b
             data={
                 "retrieval": [
                     {"name": "pairs", "path": str(base / "pairs.jsonl")},
-                    {"name": "given", "path": str(base / "given.jsonl"), "negatives": "given"},
+                    {"name": "given", "path": str(base / "given.jsonl"), "negative_source": "given"},
                 ],
                 "classification": [{"name": "classes", "path": str(base / "classes.jsonl")}],
             },
@@ -300,25 +300,25 @@ def test_without_evaluation_or_keep_best_the_last_model_is_kept(recipe, base):
     "sections",
     [
         {"step": {"queries": 0}},
-        {"step": {"sts_pairs": 0, "negatives": 0, "in_batch": "step"}},
+        {"step": {"sts_pairs": 0, "num_negatives": 0, "in_batch": "step"}},
         {"step": {"mixing": "sequential"}},
         {"step": {"one_dataset": True}},
-        {"training": {"precision": "bfloat16", "recompute": True, "chunk_tokens": 40}},
-        {"negatives": {"source": "static"}},
-        {"negatives": {"source": "bank", "bank_width": 4, "refresh": 2}},
-        {"negatives": {"source": "remine"}},
+        {"training": {"precision": "bfloat16", "activation_checkpointing": True, "chunk_tokens": 40}},
+        {"hard_negatives": {"source": "static"}},
+        {"hard_negatives": {"source": "bank", "bank_width": 4, "refresh": 2}},
+        {"hard_negatives": {"source": "remine"}},
     ],
     ids=str,
 )
 def test_kinds_of_runs(recipe, base, sections):
     retrieval = [
         {"name": "pairs", "path": str(base / "pairs.jsonl")},
-        {"name": "given", "path": str(base / "given.jsonl"), "negatives": "given"},
-        {"name": "none", "path": str(base / "given.jsonl"), "negatives": "none"},
+        {"name": "given", "path": str(base / "given.jsonl"), "negative_source": "given"},
+        {"name": "none", "path": str(base / "given.jsonl"), "negative_source": "none"},
     ]
     classes = [{"name": "classes", "path": str(base / "classes.jsonl")}]
     data = {"retrieval": retrieval, "classification": classes}
-    step = {"queries": 4, "sts_pairs": 4, "negatives": 1} | sections.get("step", {})
+    step = {"queries": 4, "sts_pairs": 4, "num_negatives": 1} | sections.get("step", {})
     run = train(recipe(**(sections | {"data": data, "step": step})))
     metrics = lines(run, "metrics")
     assert len(metrics) == NUM_STEPS
@@ -341,7 +341,7 @@ def test_rankings_made_before_are_used(recipe, base, tmp_path, monkeypatch):
     "sections",
     [
         {},
-        {"negatives": {"source": "bank", "refresh": 2}},
+        {"hard_negatives": {"source": "bank", "refresh": 2}},
         {
             "step": {"mixing": "sequential", "queries": 16},
             "model": {"dropout": 0.2},
@@ -488,7 +488,7 @@ def test_settings_that_change_nothing_may_change(half, base):
     [
         ({"model": {"base": "narrow"}}, "other tensors than the model"),
         ({"mining": {"depth": 5, "offset": 1}}, "other tensors than the hard negatives"),
-        ({"negatives": {"source": "bank"}}, "other tensors than the hard negatives"),
+        ({"hard_negatives": {"source": "bank"}}, "other tensors than the hard negatives"),
     ],
 )
 def test_a_change_that_no_checkpoint_fits_is_refused_even_where_changes_are_allowed(
@@ -533,7 +533,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(recipe, base, tmp_path):
     tensors = load_file(file)
     tensors["linear.weight"][3, 3] = float("nan")
     save_file(tensors, file)
-    wanted = recipe(model={"base": str(tmp_path / "broken")}, step={"negatives": 0})
+    wanted = recipe(model={"base": str(tmp_path / "broken")}, step={"num_negatives": 0})
     with pytest.raises(UserError) as error:
         train(wanted)
     for words in ("step 1: the loss is nan", "text ids of the step: ", "No checkpoint was written yet"):

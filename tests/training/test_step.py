@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_tiny_model
 
 from conan_embed.objectives.relations import NEGATIVE, POSITIVE
+from conan_embed.planning.plan import Planner
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.plan import Planner
 from conan_embed.training.step import embed_step, learning_rate, make_ready, step_loss, train_step
-from conan_embed.training.trainee import Trainee, make_optimizer
-from training.test_world import DEFAULT, make_tasks, recipe_of
+from conan_embed.training.train_module import TrainModule, make_optimizer
+from tests.stories.test_world import DEFAULT, make_tasks, recipe_of
+from tests.tiny_models import make_tiny_model
 
 
 def slow_loss(embed, plan, settings, widths):
@@ -43,7 +43,7 @@ def slow_loss(embed, plan, settings, widths):
 @pytest.mark.parametrize("in_batch", ["step", "dataset", "none"])
 def test_loss_scores_and_gradient(in_batch, tmp_path):
     recipe = recipe_of(
-        DEFAULT | {"step": {"in_batch": in_batch, "negatives": 3, "positives": 2}, "loss": {"beta": 0.7}}
+        DEFAULT | {"step": {"in_batch": in_batch, "num_negatives": 3, "positives": 2}, "loss": {"beta": 0.7}}
     )
     model = make_tiny_model("bert", dense_width=10, widths=[4, 7]).double()
     tasks, table = make_tasks(model, tmp_path, tiny=False)
@@ -57,8 +57,10 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
     (retrieval + 0.7 * sts).backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    trainee = Trainee(model, recipe)
-    loss = step_loss(model, embed_step(trainee, make_ready(trainee, plan, recipe), recipe), plan, recipe)
+    train_module = TrainModule(model, recipe)
+    loss = step_loss(
+        model, embed_step(train_module, make_ready(train_module, plan, recipe), recipe), plan, recipe
+    )
     loss.total.backward()
     torch.testing.assert_close(loss.retrieval, retrieval.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(loss.sts, sts.detach(), rtol=1e-9, atol=1e-9)
@@ -70,12 +72,12 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
 
     cosine = lambda a, b: torch.cosine_similarity(embed(a), embed(b), dim=0).item()  # noqa: E731
     negative = {i: [] for i in range(len(plan.retrieval.rows))}
-    for row, column in zip(*(x.tolist() for x in plan.retrieval.watched), strict=True):
+    for row, column in zip(*(x.tolist() for x in plan.retrieval.hard_negative_pairs), strict=True):
         negative[row].append(
             cosine(int(plan.retrieval.query_Q[row]), int(plan.retrieval.candidate_C[column]))
         )
     means = np.array([np.mean(found) for found in negative.values()])
-    result = train_step(trainee, plan, table, recipe)
+    result = train_step(train_module, plan, table, recipe)
     assert result.negative_score == pytest.approx(means.mean(), rel=1e-9)
     np.testing.assert_allclose(table.initial_Q[plan.retrieval.rows], means, rtol=1e-6)
     assert np.isnan(np.delete(table.initial_Q, plan.retrieval.rows)).all()
@@ -110,16 +112,16 @@ def test_weight_decay_is_for_matrices_alone():
 
 
 def test_the_gradient_is_clipped_and_its_norm_told(tmp_path):
-    recipe = Recipe.model_validate(recipe_of(DEFAULT).as_dict() | {"optimizer": {"max_gradient_norm": 1e-3}})
+    recipe = Recipe.model_validate(recipe_of(DEFAULT).as_dict() | {"optimizer": {"max_grad_norm": 1e-3}})
     model = make_tiny_model("bert", dense_width=10).double()
     tasks, table = make_tasks(model, tmp_path, tiny=False)
     plan = Planner(tasks, recipe.step, seed=1).step(0, table)
-    trainee = Trainee(model, recipe)
+    train_module = TrainModule(model, recipe)
     seen = []
-    trainee.optimizer.register_step_pre_hook(
+    train_module.optimizer.register_step_pre_hook(
         lambda *_: seen.extend(p.grad.clone() for p in model.parameters())
     )
-    result = train_step(trainee, plan, table, recipe)
+    result = train_step(train_module, plan, table, recipe)
     norm = torch.stack([gradient.square().sum() for gradient in seen]).sum().sqrt().item()
     assert result.gradient_norm > 1
     assert norm == pytest.approx(1e-3, rel=1e-3)

@@ -1,0 +1,128 @@
+"""Which of the hard negatives that training used are probably answers that nobody labelled.
+
+A false negative teaches the model that an answer is none. It is found where a model scores a negative like its query's
+positive. Two models can be asked without embedding a corpus again: the one that mined, whose scores stand in the
+rankings, and the one being trained, whose latest mean score of each query's negatives stands in the table (`S`,
+table.py). `likeliest` asks both for candidates; who calls it embeds the few that come out, and compares.
+
+Shapes: Q queries of a data set, K ranks, n negatives per query, P pairs of a query and a negative, W used of a query.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from conan_embed.console import tracked
+from conan_embed.negatives.mining import Ranking
+from conan_embed.negatives.table import NONE, NegativeTable
+
+_ROWS = 4096  # queries that are looked at together: [rows, W, K] booleans
+
+
+@dataclass(frozen=True)
+class UsedPairs:
+    """Pairs of a query and a negative that it was trained against.
+
+    Attributes:
+        row_P: int64, the query's place in its data set.
+        negative_P: int64, text id of the negative.
+        in_use_P: bool, whether it is in use now, or was before it was replaced by the next of its ranking.
+        rank_P: int64, its rank (from 0) when the negatives were mined; NONE where it was not mined.
+        mined_P, mined_positive_P: float32, cosines of the negative and of the best positive under the model that mined;
+            nan where it was not mined.
+        observed_P: float32, mean cosine of the query's negatives when training saw them last; nan where it did not.
+    """
+
+    row_P: np.ndarray
+    negative_P: np.ndarray
+    in_use_P: np.ndarray
+    rank_P: np.ndarray
+    mined_P: np.ndarray
+    mined_positive_P: np.ndarray
+    observed_P: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row_P)
+
+    @property
+    def nearness_P(self) -> np.ndarray:
+        """float32, how far the negative lies above the best positive under the model that mined; else nan."""
+        return self.mined_P - self.mined_positive_P
+
+    def take(self, places: np.ndarray) -> "UsedPairs":
+        """Return the pairs at these places (or of this mask)."""
+        return UsedPairs(*(getattr(self, field.name)[places] for field in fields(self)))
+
+    @staticmethod
+    def joined(parts: Sequence["UsedPairs"]) -> "UsedPairs":
+        """Return the pairs of all parts, of which there is at least one."""
+        names = [field.name for field in fields(UsedPairs)]
+        return UsedPairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: np.ndarray) -> UsedPairs:
+    """Return the pairs that training used of some queries of a data set, up to the windows that they stand on.
+
+    (Of a ranking that was made anew, only what stands in the table now.)
+
+    Args:
+        first: the data set's first row in the table.
+        ranking: what was mined before training, or None.
+        rows: int64, the queries' places in the data set.
+    """
+    in_table = first + rows
+    stop_Q = (table.window_Q[in_table] + 1) * table.num_negatives
+    width = int(stop_Q.max(initial=0))
+    ids_QW = table.ranking_QK[in_table, :width].astype(np.int64)
+    column_W = np.arange(width)
+    used_QW = (column_W < stop_Q[:, None]) & (ids_QW != NONE)
+    place, column = np.nonzero(used_QW)
+    negative_P = ids_QW[place, column]
+    rank_P = np.full(len(place), NONE, np.int64)
+    mined_P, positive_P = (np.full(len(place), np.nan, np.float32) for _ in range(2))
+    if ranking is not None:
+        same_PK = ranking.ids_QK[rows[place]] == negative_P[:, None]
+        found = same_PK.any(axis=1)
+        rank_P[found] = same_PK[found].argmax(axis=1)
+        mined_P[found] = ranking.scores_QK[rows[place[found]], rank_P[found]]
+        positive_P[found] = ranking.positive_Q[rows[place[found]]]
+    latest_Q = np.where(np.isnan(table.current_Q), table.initial_Q, table.current_Q)[in_table]
+    in_use_P = column >= stop_Q[place] - table.num_negatives
+    return UsedPairs(rows[place], negative_P, in_use_P, rank_P, mined_P, positive_P, latest_Q[place])
+
+
+def likeliest(
+    table: NegativeTable,
+    first: int,
+    num_queries: int,
+    ranking: Ranking | None,
+    limit: int,
+    *,
+    progress: str = "",
+) -> UsedPairs:
+    """Return the pairs of a data set that are most probably answers: by the model that mined, and by training.
+
+    Args:
+        first, num_queries: the data set's rows of the table.
+        ranking: what was mined before training, or None.
+        limit: how many pairs of each kind.
+        progress: text of a progress bar; empty for none.
+    """
+    by_mining, by_training = [], []
+    starts = range(0, num_queries, _ROWS)
+    for start in tracked(starts, progress) if progress else starts:
+        pairs = used_pairs(table, first, ranking, np.arange(start, min(start + _ROWS, num_queries)))
+        by_mining.append(pairs.take(highest(pairs.nearness_P, limit)))
+        pairs = pairs.take(pairs.in_use_P)
+        by_training.append(pairs.take(highest(pairs.observed_P, limit)))
+    mined, seen = UsedPairs.joined(by_mining), UsedPairs.joined(by_training)
+    mined, seen = mined.take(highest(mined.nearness_P, limit)), seen.take(highest(seen.observed_P, limit))
+    both = UsedPairs.joined([mined, seen])
+    names = np.stack([both.row_P, both.negative_P], axis=1)
+    return both.take(np.sort(np.unique(names, axis=0, return_index=True)[1]))
+
+
+def highest(key_P: np.ndarray, limit: int) -> np.ndarray:
+    """Return the places of the `limit` highest keys, highest first, the first of equals first; nan is no key."""
+    return np.argsort(-key_P, kind="stable")[: min(limit, int((~np.isnan(key_P)).sum()))]

@@ -1,0 +1,101 @@
+"""Pairs that may be false negatives, against loops over queries and their rankings."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import conan_embed.negatives.used_pairs as code
+from conan_embed.negatives.mining import Ranking
+from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.negatives.used_pairs import highest, likeliest, used_pairs
+
+OFFSET, PER_QUERY = 2, 3
+
+
+def random_table(seed, num_queries, ranks):
+    """A table whose rankings begin with a given negative now and then, and the ranking that was mined."""
+    draw = np.random.default_rng(seed)
+    ids = np.array([draw.permutation(1000)[: ranks + OFFSET] for _ in range(num_queries)], np.int32)
+    scores = -np.sort(-draw.random((num_queries, ranks + OFFSET)).astype(np.float32), axis=1)
+    short = draw.integers(PER_QUERY, ranks + 1, num_queries)
+    ids[np.arange(ranks + OFFSET) >= OFFSET + short[:, None]] = NONE
+    positive = draw.random(num_queries).astype(np.float32)
+    usable = ids[:, OFFSET:].copy()
+    given = draw.random(num_queries) < 0.3
+    usable[given, 0] = 2000 + np.flatnonzero(given)
+    table = NegativeTable(usable, PER_QUERY)
+    table.window_Q[:] = draw.integers(0, np.maximum(table.available_Q // PER_QUERY, 1))
+    table.initial_Q[:] = np.where(draw.random(num_queries) < 0.3, np.nan, draw.random(num_queries))
+    table.current_Q[:] = np.where(draw.random(num_queries) < 0.5, np.nan, draw.random(num_queries))
+    return table, Ranking(ids, scores, positive, 0)
+
+
+def slow_pairs(table, first, ranking, rows):
+    """(row, negative, in use, rank, score, score of the positive, observed) of each pair, query by query."""
+    found = []
+    for row in rows:
+        window = table.window_Q[first + row]
+        seen = table.current_Q[first + row]
+        seen = table.initial_Q[first + row] if np.isnan(seen) else seen
+        for place, text in enumerate(table.ranking_QK[first + row][: (window + 1) * PER_QUERY]):
+            if text == NONE:
+                continue
+            where = list(ranking.ids_QK[row]).index(text) if text in ranking.ids_QK[row] else None
+            mined = (
+                (np.nan, np.nan)
+                if where is None
+                else (ranking.scores_QK[row, where], ranking.positive_Q[row])
+            )
+            now = place >= window * PER_QUERY
+            found.append((row, text, now, NONE if where is None else where, *mined, seen))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), num_queries=st.integers(1, 12), ranks=st.integers(PER_QUERY, 12))
+def test_used_pairs_are_those_of_a_loop(seed, num_queries, ranks):
+    table, ranking = random_table(seed, num_queries, ranks)
+    pairs = used_pairs(table, 0, ranking, np.arange(num_queries))
+    columns = [pairs.row_P, pairs.negative_P, pairs.in_use_P, pairs.rank_P]
+    columns += [pairs.mined_P, pairs.mined_positive_P, pairs.observed_P]
+    expected = list(zip(*slow_pairs(table, 0, ranking, range(num_queries)), strict=True))
+    for column, values in zip(columns, expected, strict=True):
+        np.testing.assert_array_equal(column, np.array(values))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 20), rows=st.sampled_from([1, 3, 4096]))
+def test_the_likeliest_pairs_are_the_best_of_all_by_either_model(seed, limit, rows):
+    """Whatever number of queries is looked at together, and wherever the data set begins in the table."""
+    whole, ranking = random_table(seed, 12, 9)
+    first = 4
+    table = NegativeTable(whole.ranking_QK, PER_QUERY)
+    table.load_state(whole.state())
+    part = Ranking(ranking.ids_QK[first:], ranking.scores_QK[first:], ranking.positive_Q[first:], 0)
+    before, code._ROWS = code._ROWS, rows
+    try:
+        pairs = likeliest(table, first, 8, part, limit)
+    finally:
+        code._ROWS = before
+    everything = slow_pairs(table, first, part, range(8))
+    mined = [(score - positive, (row, text)) for row, text, _, _, score, positive, _ in everything]
+    seen = [(score, (row, text)) for row, text, now, _, _, _, score in everything if now]
+    expected = set()
+    for keyed in (mined, seen):
+        finite = [each for each in keyed if not np.isnan(each[0])]
+        expected |= {name for _, name in sorted(finite, key=lambda each: -each[0])[:limit]}
+    names = list(zip(pairs.row_P.tolist(), pairs.negative_P.tolist(), strict=True))
+    assert len(set(names)) == len(names)
+    assert set(names) == expected
+
+
+def test_the_highest_keys_leave_out_nan_and_keep_the_order_of_equals():
+    assert highest(np.array([0.2, np.nan, 0.9, 0.2, 0.1]), 3).tolist() == [2, 0, 3]
+    assert highest(np.array([np.nan, np.nan]), 3).tolist() == []
+
+
+def test_without_a_ranking_only_training_tells():
+    table, _ = random_table(0, 6, 6)
+    pairs = likeliest(table, 0, 6, None, 100)
+    assert len(pairs) and np.isnan(pairs.mined_P).all() and (pairs.rank_P == NONE).all()
+    assert pairs.in_use_P.all() and not np.isnan(pairs.observed_P).any()
