@@ -51,7 +51,7 @@ def resident_mib() -> float:
 def measure(folder: Path, model: EmbeddingModel, steps: int, window: int) -> list[str]:
     """Open the data sets of `folder` and plan steps; return the cells of a row."""
     sets = [{"name": name, "path": str(folder / name), "negative_source": "none"} for name in SETS]
-    data = Data.model_validate({"retrieval": sets, "stream": True, "window": window})
+    data = Data.model_validate({"retrieval": sets, "stream": True, "shuffle_window": window})
     started = time.perf_counter()
     planner = StreamPlanner(
         open_streams(data),

@@ -34,7 +34,7 @@ def test_the_arms_of_table_4_see_as_many_examples():
 
 
 def test_table_4_takes_the_recipe_at_its_word():
-    bank = table_4(recipe(negatives={"source": "bank"}))[-1]
+    bank = table_4(recipe(hard_negatives={"source": "bank"}))[-1]
     assert "hard_negatives.source=bank" in bank.overrides
     vanilla = table_4(recipe(), "updates")[1]
     assert set(vanilla.overrides) == {"step.mixing=sequential", "hard_negatives.source=static"}
@@ -116,7 +116,7 @@ def test_a_wrong_grid_is_refused(settings, words):
 
 @pytest.mark.parametrize("step", [{"sts_pairs": 0}, {"num_negatives": 0}])
 def test_table_4_needs_both_tasks_and_negatives(step):
-    with pytest.raises(UserError, match=r"step\.(sts_pairs|negatives)"):
+    with pytest.raises(UserError, match=r"step\.(sts_pairs|num_negatives)"):
         table_4(recipe(step=step))
 
 

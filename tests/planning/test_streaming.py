@@ -61,7 +61,7 @@ def streams(folder, weights=(None, None)):
                     for name, weight in zip(SIZES, weights, strict=True)
                 ],
                 "stream": True,
-                "window": 8,
+                "shuffle_window": 8,
             }
         )
     )
@@ -166,7 +166,7 @@ def recipe_of(folder, output, *, step=None, weight=None, **training):
                     for name in SIZES
                 ],
                 "stream": True,
-                "window": 8,
+                "shuffle_window": 8,
             },
             "step": {"queries": 6, "num_negatives": 0, "sts_pairs": 0, "one_dataset": True, **(step or {})},
             "optimizer": {"learning_rate": 2e-3},
@@ -198,7 +198,7 @@ def test_other_shards_are_refused_on_resuming(folder, tmp_path):
     train(recipe)
     more = recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": 12})})
     train(more, allow_changes=True)
-    changed = recipe.data.model_copy(update={"window": 5})
+    changed = recipe.data.model_copy(update={"shuffle_window": 5})
     longer = recipe.training.model_copy(update={"steps": 15})
     with pytest.raises(UserError, match="texts of the data files changed"):
         train(recipe.model_copy(update={"data": changed, "training": longer}), allow_changes=True)

@@ -44,7 +44,7 @@ def test_the_rule_of_v2_is_two_overrides_that_the_recipe_names():
         load_recipe("conan-v1-finetune", overrides) for overrides in ([], line.split("add: ")[1].split())
     )
     assert (v2.hard_negatives.decay, v2.hard_negatives.max_score) == (1.2, 0.7)
-    assert v2.model_copy(update={"negatives": v1.hard_negatives}) == v1
+    assert v2.model_copy(update={"hard_negatives": v1.hard_negatives}) == v1
 
 
 def test_there_are_shipped_recipes_and_none_of_them_is_a_filters():

@@ -77,7 +77,7 @@ def _recipe(**sections: Any) -> str:
 def test_the_recipe_is_a_sentence():
     assert _recipe(
         model={"base": "/somewhere/e5-small", "pooling": "cls", "dense_width": 1792, "widths": [512, 256]},
-        negatives={"source": "ranking"},
+        hard_negatives={"source": "ranking"},
     ) == (
         "Started from e5-small (cls pooling; dense layer to 1792; widths 512 and 256) and trained on "
         "retrieval (drcd 3,524) and STS (stsb). "
@@ -110,7 +110,7 @@ def test_a_sequential_step_holds_one_task_or_the_other():
 
 @pytest.mark.parametrize("source", ["static", "ranking", "bank", "remine"])
 def test_every_source_of_negatives_has_its_words(source):
-    text = _recipe(negatives={"source": source, "interval": 30})
+    text = _recipe(hard_negatives={"source": source, "interval": 30})
     assert text.endswith(".")
     assert ("every 30 steps" in text) == (source != "static")
 

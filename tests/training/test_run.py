@@ -81,7 +81,7 @@ def recipe(base, tmp_path):
                 "on_exhausted": "restart",
             },
             "optimizer": {"learning_rate": 2e-3},
-            "training": {"steps": NUM_STEPS, "checkpoint_every": 3, "keep": 9, "precision": "float32"},
+            "training": {"steps": NUM_STEPS, "checkpoint_every": 3, "keep_checkpoints": 9, "precision": "float32"},
             "tracking": {"tensorboard": False},
             "output": str(tmp_path / name),
             "cache": str(tmp_path / "cache"),
@@ -435,7 +435,7 @@ def test_a_finished_run_is_left_alone(recipe, base):
 
 
 def test_only_the_newest_checkpoints_are_kept(recipe):
-    run = train(recipe(training={"steps": 6, "checkpoint_every": 1, "keep": 2}))
+    run = train(recipe(training={"steps": 6, "checkpoint_every": 1, "keep_checkpoints": 2}))
     assert [path.name for path in checkpoints(run / "checkpoints")] == ["step-00000005", "step-00000006"]
 
 
