@@ -96,7 +96,12 @@ def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
                 **change.get("negatives", {}),
             },
             "optimizer": {"learning_rate": arguments.learning_rate},
-            "training": {"steps": arguments.steps, "seed": seed, "checkpoint_every": 100, "keep_checkpoints": 1},
+            "training": {
+                "steps": arguments.steps,
+                "seed": seed,
+                "checkpoint_every": 100,
+                "keep_checkpoints": 1,
+            },
             "tracking": {"tensorboard": False},
             "output": str(arguments.output / f"{arm.replace(' ', '-')}-{seed}"),
             "cache": str(arguments.output / "cache"),

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from conan_embed.device import to_device
+from conan_embed.texts.ragged import expand_ranges
 
 PADDED_TO = 128
 """On GPUs a stream is filled up to a multiple of so many tokens: few different sizes for compiled code and for the
@@ -70,8 +71,7 @@ class Packed:
     @property
     def position_ids_T(self) -> torch.Tensor:
         """int64 [T], counting from 0 in each text."""
-        positions = np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths_N)
-        return self.tensor("positions", positions)
+        return self.tensor("positions", expand_ranges(np.zeros_like(self.lengths_N), self.lengths_N))
 
     @cached_property
     def blocks(self) -> "PaddedBlocks":
@@ -127,9 +127,7 @@ def gather_tokens(
     """Return the tokens of the texts `text_ids` end to end (int64 [T]) and their lengths (int64 [N])."""
     starts = offsets[text_ids]
     lengths = offsets[text_ids + 1] - starts
-    ends = np.cumsum(lengths)
-    index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-    return tokens[index].astype(np.int64), lengths
+    return tokens[expand_ranges(starts, lengths)].astype(np.int64), lengths
 
 
 def chunks_by_tokens(lengths_N: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ from conan_embed.filtering.normalise import normalise_texts
 from conan_embed.filtering.readers import source_files
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
 from conan_embed.filtering.stage import Outcome, split
+from conan_embed.texts.ragged import expand_ranges
 
 
 def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
@@ -78,8 +79,7 @@ class Places:
         asked = np.flatnonzero(np.take(self.seen, values >> self.shift, mode="clip"))
         first = np.searchsorted(self.sorted, values[asked], side="left")
         count = np.searchsorted(self.sorted, values[asked], side="right") - first
-        place = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
-        return np.repeat(asked, count), self.order[place]
+        return np.repeat(asked, count), self.order[expand_ranges(first, count)]
 
 
 class EvaluationIndex:

@@ -32,6 +32,7 @@ from xxhash import xxh3_64_intdigest
 from conan_embed.console import progress_bar
 from conan_embed.filtering.measures import chunks, code_points, decoded, hash_grams, jaccard
 from conan_embed.filtering.recipe import Duplicates
+from conan_embed.texts.ragged import expand_ranges
 
 GRAM = 5  # characters
 SIDES = ("query", "positive")
@@ -142,8 +143,7 @@ def _minima(hashes: np.ndarray, offsets: np.ndarray, values: int) -> np.ndarray:
     more = -(-wanted // count) - 1
     texts = np.argsort(more, kind="stable")[np.count_nonzero(more == 0) :]
     sizes = count[texts]
-    skipped = offsets[texts] - (np.cumsum(sizes) - sizes)
-    hashes, start = hashes[np.repeat(skipped, sizes) + np.arange(sizes.sum())], np.repeat(first[texts], sizes)
+    hashes, start = hashes[expand_ranges(offsets[texts], sizes)], np.repeat(first[texts], sizes)
     grams_of_rounds = np.bincount(more[texts], sizes).astype(np.int64)
     ends = np.cumsum(grams_of_rounds).tolist()
     for rounds in np.flatnonzero(grams_of_rounds).tolist():

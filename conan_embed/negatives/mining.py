@@ -29,6 +29,7 @@ from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.table import NONE
 from conan_embed.recipes.schema import Mining
 from conan_embed.search.exact import top_k
+from conan_embed.texts.ragged import expand_ranges
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, known_positives
 
@@ -159,8 +160,7 @@ def _excluded(data: RetrievalDataset, rows: np.ndarray, store: TextStore) -> tup
     last = np.searchsorted(contents[order], content, side="right")
     counts = last - first
     row = np.repeat(row, counts)
-    ends = np.cumsum(counts)
-    column = order[np.arange(counts.sum()) + np.repeat(first - (ends - counts), counts)]
+    column = order[expand_ranges(first, counts)]
     sort = np.argsort(row, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))])
     return offsets.astype(np.int64), column[sort].astype(np.int64)

@@ -14,7 +14,7 @@ from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relati
 from conan_embed.planning.mixture import POSITIVES
 from conan_embed.recipes.schema import Step
 from conan_embed.texts.permutation import hashed
-from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.ragged import Ragged, expand_ranges
 from conan_embed.texts.store import Texts
 from conan_embed.texts.tasks import RetrievalDataset
 
@@ -149,9 +149,7 @@ class Queries:
         counts = np.bincount(list_place, minlength=len(lists))
         starts = np.cumsum(counts) - counts
         repeat = counts[known_list]
-        ends = np.cumsum(repeat)
-        within = np.arange(repeat.sum()) - np.repeat(ends - repeat, repeat)
-        known_row = by_list[np.repeat(starts[known_list], repeat) + within]
+        known_row = by_list[expand_ranges(starts[known_list], repeat)]
         column = np.concatenate([np.repeat(known_column, repeat), own_column])
         return np.concatenate([known_row, query_row]), order[column]
 
@@ -160,6 +158,4 @@ def _equal_pairs(label: np.ndarray, value: np.ndarray, ordered: np.ndarray) -> t
     """Return (label, place in `ordered`) for every place that equals a value."""
     first, last = (np.searchsorted(ordered, value, side=side) for side in ("left", "right"))
     counts = last - first
-    ends = np.cumsum(counts)
-    place = np.arange(counts.sum()) + np.repeat(first - (ends - counts), counts)
-    return np.repeat(label, counts), place
+    return np.repeat(label, counts), expand_ranges(first, counts)

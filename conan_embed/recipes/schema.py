@@ -325,7 +325,7 @@ class Recipe(_Section):
     def _streams_pairs_only(self) -> "Recipe":
         if not self.data.stream:
             return self
-        for key, value in (("negatives", self.step.num_negatives), ("sts_pairs", self.step.sts_pairs)):
+        for key, value in (("num_negatives", self.step.num_negatives), ("sts_pairs", self.step.sts_pairs)):
             if value:
                 raise ValueError(f"step.{key}: found {value} beside data.stream, expected 0")
         for kind in ("classification", "sts"):

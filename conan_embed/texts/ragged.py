@@ -6,6 +6,24 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def expand_ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the integers of R ranges, end to end.
+
+    Args:
+        starts: int [R], the first integer of each range.
+        lengths: int [R], how many integers each range has.
+
+    Returns:
+        int64 [sum of lengths]: `concatenate([arange(s, s + n) for s, n in zip(starts, lengths)])`.
+
+    Example:
+        >>> expand_ranges(np.array([5, 0, 7]), np.array([2, 0, 3])).tolist()
+        [5, 6, 7, 8, 9]
+    """
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+
+
 @dataclass(frozen=True)
 class Ragged:
     """R lists of integers.
@@ -47,7 +65,5 @@ class Ragged:
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return for the lists `rows`, end to end: the place in `rows` that each value belongs to, and the values."""
         lengths = self.lengths[rows]
-        ends = np.cumsum(lengths)
         place = np.repeat(np.arange(len(rows)), lengths)
-        index = np.arange(lengths.sum()) + np.repeat(self.offsets[rows] - (ends - lengths), lengths)
-        return place, self.values[index]
+        return place, self.values[expand_ranges(self.offsets[rows], lengths)]

@@ -96,7 +96,7 @@ steps = st.builds(
     Step,
     queries=st.integers(1, 9),
     positives=st.integers(1, 3),
-    negatives=st.sampled_from([0, 3]),
+    num_negatives=st.sampled_from([0, 3]),
     in_batch=st.sampled_from(["step", "dataset", "none"]),
     sts_pairs=st.integers(1, 7),
     mixing=st.sampled_from(["joint", "sequential"]),

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.ragged import Ragged, expand_ranges
 
 lists = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=10)
 
@@ -36,6 +36,13 @@ def test_rows_taken_end_to_end(rows, data):
 def test_joined(parts):
     found = Ragged.joined([ragged(part) for part in parts])
     assert [found[i].tolist() for i in range(len(found))] == [row for part in parts for row in part]
+
+
+@given(st.lists(st.tuples(st.integers(-9, 99), st.integers(0, 5)), max_size=10))
+def test_ranges_end_to_end(ranges):
+    starts, lengths = np.array(ranges, np.int64).reshape(-1, 2).T
+    expected = [value for start, length in ranges for value in range(start, start + length)]
+    assert expand_ranges(starts, lengths).tolist() == expected
 
 
 def test_empty():

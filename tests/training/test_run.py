@@ -81,7 +81,12 @@ def recipe(base, tmp_path):
                 "on_exhausted": "restart",
             },
             "optimizer": {"learning_rate": 2e-3},
-            "training": {"steps": NUM_STEPS, "checkpoint_every": 3, "keep_checkpoints": 9, "precision": "float32"},
+            "training": {
+                "steps": NUM_STEPS,
+                "checkpoint_every": 3,
+                "keep_checkpoints": 9,
+                "precision": "float32",
+            },
             "tracking": {"tensorboard": False},
             "output": str(tmp_path / name),
             "cache": str(tmp_path / "cache"),
