@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
-from conan_embed.console import console
+from conan_embed.console import console, stdout
 from conan_embed.distributed import failures
 from conan_embed.errors import UserError
 
@@ -160,9 +159,9 @@ def evaluate(
     collectives.stop()
     if not first:
         return
-    typer_console().print(table(results, baseline=None if baseline is None else read_json(baseline)))
+    stdout.print(table(results, baseline=None if baseline is None else read_json(baseline)))
     if (averages := by_type(results)) is not None:
-        typer_console().print(averages)
+        stdout.print(averages)
     if update_card:
         note_results(Path(model), results)
     if results.get("missing"):
@@ -249,7 +248,7 @@ def _show_comparison(found: dict[str, Any]) -> None:
     from conan_embed.distributed import collectives
 
     if collectives.is_main_process():
-        typer_console().print(table(found))
+        stdout.print(table(found))
         console.print(f"table: {found['output']}/table.md\npage: {found['output']}/arms.html")
     collectives.stop()
 
@@ -322,7 +321,7 @@ def search(
     from conan_embed.search.index import search as run
     from conan_embed.search.index import show
 
-    typer_console().print(show(run(query, model, corpus, k=k)[0]))
+    stdout.print(show(run(query, model, corpus, k=k)[0]))
 
 
 @app.command()
@@ -351,11 +350,6 @@ def quickstart(
     run(output, overrides)
 
 
-def typer_console() -> Console:
-    """Results go to standard output; progress and messages (conan_embed.console) to standard error."""
-    return Console()
-
-
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit status 2.
 
@@ -378,4 +372,4 @@ def main() -> None:
 
 
 def _say(error: str) -> None:
-    console.print(f"[bold red]error[/]{failures.where()} {escape(error)}", soft_wrap=True)
+    console.print(Text.assemble(("error", "bold red"), f"{failures.where()} {error}"))

@@ -1,4 +1,9 @@
-"""One place for what a person sees while something runs: rich tables, progress bars, plain lines in a log file."""
+"""The two places where the package prints: `console` (stderr) for messages and progress, `stdout` for results.
+
+Names, paths and texts come from users and may hold square brackets or `:colons:`. Nothing printed here is read as
+mark-up: what should be styled is a `rich.text.Text`, or takes `style=`. Lines of messages are never wrapped, so that
+paths stay whole in log files.
+"""
 
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -14,20 +19,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+stdout = Console(markup=False, emoji=False, highlight=False)
 Item = TypeVar("Item")
 
 
 def progress_bar(*, transient: bool = False) -> Progress:
     """Return a rich progress display (a context manager); it draws nothing where stderr is not a terminal."""
     return Progress(
-        TextColumn("[progress.description]{task.description}"),
+        TextColumn("{task.description}", style="progress.description", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
         transient=transient,
         disable=not console.is_terminal,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from conan_embed.ablation.arms import Arm, Equal, grid, table_4
 from conan_embed.ablation.run import run_arms
@@ -260,14 +261,14 @@ def table(comparison: Comparison) -> Table:
         differs = arm["name"] != comparison["against"]
         shown.add_row(
             arm["name"],
-            *(score_text(cell) + (f"\n{_rich(cell)}" if differs else "") for cell in cells),
+            *(_cell_text(cell, differs) for cell in cells),
         )
     return shown
 
 
-def _rich(cell: Mapping[str, Any]) -> str:
-    text = difference_text(cell).replace("[", "\\[")
-    return f"[bold]{text}[/]" if cell["clear"] else f"[dim]{text}[/]"
+def _cell_text(cell: Mapping[str, Any], differs: bool) -> Text:
+    text = Text(score_text(cell))
+    return text.append(f"\n{difference_text(cell)}", "bold" if cell["clear"] else "dim") if differs else text
 
 
 def seeds_from(text: str) -> list[int]:

@@ -62,12 +62,12 @@ def quickstart(output: Path, overrides: list[str] | None = None) -> None:
     console.rule("3. Searching with the new model")
     hits = search(list(QUERIES), run / "model", data / "documents.parquet", k=3, cache=output / "cache")
     for query, found in zip(QUERIES, hits, strict=True):
-        console.print(f"\n[bold]{query}[/]")
-        console.print(show(found))
+        console.print(f"\n{query}", style="bold")
+        console.print(show(found), soft_wrap=False)
     console.rule()
-    console.print(gain(run), highlight=False)
-    console.print(f"report: {page}", highlight=False)
-    console.print(f'search yourself: conan-embed search "{QUERIES[0]}"', highlight=False, soft_wrap=True)
+    console.print(gain(run))
+    console.print(f"report: {page}")
+    console.print(f'search yourself: conan-embed search "{QUERIES[0]}"')
 
 
 def gain(run: Path) -> str:

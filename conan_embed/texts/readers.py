@@ -264,7 +264,7 @@ def _say_dropped(
 ) -> None:
     counts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
     line = f"{path}: dropped {reasons.total()} of {total} rows ({counts}); the first is {first}."
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line)
     if dropped is not None:
         dropped.update(reasons)
 

@@ -184,7 +184,7 @@ class PairStream:
         self._said.add(group)
         counts = ", ".join(f"{reason}: {count}" for reason, count in rows.reasons.most_common())
         line = f"{file}: left out {rows.reasons.total()} of {len(rows.good)} rows ({counts}); the first is {first}."
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 @dataclass(frozen=True)
