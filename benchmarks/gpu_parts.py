@@ -102,7 +102,7 @@ def correct(bench: Bench) -> None:
     """Loss and gradient of packed bfloat16 against float32 in padded batches of transformers' own attention."""
     from tiny_models import FAMILIES, VOCABULARY, make_tiny_model
 
-    from conan_embed.encoder.model import autocast
+    from conan_embed.encoder.encode import autocast
     from conan_embed.objectives.infonce import infonce
     from conan_embed.objectives.relations import Relations
 
@@ -436,7 +436,8 @@ def loss(bench: Bench) -> None:
 
 def encode(bench: Bench) -> None:
     """Encoding texts to normalised embeddings in main memory, tokenising included and not."""
-    from conan_embed.encoder.model import EmbeddingModel, autocast
+    from conan_embed.encoder.encode import autocast
+    from conan_embed.encoder.model import EmbeddingModel
 
     size = bench.argument
     model = (

@@ -39,10 +39,10 @@ def packed_stream(packed: Packed) -> Iterator[None]:
         _stream.reset(token)
 
 
-Layout = tuple[torch.Tensor, int]
+PackedLayout = tuple[torch.Tensor, int]
 
 
-def layout_arguments(packed: Packed) -> Layout | None:
+def layout_arguments(packed: Packed) -> PackedLayout | None:
     """Return offsets and longest text as compiled code takes them, or None where no compiled kernel serves.
 
     The padded blocks of other devices have other shapes in every chunk and stay outside of compiled code.
@@ -69,9 +69,9 @@ def kernel_takes(query: torch.Tensor, dropout: float) -> bool:
 class _Rearrange(torch.autograd.Function):
     """`source.index_select(0, index)` whose gradient is a gather too.
 
-    Every real token has exactly one place on both sides, so the gradient of a copy is the copy back. (The stock
-    gradient of index_select is a scattered addition, serial on CPUs and unordered on GPUs.) A place that holds padding
-    gets no gradient: the attention mask made its key weight zero, and its query output is dropped.
+    Every real token has exactly one position on both sides, so the gradient of a copy is the copy back. (The stock
+    gradient of index_select is a scattered addition, serial on CPUs and unordered on GPUs.) A position that holds
+    padding gets no gradient: the attention mask made its key weight zero, and its query output is dropped.
     """
 
     @staticmethod
@@ -79,7 +79,7 @@ class _Rearrange(torch.autograd.Function):
         ctx: Any, source: torch.Tensor, index: torch.Tensor, back: torch.Tensor, to_blocks: bool
     ) -> torch.Tensor:
         ctx.save_for_backward(back)
-        ctx.places = source.shape[0]
+        ctx.num_positions = source.shape[0]
         ctx.to_blocks = to_blocks
         return source.index_select(0, index)
 
@@ -89,7 +89,7 @@ class _Rearrange(torch.autograd.Function):
         (gradient,) = gradients
         if ctx.to_blocks:
             return gradient.index_select(0, back), None, None, None
-        padded = gradient.new_zeros(ctx.places, *gradient.shape[1:])
+        padded = gradient.new_zeros(ctx.num_positions, *gradient.shape[1:])
         padded.index_copy_(0, back, gradient)
         return padded, None, None, None
 
@@ -104,14 +104,14 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
-    packed_layout: Layout | None = None,
+    packed_layout: PackedLayout | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of each text of the stream with itself, in the signature of `transformers.AttentionInterface`.
 
     Args:
         query, key, value: [1, H, T, E] (key and value may have fewer heads).
-        sliding_window: transformers' value: a token sees those nearer than this many places, on both sides.
+        sliding_window: transformers' value: a token sees those nearer than this many positions, on both sides.
         packed_layout: see `layout_arguments`; only given while compiled.
 
     Returns:
@@ -145,7 +145,7 @@ def _by_stream(
 
 
 def _variable_length_kernel(
-    layout: Layout,
+    layout: PackedLayout,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -229,8 +229,8 @@ def _bias(
     padding = blocks.key_is_padding[number]
     hidden = None if padding is None else padding[:, None, None, :]
     if causal or (reach is not None and reach < length - 1):
-        place = torch.arange(length, device=device)
-        ahead = place[None, :] - place[:, None]
+        position = torch.arange(length, device=device)
+        ahead = position[None, :] - position[:, None]
         far = ahead.abs() > reach if reach is not None else torch.zeros_like(ahead, dtype=torch.bool)
         if causal:
             far = far | (ahead > 0)

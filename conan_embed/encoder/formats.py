@@ -7,6 +7,7 @@ run code.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _IDENTITY = "torch.nn.modules.linear.Identity"
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModelLayout:
     """What a model folder says beside the transformer itself.
 
     Attributes:
@@ -50,8 +51,12 @@ class Layout:
     max_length: int | None = None
     widths: tuple[int, ...] = ()
 
+    @property
+    def dense_width(self) -> int | None:
+        return None if self.dense is None else self.dense["weight"].shape[0]
 
-def read_layout(folder: Path) -> Layout:
+
+def read_layout(folder: Path) -> ModelLayout:
     """Read a local model folder, of sentence-transformers or of plain transformers.
 
     Raises:
@@ -60,8 +65,8 @@ def read_layout(folder: Path) -> Layout:
     if not (folder / "modules.json").exists():
         if not (folder / "config.json").exists():
             raise UserError(f"{folder}: not a model: it holds neither modules.json nor config.json.")
-        return Layout(folder)
-    layout = Layout(folder)
+        return ModelLayout(folder)
+    layout = ModelLayout(folder)
     for module in read_json(folder / "modules.json"):
         kind = str(module["type"]).rsplit(".", 1)[-1]
         path = folder / module["path"]
@@ -264,3 +269,17 @@ def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ("query", "p
             raise UserError(
                 f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
             )
+
+
+def check_widths(widths: Sequence[int], width: int) -> tuple[int, ...]:
+    """Return the Matryoshka widths, widest first, the full `width` among them.
+
+    Raises:
+        UserError: a width outside 1 to `width`.
+    """
+    for w in widths:
+        if not 0 < w <= width:
+            raise UserError(
+                f"model.widths: {w} is outside the model's embedding width; expected 1 to {width}."
+            )
+    return tuple(sorted({*widths, width}, reverse=True))

@@ -21,7 +21,7 @@ from conan_embed.device import to_device
 from conan_embed.texts.ragged import expand_ranges
 
 PADDED_TO = 128
-"""On GPUs a stream is filled up to a multiple of so many tokens: few different sizes for compiled code and for the
+"""On GPUs a stream is padded to a multiple of this many tokens: few different sizes for compiled code and for the
 memory allocator, aligned matrix products, and less than 1 % of a full chunk."""
 
 # Upper bounds of the lengths that share one padded block in the attention function where no variable-length kernel
@@ -37,7 +37,7 @@ class Packed:
 
     Attributes:
         token_ids_T: int64, all tokens of all texts, special tokens included.
-        lengths_N: int64 on the CPU, tokens per text. A text of no meaning may stand last (`filled_up`).
+        lengths_N: int64 on the CPU, tokens per text. A dummy text may come last (`pad_stream`).
     """
 
     token_ids_T: torch.Tensor
@@ -58,7 +58,7 @@ class Packed:
         return np.concatenate([[0], np.cumsum(self.lengths_N)])
 
     def tensor(self, name: str, values: np.ndarray) -> torch.Tensor:
-        """Return `values` on the device of the stream, copied once a chunk under that name."""
+        """Return `values` on the device of the stream, copied once per chunk under that name."""
         if name not in self._on_device:
             self._on_device[name] = to_device(values, self.device)
         return self._on_device[name]
@@ -84,9 +84,9 @@ class PaddedBlocks:
     """How to copy a stream into padded blocks and back.
 
     Attributes:
-        to_blocks_P: int64 [P], for every place of every block the token of the stream that it holds (padding repeats
+        to_blocks_P: int64 [P], for every position of every block the token of the stream that it holds (padding repeats
             the first token of its text).
-        from_blocks_T: int64 [T], the place of every token of the stream among the P.
+        from_blocks_T: int64 [T], the position of every token of the stream among the P.
         shapes: (texts, padded length) of each block, in stream order.
         key_is_padding: per block bool [texts, length], or None where the block holds no padding.
     """
@@ -101,7 +101,7 @@ class PaddedBlocks:
         block_of_N = np.searchsorted(BLOCK_LENGTHS, packed.lengths_N)
         cuts = np.flatnonzero(np.diff(block_of_N)) + 1
         to_blocks, from_blocks, shapes, padding = [], [], [], []
-        places = 0
+        num_positions = 0
         for number, texts in enumerate(np.split(np.arange(len(packed.lengths_N)), cuts)):
             lengths = packed.lengths_N[texts]
             longest = int(lengths.max())
@@ -109,10 +109,10 @@ class PaddedBlocks:
             real = position < lengths[:, None]
             starts = packed.offsets[texts][:, None]
             to_blocks.append(np.where(real, starts + position, starts).ravel())
-            from_blocks.append(places + np.flatnonzero(real.ravel()))
+            from_blocks.append(num_positions + np.flatnonzero(real.ravel()))
             shapes.append((len(texts), longest))
             padding.append(None if real.all() else packed.tensor(f"padding{number}", ~real))
-            places += real.size
+            num_positions += real.size
         return cls(
             packed.tensor("to_blocks", np.concatenate(to_blocks)),
             packed.tensor("from_blocks", np.concatenate(from_blocks)),
@@ -131,7 +131,7 @@ def gather_tokens(
 
 
 def chunks_by_tokens(lengths_N: np.ndarray, token_budget: int) -> Iterator[np.ndarray]:
-    """Yield the places of the texts, longest first, in chunks of at most `token_budget` tokens (or of one text)."""
+    """Yield the texts' rows, longest first, in chunks of at most `token_budget` tokens (or of one text)."""
     order = np.argsort(-lengths_N, kind="stable")
     ends = np.cumsum(lengths_N[order])
     start = 0
@@ -151,8 +151,8 @@ def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device 
     )
 
 
-def filled_up(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Append one text of zeros (any token will do: its embedding is dropped) up to a multiple of PADDED_TO."""
+def pad_stream(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Append one dummy text of zeros, whose embedding is dropped, up to a multiple of PADDED_TO."""
     missing = -len(tokens_T) % PADDED_TO
     if not missing:
         return tokens_T, lengths_N
@@ -161,10 +161,10 @@ def filled_up(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A packed stream, and the places (int64, on the CPU) of its texts among those that were asked for."""
+    """A packed stream, and the rows (int64, on the CPU) of its texts among those that were asked for."""
 
     packed: Packed
-    places: np.ndarray
+    rows: np.ndarray
 
 
 def pack(
@@ -174,7 +174,7 @@ def pack(
     *,
     token_budget: int,
     device: torch.device | str = "cpu",
-    fill_up: bool = False,
+    pad: bool = False,
 ) -> Iterator[Chunk]:
     """Yield the texts `text_ids` of a store in chunks of at most `token_budget` tokens, on `device`, longest first.
 
@@ -182,13 +182,13 @@ def pack(
         tokens: all tokens of the store, [all tokens].
         offsets: int64 [texts + 1], where each text begins in `tokens`.
         text_ids: int64 [N].
-        fill_up: to a multiple of PADDED_TO tokens.
+        pad: add a dummy text up to a multiple of PADDED_TO tokens.
     """
     lengths = offsets[text_ids + 1] - offsets[text_ids]
-    for places in chunks_by_tokens(lengths, token_budget):
-        flat, lengths_N = gather_tokens(tokens, offsets, text_ids[places])
-        if not fill_up:
-            yield Chunk(pack_flat(flat, lengths_N, device), places)
+    for rows in chunks_by_tokens(lengths, token_budget):
+        flat, lengths_N = gather_tokens(tokens, offsets, text_ids[rows])
+        if not pad:
+            yield Chunk(pack_flat(flat, lengths_N, device), rows)
             continue
-        flat, lengths_N = filled_up(flat, lengths_N)
-        yield Chunk(Packed(to_device(flat, device), lengths_N), places)
+        flat, lengths_N = pad_stream(flat, lengths_N)
+        yield Chunk(Packed(to_device(flat, device), lengths_N), rows)

@@ -11,7 +11,8 @@ from conan_embed.console import progress_bar
 from conan_embed.device import to_device
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
-from conan_embed.encoder.model import TOKEN_BUDGET, EmbeddingModel, autocast
+from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
+from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives import mining

@@ -16,7 +16,8 @@ import psutil
 import torch
 
 from conan_embed.distributed import collectives
-from conan_embed.encoder.model import TOKEN_BUDGET, EmbeddingModel, autocast
+from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
+from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.recipes.schema import Recipe
 
 _PROBE_TOKENS = {"cuda": 4096, "cpu": 1024}

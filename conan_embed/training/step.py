@@ -17,7 +17,8 @@ from conan_embed.console import console
 from conan_embed.device import AsyncHostCopy, to_device
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
-from conan_embed.encoder.model import EmbeddingModel, autocast
+from conan_embed.encoder.encode import autocast
+from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.table import NegativeTable

@@ -84,7 +84,7 @@ def as_on_a_gpu(monkeypatch):
         return packed.offsets_N1, packed.max_length
 
     monkeypatch.setattr(model_module, "layout_arguments", layout)
-    monkeypatch.setattr(model_module.EmbeddingModel, "_fills_up", True)
+    monkeypatch.setattr(model_module.EmbeddingModel, "_pads_stream", True)
     CALLS.clear()
 
 
@@ -149,7 +149,7 @@ def test_a_stream_filled_up_embeds_the_same(monkeypatch):
     text_ids = np.arange(len(LENGTHS))
     with torch.no_grad():
         expected = plain.embed_tokens(tokens, offsets, text_ids)
-        monkeypatch.setattr(model_module.EmbeddingModel, "_fills_up", True)
+        monkeypatch.setattr(model_module.EmbeddingModel, "_pads_stream", True)
         chunks = list(plain.pack(tokens, offsets, text_ids, token_budget=70))
         found = plain.embed_chunks(chunks, num_passes=9)
     assert len(chunks) > 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from conan_embed.distributed import collectives
-from conan_embed.encoder.model import autocast
+from conan_embed.encoder.encode import autocast
 from conan_embed.training import memory
 from conan_embed.training.memory import free_main_memory, kept_per_token, measure_fitting_tokens
 from conan_embed.training.step import make_ready
