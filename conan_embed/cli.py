@@ -359,17 +359,17 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         message = str(error)
-        failures.end(2, lambda: _say(message))
+        failures.exit_all(2, lambda: _say(message))
     except KeyboardInterrupt:
-        failures.end(130, lambda: console.print("interrupted"))
+        failures.exit_all(130, lambda: console.print("interrupted"))
     except Exception as error:
-        if not failures.several():
+        if not failures.in_group():
             raise
-        if not failures.lost_another(error):
-            failures.end(1, console.print_exception)
+        if not failures.is_peer_failure(error):
+            failures.exit_all(1, console.print_exception)
         message = f"another process of the run is gone ({str(error).strip().splitlines()[0]}). "
-        failures.end(1, lambda: _say(message + "The same command goes on from the newest checkpoint."))
+        failures.exit_all(1, lambda: _say(message + "The same command goes on from the newest checkpoint."))
 
 
 def _say(error: str) -> None:
-    console.print(Text.assemble(("error", "bold red"), f"{failures.where()} {error}"))
+    console.print(Text.assemble(("error", "bold red"), f"{failures.process_suffix()} {error}"))

@@ -1,22 +1,18 @@
-"""Several processes under `torchrun`, or one: who we are, how we wait, and the collectives that a step needs.
+"""The process group under `torchrun`, or a single process: rank and world size, waiting, and the collectives of a step.
 
-A step's unique texts are shared out, each process embeds its share, and `all_gather_rows` gives every process all
-embeddings, with gradient. Each process then works out its rows of the loss. Backwards, the gradient of an embedding is
-the sum over the processes that used it, and parameter gradients are summed once a step (train_module.py). So the loss
-is that of the whole step, however many processes there are.
+The unique texts of a step are divided over the processes. Each process embeds its share, and `all_gather_rows` gives
+every process all embeddings, with gradient. Each process then computes its rows of the loss. In the backward pass the
+gradient of an embedding is the sum over the processes that used it, and parameter gradients are summed once a step
+(training/train_module.py). So the loss is that of the whole step, whatever the number of processes.
 
-Two kinds of waiting. In a step all do the same at the same time, so a collective that takes minutes means that a
-process is gone: `start(timeout)` bounds it. While one process tokenises, evaluates or saves, the others may wait for
-hours: `barrier` asks the store of the process group instead, where every process leaves a sign of life, so that
-even the longest wait ends soon after somebody died or was cut off. How all of them end then: failures.py.
+Two kinds of waiting. In a step all processes do the same at the same time, so a collective that takes minutes means
+that a process is gone: `start(timeout)` bounds it. While one process tokenises, evaluates or saves, the others may wait
+for hours: they do so at `barrier` (heartbeat.py). How all of them end when one fails: failures.py.
 """
 
-import contextlib
 import datetime
-import itertools
 import math
 import os
-import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -27,74 +23,10 @@ import torch
 import torch.distributed as dist
 
 from conan_embed.distributed import failures
+from conan_embed.distributed.heartbeat import HeartbeatBarrier
 
 _TIMEOUT = 10.0  # minutes
-_JOIN = datetime.timedelta(minutes=30)  # nodes of a cluster start one after the other
-_BEATS = 10  # signs of life in one timeout,
-_LONGEST_BEAT = 5.0  # and never more seconds between two
-
-
-class HeartbeatBarrier:
-    """Where the processes of a group meet outside of collectives: a part of the group's store, and signs of life.
-
-    Args:
-        store: keys that only this start of the group uses.
-        timeout: seconds without a sign of life after which a process counts as lost.
-    """
-
-    def __init__(self, store: dist.Store, timeout: float) -> None:
-        self.store, self.timeout = store, timeout
-        self._turn = itertools.count()
-        self._seen = [(0, time.monotonic())] * world_size()  # last sign of each process, and when it came
-        self._stopped = threading.Event()
-        store.add(f"alive/{rank()}", 1)
-        # A connection of its own: a store serves one call of a process at a time.
-        self._life = threading.Thread(target=self._live, args=(store.clone(),), daemon=True)  # type: ignore[attr-defined]
-        self._life.start()
-
-    def _live(self, store: dist.Store) -> None:
-        with contextlib.suppress(dist.DistError):  # the others will miss the sign, and we find out ourselves
-            while not self._stopped.wait(self._beat):
-                store.add(f"alive/{rank()}", 1)
-
-    @property
-    def _beat(self) -> float:
-        return min(self.timeout / _BEATS, _LONGEST_BEAT)
-
-    def close(self) -> None:
-        self._stopped.set()
-        self._life.join(_LONGEST_BEAT)
-
-    def wait(self) -> int:
-        """Wait until all processes have come here; return the number of this meeting.
-
-        Raises:
-            failures.Lost: one gave no sign of life for `timeout`.
-        """
-        turn = next(self._turn)
-        if self.store.add(f"came/{turn}", 1) == world_size():
-            self.store.set(f"all/{turn}", "")
-        pause, looked = 0.001, time.monotonic()
-        self._seen = [(sign, looked) for sign, _ in self._seen]
-        while not self.store.check([f"all/{turn}"]):
-            time.sleep(pause)
-            pause = min(1.5 * pause, 0.5)
-            if time.monotonic() - looked > self._beat:
-                looked = time.monotonic()
-                self._look_around()
-        return turn
-
-    def _look_around(self) -> None:
-        signs = [int(sign) for sign in self.store.multi_get([f"alive/{r}" for r in range(world_size())])]
-        now = time.monotonic()
-        self._seen = [
-            (sign, now if sign != before else when)
-            for sign, (before, when) in zip(signs, self._seen, strict=True)
-        ]
-        silent = [number for number, (_, when) in enumerate(self._seen) if now - when > self.timeout]
-        if silent:
-            raise failures.Lost(f"process {silent[0]} gave no sign of life for {self.timeout / 60:g} minutes")
-
+_JOIN = datetime.timedelta(minutes=30)  # nodes of a cluster do not start at the same moment
 
 _barrier: HeartbeatBarrier | None = None
 
@@ -103,8 +35,9 @@ def start(device: str | None = None, *, timeout: float | None = None) -> torch.d
     """Join the process group that torchrun describes in the environment, if any; return this process's device.
 
     Args:
-        timeout: minutes after which a collective, or a process without a sign of life, counts as lost (10 unless told;
-            may be told later, by another call).
+        device: "cpu" or "cuda"; None: a GPU if there is one.
+        timeout: minutes after which a collective has failed, or a process without a heartbeat is lost (10 by default;
+            a later call may change it).
     """
     global _barrier
     cuda = torch.cuda.is_available() if device is None else device == "cuda"
@@ -115,7 +48,7 @@ def start(device: str | None = None, *, timeout: float | None = None) -> torch.d
         minutes = timeout or _TIMEOUT
         store, me, size = next(dist.rendezvous("env://", timeout=_JOIN))
         store.set_timeout(_JOIN)
-        name = _name_of_meeting(store, me, size)
+        name = _unique_group_name(store, me, size)
         # Tensors on the CPU (the request to stop) are exchanged on GPU machines too.
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -125,33 +58,33 @@ def start(device: str | None = None, *, timeout: float | None = None) -> torch.d
             timeout=datetime.timedelta(minutes=minutes),
         )
         failures.watch(dist.PrefixStore(f"{name}/failures", store.clone()), me)
-        _barrier = HeartbeatBarrier(dist.PrefixStore(f"{name}/meeting", store), 60 * minutes)
-        dist.barrier()  # all have left their first sign of life
+        _barrier = HeartbeatBarrier(dist.PrefixStore(f"{name}/barrier", store), me, size, 60 * minutes)
+        dist.barrier()  # all have sent their first heartbeat
     elif timeout is not None and _barrier is not None:
         _barrier.timeout = 60 * timeout
         dist.distributed_c10d._set_pg_timeout(datetime.timedelta(minutes=timeout))
     return chosen
 
 
-def _name_of_meeting(store: dist.Store, rank: int, world_size: int) -> str:
-    """Return a name for this meeting of the processes that no earlier one had.
+def _unique_group_name(store: dist.Store, rank: int, world_size: int) -> str:
+    """Return a name for this process group that no earlier one had.
 
-    torchrun keeps one store through all its restarts, and what an earlier group left there, addresses and failures,
-    must not be taken for this one's. So every process shows a fresh word of its own, and the first answers it with the
-    name. (The restart count in the environment will not do: it is each node's own.)
+    torchrun keeps one store through all its restarts, and what an earlier group left there (addresses, failures) must
+    not be read by this one. So every process offers a random token, and process 0 answers each token with the name.
+    (The restart count in the environment will not do: each node has its own.)
     """
-    word = uuid.uuid4().hex
+    token = uuid.uuid4().hex
     if rank:
-        store.set(f"word/{rank}", word)
-        name = store.get(f"answer/{word}").decode()  # waits until it is there
+        store.set(f"token/{rank}", token)
+        name = store.get(f"answer/{token}").decode()  # waits until it is there
         store.add(f"{name}/answered", 1)
         return name
-    while store.add(f"{word}/answered", 0) < world_size - 1:
+    while store.add(f"{token}/answered", 0) < world_size - 1:
         for other in range(1, world_size):
-            if store.check([f"word/{other}"]):  # perhaps of an earlier meeting: then nobody hears the answer
-                store.set(f"answer/{store.get(f'word/{other}').decode()}", word)
+            if store.check([f"token/{other}"]):  # perhaps of an earlier group: then nobody reads the answer
+                store.set(f"answer/{store.get(f'token/{other}').decode()}", token)
         time.sleep(0.02)
-    return word
+    return token
 
 
 def stop() -> None:
@@ -178,12 +111,12 @@ def is_main_process() -> bool:
 
 
 def local_rank() -> int:
-    """Return this process's number on its node (without torchrun all processes are of one node)."""
+    """Return this process's rank on its node (without torchrun all processes are on one node)."""
     return int(os.environ.get("LOCAL_RANK", rank()))
 
 
 def node_size() -> int:
-    """Return how many processes there are on this node."""
+    """Return the number of processes on this node."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
@@ -192,20 +125,20 @@ def is_local_main_process() -> bool:
 
 
 def barrier() -> None:
-    """Wait until all processes have come here, however long one of them works alone.
+    """Wait until all processes have arrived, however long one of them works alone.
 
     Raises:
-        failures.Lost: one died or was cut off.
+        failures.PeerLost: a process died or was cut off.
     """
     if _barrier is not None:
         _barrier.wait()
 
 
 def broadcast_on_node(value: str | None) -> str:
-    """Return the `value` of the first process of this node to all processes of the node; waits for all nodes.
+    """Return the `value` of this node's local main process to all processes of the node; waits for all nodes.
 
     Args:
-        value: the others' is not looked at.
+        value: read on the local main process only.
     """
     if _barrier is None:
         assert value is not None
@@ -221,7 +154,7 @@ def broadcast_on_node(value: str | None) -> str:
 
 
 def all_true(statement: bool) -> bool:
-    """Is `statement` true on every process? The answer is the same on all of them."""
+    """Return, on every process, whether `statement` is true on all of them."""
     return all_reduce_sum(torch.tensor(float(statement))).item() == world_size()
 
 
@@ -233,7 +166,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Return what the first process gave (anything small that can be pickled)."""
+    """Return the `value` of process 0 on every process (anything small that can be pickled)."""
     holder = [value]
     if world_size() > 1:
         dist.broadcast_object_list(holder)
@@ -241,7 +174,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """Return what every process gave, in their order."""
+    """Return the values of all processes, by rank."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)

@@ -13,6 +13,7 @@ from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.passes import num_passes
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives import mining
@@ -21,7 +22,6 @@ from conan_embed.negatives.table import NONE, NegativeTable
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, Tasks
-from conan_embed.training.train_module import num_passes
 
 
 def embed_with(

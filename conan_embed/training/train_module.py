@@ -30,7 +30,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel, encoder_layers
-from conan_embed.encoder.packing import Chunk, chunks_by_tokens
+from conan_embed.encoder.packing import Chunk
+from conan_embed.encoder.passes import num_passes
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import Texts
 from conan_embed.training.memory import Memory
@@ -210,17 +211,6 @@ def make_optimizer(
     if share_state:
         return ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **options)
     return torch.optim.AdamW(groups, **options)
-
-
-def num_passes(model: EmbeddingModel, texts: Texts, shares: Sequence[np.ndarray], budget: int) -> int:
-    """Return how many forward passes each process has to make at least to embed its share in chunks of `budget` tokens.
-
-    Where layers are gathered while they compute, as many as the process with the most chunks.
-    """
-    if not isinstance(model, FSDPModule):
-        return 1
-    budget = model.chunk_budget(budget)
-    return max(1, *(sum(1 for _ in chunks_by_tokens(texts.lengths(share), budget)) for share in shares))
 
 
 def _summing(module: nn.Module) -> nn.Module:

@@ -124,10 +124,10 @@ def wait_and_die(folder, who, how):
     except Exception as error:
         said = {
             "error": str(error),
-            "lost": failures.lost_another(error),
+            "lost": failures.is_peer_failure(error),
             "after": time.monotonic() - started,
         }
-        failures.end(1, lambda: (folder / f"{collectives.rank()}.json").write_text(json.dumps(said)))
+        failures.exit_all(1, lambda: (folder / f"{collectives.rank()}.json").write_text(json.dumps(said)))
 
 
 # --------------------------------------------------------------------------------------------------- the tests
@@ -210,5 +210,5 @@ def test_a_process_that_is_gone_ends_all(tmp_path, how):
     (said,) = (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))  # one finds out first
     assert said["lost"]
     if how.endswith("waiting"):
-        assert f"process {who} gave no sign of life for" in said["error"]
+        assert f"process {who} sent no heartbeat for" in said["error"]
     assert said["after"] < 60 * TIMEOUT + 8
