@@ -288,4 +288,4 @@ def test_mistakes_are_named(base, tmp_path):
         datasets.Dataset.from_dict({"anchor": ["a", None], "positive": ["b", "c"]})
     )
     assert "per_query: 20 negatives were asked for" in message(pairs(), per_query=20)
-    assert "hard_negatives.source: bank" in message(pairs(), replacement=Replacement(source="bank"))
+    assert "replacement.source: bank" in message(pairs(), replacement=Replacement(source="bank"))

@@ -164,7 +164,7 @@ def write_run(
     first, *others = RECIPE["data"]["retrieval"]
     sets = RECIPE["data"] | {"retrieval": [first | {"path": data}, *others]}
     recipe = Recipe.model_validate(
-        RECIPE | {"data": sets, "num_negatives": negatives, "training": {"seed": seed}}
+        RECIPE | {"data": sets, "hard_negatives": negatives, "training": {"seed": seed}}
     )
     (path / "recipe.yaml").write_text(recipe.as_yaml(), "utf-8")
     facts = {
