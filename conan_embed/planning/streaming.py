@@ -33,8 +33,8 @@ def open_streams(data: Data) -> list[PairStream]:
     Raises:
         UserError: see `PairStream`.
     """
-    say = collectives.is_main_process()
-    return [PairStream(found, data.shuffle_window, data.on_bad_row, say=say) for found in data.retrieval]
+    log = collectives.is_main_process()
+    return [PairStream(part, data.shuffle_window, data.on_bad_row, log=log) for part in data.retrieval]
 
 
 class StreamPlanner:

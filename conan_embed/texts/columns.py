@@ -1,68 +1,86 @@
-"""Which columns each kind of data has, what other people call them, and how a file's columns become ours."""
+"""Which columns each kind of table has, what other people call them, and how a file's columns become ours.
+
+Training, evaluation, search and the filter describe their tables with these words, so all of them understand the same
+names (`texts/readers.py` reads what a `TableSchema` describes).
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
 from conan_embed.errors import UserError, suggestion
+from conan_embed.texts.cells import Kind, has_text
 
-# What a cell holds: a text; a text or a list of texts; a number; a string or integer that stands for a thing.
-Kind = Literal["text", "texts", "number", "name"]
 ColumnNames = Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of ours: what its cells hold and what other people call it."""
+    """A column of ours.
+
+    Attributes:
+        name: what we call it.
+        kind: what its cells hold (`cells.Kind`).
+        aliases: what other people call it.
+        required: the file must have it.
+        filled: every row must have something in it.
+        unique: no value may occur twice.
+    """
 
     name: str
     kind: Kind
     aliases: tuple[str, ...] = ()
     required: bool = True
+    filled: bool = True
+    unique: bool = False
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The columns of one kind of data, with the names that a user gave for some of them."""
+class TableSchema:
+    """The columns of one kind of table.
+
+    Attributes:
+        columns: ours, in their order.
+        transform: applied to a table in our columns before its rows are checked.
+        named: the file's names that the user gave for some of our columns.
+    """
 
     columns: tuple[Column, ...]
-    finish: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame  # once the columns are ours
+    transform: Callable[[pl.DataFrame], pl.DataFrame] | None = None
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def with_names(self, columns: ColumnNames) -> "Layout":
-        """Return this layout with the file's names (one or several) for some columns of ours.
+    def with_names(self, columns: ColumnNames | None) -> "TableSchema":
+        """Return this schema with the file's names (one or several) for some columns of ours.
 
         Raises:
             UserError: a key is no column of ours.
         """
         ours = [column.name for column in self.columns]
-        for name in columns:
+        for name in columns or {}:
             if name not in ours:
                 raise UserError(
                     f"columns: found {name!r}, expected {listed(ours, 'or')}{suggestion(name, ours)}."
                 )
-        return replace(self, named={k: (v,) if isinstance(v, str) else tuple(v) for k, v in columns.items()})
+        names = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in (columns or {}).items()}
+        return replace(self, named={**self.named, **names})
 
     def kind_of(self, source: str) -> Kind | None:
-        """Return what a file's column of this name would hold, None where it could be no column of ours."""
-        for column in self.columns:
-            if column.name in self.named:
-                fits = source in self.named[column.name]
-            else:
-                fits = source in (column.name, *column.aliases) or bool(_numbered(column, [source]))
-            if fits:
-                return column.kind
-        return None
+        """Return what a file's column of this name would hold, None if it cannot be a column of ours."""
+        return next((column.kind for column in self.columns if self._may_be(column, source)), None)
+
+    def _may_be(self, column: Column, source: str) -> bool:
+        if column.name in self.named:
+            return source in self.named[column.name]
+        return source in (column.name, *column.aliases) or bool(_numbered(column, [source]))
 
     def sources(self, path: Path, names: Sequence[str]) -> dict[str, list[str]]:
         """Return, for each column of ours, the columns of the file with these `names` that make it.
 
-        The name that the user gave counts before our own name, and that before the other names. The list is
-        empty where the file lacks an optional column.
+        The name that the user gave counts before our own name, and that before the aliases. The list is empty if the
+        file lacks an optional column.
 
         Raises:
             UserError: a column is missing, or several could be meant.
@@ -71,13 +89,7 @@ class Layout:
 
     def _sources_of(self, column: Column, path: Path, names: Sequence[str]) -> list[str]:
         if column.name in self.named:
-            for name in self.named[column.name]:
-                if name not in names:
-                    raise UserError(
-                        f"{path}: found the columns {listed(names)}, "
-                        f"expected {name!r} (named for {column.name!r}){suggestion(name, names)}."
-                    )
-            return list(self.named[column.name])
+            return self._named_sources(column, path, names)
         if column.name in names:
             return [column.name]
         known = [name for name in column.aliases if name in names]
@@ -95,22 +107,22 @@ class Layout:
             )
         return known
 
+    def _named_sources(self, column: Column, path: Path, names: Sequence[str]) -> list[str]:
+        for name in self.named[column.name]:
+            if name not in names:
+                raise UserError(
+                    f"{path}: found the columns {listed(names)}, "
+                    f"expected {name!r} (named for {column.name!r}){suggestion(name, names)}."
+                )
+        return list(self.named[column.name])
+
 
 def _numbered(column: Column, names: Iterable[str]) -> list[str]:
     """Return the columns `negative_1 ... negative_n` of an n-tuple file, in order of their numbers."""
     if column.kind != "texts":
         return []
-    found = [match for name in names if (match := re.fullmatch(rf"{column.name}_(\d+)", name))]
-    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
-
-
-# White space, control characters and invisible marks (zero-width space, byte order mark) alone say nothing.
-_VISIBLE = r"[^\s\p{Cc}\p{Cf}]"
-
-
-def has_text(cell: pl.Expr) -> pl.Expr:
-    """Return whether a cell of text holds something to read (bool; False for null)."""
-    return cell.str.contains(_VISIBLE).fill_null(False)
+    matches = [match for name in names if (match := re.fullmatch(rf"{column.name}_(\d+)", name))]
+    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def _with_title_before_text(frame: pl.DataFrame) -> pl.DataFrame:
@@ -120,34 +132,62 @@ def _with_title_before_text(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select("doc_id", text=pl.when(is_joined).then(joined).otherwise(text))
 
 
-RETRIEVAL = Layout(
+_POSITIVE_NAMES = ("pos", "answer", "passage", "document", "response", "context")
+_QUERY = Column("query", "text", ("anchor", "question"))
+_TEXT_A = Column("text_a", "text", ("sentence1", "sentence_a", "text1"))
+_TEXT_B = Column("text_b", "text", ("sentence2", "sentence_b", "text2"))
+_SCORE_NAMES = ("label", "similarity_score", "similarity")
+_TITLE = Column("title", "text", required=False, filled=False)
+_DOC_NAMES = ("_id", "id", "corpus-id", "corpus_id")
+_QUERY_ID_NAMES = ("_id", "id", "query-id")
+
+RETRIEVAL = TableSchema(
     (
-        Column("query", "text", ("anchor", "question")),
-        Column("positive", "texts", ("pos", "answer", "passage", "document", "response", "context")),
-        Column("negative", "texts", ("neg",), required=False),
+        _QUERY,
+        Column("positive", "texts", _POSITIVE_NAMES),
+        Column("negative", "texts", ("neg",), required=False, filled=False),
     )
 )
-STS = Layout(
-    (
-        Column("text_a", "text", ("sentence1", "sentence_a", "text1")),
-        Column("text_b", "text", ("sentence2", "sentence_b", "text2")),
-        Column("score", "number", ("label", "similarity_score", "similarity")),
-    )
+STS = TableSchema((_TEXT_A, _TEXT_B, Column("score", "number", _SCORE_NAMES)))
+CLASSIFICATION = TableSchema(
+    (Column("text", "text", ("sentence",)), Column("label", "name", ("label_text",)))
 )
-CLASSIFICATION = Layout(
+CORPUS = TableSchema(
     (
-        Column("text", "text", ("sentence",)),
-        Column("label", "name", ("label_text",)),
-    )
-)
-CORPUS = Layout(
-    (
-        Column("doc_id", "name", ("_id", "id"), required=False),
-        Column("title", "text", required=False),
+        Column("doc_id", "name", _DOC_NAMES, required=False, filled=False, unique=True),
+        _TITLE,
         Column("text", "text", ("passage", "content")),
     ),
-    finish=_with_title_before_text,
+    transform=_with_title_before_text,
 )
+"""Passages to mine from or to search in."""
+
+# Of evaluation alone.
+JUDGED_CORPUS = TableSchema(
+    (
+        Column("doc_id", "name", _DOC_NAMES, unique=True),
+        _TITLE,
+        Column("text", "text", ("passage", "content"), filled=False),
+    )
+)
+JUDGED_QUERIES = TableSchema(
+    (Column("query_id", "name", _QUERY_ID_NAMES, unique=True), Column("text", "text", ("query",)))
+)
+JUDGEMENTS = TableSchema(
+    (
+        Column("query_id", "name", _QUERY_ID_NAMES),
+        Column("doc_id", "name", _DOC_NAMES),
+        Column("score", "number", ("label", "relevance")),
+    )
+)
+RERANKING = TableSchema(
+    (
+        _QUERY,
+        Column("positive", "texts", _POSITIVE_NAMES, filled=False),
+        Column("negative", "texts", ("neg",), filled=False),
+    )
+)
+LABELLED_PAIRS = TableSchema((_TEXT_A, _TEXT_B, Column("score", "binary", _SCORE_NAMES)))
 
 
 def listed(names: Iterable[str], conjunction: str = "and") -> str:

@@ -1,14 +1,16 @@
-"""The rows of one file, as they stand in it: JSON lines, JSON arrays, CSV, Parquet, saved datasets.
+"""The rows of one file, as they stand in it: JSON lines, JSON arrays, CSV, TSV, Parquet, saved datasets.
 
-Each reader finds the columns that a layout needs and brings them into one form (`Rows`): texts as strings or
-lists of strings, numbers as float64. A row that cannot be brought into it (broken JSON, a number for a text,
-a field too many) is not among the rows but among the lost, with its place in the file and what is wrong with
-it. Whether a row of the right form says anything is not asked here (see `readers`).
+Each reader finds the columns that a schema needs and brings their cells into one form (`Rows`). A row that cannot be
+brought into it (broken JSON, a number for a text, a field too many) is not among the rows but among the faults, with
+its position in the file. Whether a row of the right form is a good row is not asked here (see `readers`). Columns that
+the schema does not need are not looked at.
 
-JSON lines and CSV are decoded by the standard library and gathered in Arrow, a batch at a time: over 100,000
-pairs of real text a second. The columnar readers, two to four times as fast, were tried and do not suit files
-that people wrote: pyarrow's for JSON (26.0) kills the process when the first line reads `null`, polars' (2.1)
-turns the number 3 into the text "3", pyarrow's for CSV merges records where quotation marks are not closed.
+JSON lines and CSV are decoded by the standard library and gathered in Arrow, a batch at a time: over 100,000 pairs of
+real text a second. The columnar readers, two to four times as fast, were tried and do not suit files that people wrote:
+pyarrow's for JSON (26.0) kills the process when the first line reads `null`, polars' (2.1) turns the number 3 into the
+text "3", pyarrow's for CSV merges records where quotation marks are not closed.
+
+TSV has no quotation: a quotation mark is part of the text. A cell that is quoted as in CSV all the same is a bad row.
 """
 
 import codecs
@@ -16,10 +18,11 @@ import csv
 import io
 import itertools
 import json
-import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,57 +31,45 @@ import polars as pl
 import pyarrow as pa
 
 from conan_embed.errors import UserError
-from conan_embed.texts.columns import Kind, Layout, has_text, listed
+from conan_embed.texts.cells import EXPECTED, Fault, Kind, convert, describe
+from conan_embed.texts.columns import TableSchema, listed
 
+Part = tuple[int, int]
+"""Start and stop of a part of a file: rows of Parquet, bytes of JSON lines (the lines that begin there)."""
 
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a row."""
-
-    reason: str  # a few words to count by
-    found: str
-    expected: str
-    column: str | None = None
-
-    def __str__(self) -> str:
-        column = f"column {self.column!r}: " if self.column else ""
-        return f"{column}found {self.found}, expected {self.expected}"
+_BATCH = 4096  # rows decoded at a time: their Python objects live for a moment, what stays is Arrow
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one file in the file's own columns.
+    """The rows of one file, or of a part of it, in the file's own columns.
 
-    A text is String, texts are String or List(String), a number is Float64, a name is String.
+    Attributes:
+        frame: a column for each source, of the type of its kind (`cells.ARROW_TYPES`).
+        numbers: int64 [rows], ascending: where each row of `frame` stands in the file (or in the part of it).
+        faults: the rows that are not in `frame`, by the same numbers.
+        sources: our column -> the file's columns that make it.
+        place: number -> "line 7".
+        missing: what a cell without a value looks like in this format.
     """
 
     frame: pl.DataFrame
-    numbers: np.ndarray  # [rows] int64, ascending: where each row of `frame` stands in the file
-    lost: dict[int, Fault]  # the rows that are not in `frame`, by the same numbers
-    sources: dict[str, list[str]]  # our column -> the file's columns that make it
-    place: Callable[[int], str] = "row {}".format  # number -> "line 7"
-    missing: str = "null"  # what a cell without a value looks like in this format
-
-    def without(self, faults: Mapping[int, Fault]) -> "Rows":
-        """Return these rows with some, given by their index in `frame`, moved over to the lost ones."""
-        if not faults:
-            return self
-        kept = np.ones(len(self.numbers), dtype=bool)
-        kept[list(faults)] = False
-        lost = self.lost | {int(self.numbers[row]): fault for row, fault in faults.items()}
-        frame = self.frame.filter(pl.Series(kept))
-        return Rows(frame, self.numbers[kept], lost, self.sources, self.place, self.missing)
+    numbers: np.ndarray
+    faults: dict[int, Fault]
+    sources: dict[str, list[str]]
+    place: Callable[[int], str] = "row {}".format
+    missing: str = "null"
 
 
-def format_of(path: Path) -> Callable[[Path, Layout], Rows] | None:
-    """Return the function that reads a file like this one, told by its name; None where there is none."""
+def format_of(path: Path) -> Callable[[Path, TableSchema, Part | None], Rows] | None:
+    """Return the function that reads a file like this one, by its name; None for an unknown format."""
     if path.is_dir():
         is_saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
         return _read_saved_dataset if is_saved else None
-    return READERS.get(_suffix(path))
+    return READERS.get(suffix_of(path))
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: Path) -> str:
     """Return what a file's name ends in, without the ending that says how it is compressed."""
     name = path.name.lower()
     for suffix in COMPRESSIONS:
@@ -87,15 +78,27 @@ def _suffix(path: Path) -> str:
     return Path(name).suffix
 
 
-def _opened(path: Path) -> io.BufferedReader:
-    """Return the bytes of a text file, decompressed."""
+def open_text(path: Path) -> io.BufferedReader:
+    """Return the bytes of a text file, decompressed, without a byte order mark.
+
+    Raises:
+        UserError: the file is UTF-16 or UTF-32.
+    """
     compression = COMPRESSIONS.get(path.suffix.lower())
-    return io.BufferedReader(pa.input_stream(str(path), compression=compression), buffer_size=1 << 20)
+    file = io.BufferedReader(pa.input_stream(str(path), compression=compression), buffer_size=1 << 20)
+    start = file.peek(4)[:4]
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise UserError(
+            f"{path}: found UTF-16 or UTF-32, expected UTF-8 (iconv -f UTF-16 -t UTF-8 converts it)."
+        )
+    if start.startswith(codecs.BOM_UTF8):
+        file.read(len(codecs.BOM_UTF8))
+    return file
 
 
 def first_not_utf8(path: Path) -> str:
     """Return where a text file stops being UTF-8, for a message."""
-    with _opened(path) as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 line.decode()
@@ -112,20 +115,16 @@ def _not_utf8(error: UnicodeDecodeError) -> Fault:
 # ------------------------------------------------------------------------------ Parquet and saved datasets
 
 
-_EXPECTED: dict[Kind, str] = {
-    "text": "a string",
-    "texts": "a string or a list of strings",
-    "number": "a number",
-    "name": "a string or an integer",
-}
+def _read_parquet(path: Path, schema: TableSchema, part: Part | None) -> Rows:
+    sources = schema.sources(path, list(pl.read_parquet_schema(path)))
+    rows = pl.scan_parquet(path, glob=False).select(_used(sources))
+    start, stop = part or (0, None)
+    frame = rows.slice(start, None if stop is None else stop - start).collect()
+    return columnar(path, schema, sources, frame, start + 1)
 
 
-def _read_parquet(path: Path, layout: Layout) -> Rows:
-    sources = layout.sources(path, list(pl.read_parquet_schema(path)))
-    return columnar(path, layout, sources, pl.read_parquet(path, columns=_used(sources)))
-
-
-def _read_saved_dataset(path: Path, layout: Layout) -> Rows:
+def _read_saved_dataset(path: Path, schema: TableSchema, part: Part | None) -> Rows:
+    assert part is None
     try:
         import datasets
     except ImportError:
@@ -137,93 +136,168 @@ def _read_saved_dataset(path: Path, layout: Layout) -> Rows:
         splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         raise UserError(f"{path}: found the splits {listed(splits)}, expected one, e.g. {path / splits[0]}.")
     dataset = datasets.load_from_disk(str(path))
-    sources = layout.sources(path, dataset.column_names)
-    return columnar(path, layout, sources, dataset.select_columns(_used(sources)).to_polars())
+    sources = schema.sources(path, dataset.column_names)
+    return columnar(path, schema, sources, dataset.select_columns(_used(sources)).to_polars())
 
 
 def _used(sources: Mapping[str, list[str]]) -> list[str]:
     return list(dict.fromkeys(itertools.chain(*sources.values())))
 
 
-def columnar(path: Path, layout: Layout, sources: dict[str, list[str]], frame: pl.DataFrame) -> Rows:
-    """Bring typed columns into the form of `Rows`; a column of a wrong type is an error of the whole file."""
-    casts = {}
-    for column in layout.columns:
+def columnar(
+    path: Path, schema: TableSchema, sources: dict[str, list[str]], frame: pl.DataFrame, first: int = 1
+) -> Rows:
+    """Bring typed columns into the form of `Rows`; a column of a wrong type is an error of the whole file.
+
+    Args:
+        first: the number of the first row of `frame` in its file.
+    """
+    columns: dict[str, pl.Series] = {}
+    faults: dict[int, Fault] = {}
+    for column in schema.columns:
         for source in sources[column.name]:
-            target = _target(frame.schema[source], column.kind)
-            if target is None:
-                raise UserError(
-                    f"{path}: column {source!r}: found values of type {frame.schema[source]}, "
-                    f"expected {_EXPECTED[column.kind]} in each row."
-                )
-            casts[source] = pl.col(source).cast(target)
-    return Rows(frame.select(**casts), np.arange(1, len(frame) + 1), {}, sources)
+            if column.kind == "messages":
+                columns[source], bad = convert(column.kind, frame[source].to_list())
+                faults |= {first + row: _wrong_type(source, column.kind, bad[row]) for row in bad}
+            else:
+                columns[source] = _cast(path, frame[source], column.kind)
+    numbers = first + np.arange(len(frame))
+    good = ~np.isin(numbers, list(faults))
+    return Rows(pl.DataFrame(columns).filter(pl.Series(good)), numbers[good], faults, sources)
+
+
+def _cast(path: Path, series: pl.Series, kind: Kind) -> pl.Series:
+    target = _target(series.dtype, kind)
+    if target is None:
+        raise UserError(
+            f"{path}: column {series.name!r}: found values of type {series.dtype}, "
+            f"expected {EXPECTED[kind]} in each row."
+        )
+    return series.cast(target)
 
 
 def _target(dtype: Any, kind: Kind) -> Any:
-    """Return the polars type that cells of type `dtype` are brought to, None where they are of no use."""
-    if kind == "number":
+    """Return the polars type that cells of type `dtype` are brought to, None if they are of no use."""
+    if kind in ("number", "binary"):
         return pl.Float64 if dtype.is_numeric() or dtype == pl.Null else None
+    if kind == "texts":
+        inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
+        return _target(inner, "text") and (pl.String if inner is dtype else pl.List(pl.String))
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null) or (kind == "name" and dtype.is_integer()):
         return pl.String
-    if kind == "texts" and isinstance(dtype, pl.List | pl.Array) and _target(dtype.inner, "text"):
-        return pl.List(pl.String)
     return None
+
+
+# ------------------------------------------------------------------------------------- decoded, in batches
+
+
+@dataclass
+class _Batches:
+    """Decoded rows, gathered batch by batch; which columns are needed may be known at the end only."""
+
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    faults: dict[int, Fault] = field(default_factory=dict)  # of whole rows
+    misfits: dict[str, dict[int, Fault]] = field(default_factory=dict)  # of cells, by column
+
+    def add(self, numbers: Sequence[int], columns: Mapping[str, tuple[Kind, list[Any]]]) -> None:
+        """Take in rows with these numbers: for each column its kind and a value per row."""
+        series = []
+        for name, (kind, values) in columns.items():
+            converted, bad = convert(kind, values)
+            series.append(converted.alias(name))
+            faults = {numbers[row]: _wrong_type(name, kind, value) for row, value in bad.items()}
+            self.misfits.setdefault(name, {}).update(faults)
+        self.frames.append(pl.DataFrame(series))
+        self.numbers += numbers
+
+    def rows(self, sources: dict[str, list[str]], place: Callable[[int], str], missing: str = "null") -> Rows:
+        faults = dict(self.faults)
+        for name in _used(sources):
+            faults = self.misfits.get(name, {}) | faults  # a row's first fault counts
+        frame = pl.concat(self.frames, how="diagonal") if self.frames else pl.DataFrame()
+        numbers = np.array(self.numbers, dtype=np.int64)
+        good = ~np.isin(numbers, list(faults))
+        frame = frame.select(_used(sources)).filter(pl.Series(good)) if self.numbers else frame
+        return Rows(frame, numbers[good], faults, sources, place, missing)
+
+
+def _wrong_type(name: str, kind: Kind, value: Any) -> Fault:
+    if isinstance(value, Fault):
+        return replace(value, column=name)
+    found = (
+        "an unreadable conversation" if kind == "messages" and isinstance(value, list) else describe(value)
+    )
+    return Fault("wrong type", found, EXPECTED[kind], name)
 
 
 # ---------------------------------------------------------------------------------------------------- JSON
 
-_BATCH = 4096  # rows decoded at a time: their Python objects live for a moment, what stays is Arrow
-
 JsonRow = dict[str, Any] | Fault
 
 
-def _read_json(path: Path, layout: Layout) -> Rows:
-    is_array = _is_array(path)
-    place = ("row {}" if is_array else "line {}").format
-    columns: dict[str, _JsonColumn] = {}
+def _read_json(path: Path, schema: TableSchema, part: Part | None) -> Rows:
+    batches = _array_batches(path) if _is_array(path) else _line_batches(path, part)
+    gathered = _Batches()
     names: dict[str, None] = {}  # a set in order of appearance
-    numbers: list[int] = []
-    lost: dict[int, Fault] = {}
-    for batch_numbers, batch in _array_batches(path) if is_array else _line_batches(path):
-        if any(isinstance(row, Fault) for row in batch):
-            pairs = list(zip(batch_numbers, batch, strict=True))
-            lost |= {number: row for number, row in pairs if isinstance(row, Fault)}
-            batch_numbers = [number for number, row in pairs if not isinstance(row, Fault)]
-        objects = [row for row in batch if not isinstance(row, Fault)]
-        names |= dict.fromkeys(itertools.chain.from_iterable(objects))
-        for name in names.keys() - columns.keys():
-            # Which columns are ours is known only at the end: a row may be the first to have one.
-            if kind := layout.kind_of(name):
-                columns[name] = _JsonColumn(name, kind, absent=len(numbers))
-        numbers += batch_numbers
-        for name, column in columns.items():
-            column.extend([row.get(name) for row in objects])
-
-    sources = layout.sources(path, list(names)) if numbers else {column.name: [] for column in layout.columns}
-    used = [columns[name] for name in _used(sources)]
-    frame = pl.DataFrame([column.series() for column in used])
-    faults: dict[int, Fault] = {}
-    for column in used:
-        faults = column.faults(lambda row: place(numbers[row])) | faults  # a row's first fault counts
-    return Rows(frame, np.array(numbers, dtype=np.int64), lost, sources, place).without(faults)
+    for numbers, rows in batches:
+        gathered.faults |= {n: row for n, row in zip(numbers, rows, strict=True) if isinstance(row, Fault)}
+        good = [n for n in numbers if n not in gathered.faults]
+        objects = [row for row in rows if not isinstance(row, Fault)]
+        new = dict.fromkeys(itertools.chain.from_iterable(objects))
+        names |= new
+        kinds = {name: kind for name in new if (kind := schema.kind_of(name))}
+        gathered.add(good, {name: (kind, [row.get(name) for row in objects]) for name, kind in kinds.items()})
+    sources = schema.sources(path, list(names)) if gathered.numbers else {c.name: [] for c in schema.columns}
+    return gathered.rows(sources, "row {}".format if _is_array(path) else partial(_line, path, part))
 
 
-def _line_batches(path: Path) -> Iterator[tuple[Sequence[int], list[JsonRow]]]:
+def _line(path: Path, part: Part | None, number: int) -> str:
+    """Return the place of a line that is counted from the beginning of its part."""
+    if part and part[0]:
+        with path.open("rb") as file:
+            number += file.read(_first_line_at(path, part[0])).count(b"\n")
+    return f"line {number}"
+
+
+def _first_line_at(path: Path, start: int) -> int:
+    """Return where the first line begins that begins at byte `start` or after it."""
+    if not start:
+        return 0
+    with path.open("rb") as file:
+        file.seek(start - 1)
+        file.readline()
+        return file.tell()
+
+
+def _lines(path: Path, part: Part | None) -> Iterator[bytes]:
+    if part is None or part[0] == 0:
+        with open_text(path) as file:
+            yield from file if part is None else _until(file, part[1])
+        return
+    with path.open("rb") as file:
+        file.seek(_first_line_at(path, part[0]))
+        yield from _until(file, part[1])
+
+
+def _until(file: io.BufferedReader, stop: int) -> Iterator[bytes]:
+    while file.tell() < stop and (line := file.readline()):
+        yield line
+
+
+def _line_batches(path: Path, part: Part | None) -> Iterator[tuple[Sequence[int], list[JsonRow]]]:
     """Yield line numbers and what stands in those lines, without the blank ones."""
     start = 1
-    with _opened(path) as file:
-        while lines := list(itertools.islice(file, _BATCH)):
-            if start == 1:
-                lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-            numbers: Sequence[int] = range(start, start + len(lines))
-            start += len(lines)
-            try:
-                rows: list[Any] = [json.loads(line.decode()) for line in lines]
-            except (ValueError, RecursionError):  # a line is blank, not UTF-8 or no JSON
-                numbers = [number for number, line in zip(numbers, lines, strict=True) if not line.isspace()]
-                rows = [_json_value(line.rstrip()) for line in lines if not line.isspace()]
-            yield numbers, [_as_row(row, "one JSON object a line") for row in rows]
+    file = _lines(path, part)
+    while lines := list(itertools.islice(file, _BATCH)):
+        numbers: Sequence[int] = range(start, start + len(lines))
+        start += len(lines)
+        try:
+            rows: list[Any] = [json.loads(line.decode()) for line in lines]
+        except (ValueError, RecursionError):  # a line is blank, not UTF-8 or no JSON
+            numbers = [number for number, line in zip(numbers, lines, strict=True) if not line.isspace()]
+            rows = [_json_value(line.rstrip()) for line in lines if not line.isspace()]
+        yield numbers, [_as_row(row, "one JSON object a line") for row in rows]
 
 
 def _json_value(line: bytes) -> Any:
@@ -240,20 +314,20 @@ def _json_value(line: bytes) -> Any:
 
 
 def _as_row(value: Any, expected: str) -> JsonRow:
-    return value if isinstance(value, dict | Fault) else Fault("not an object", shown(value), expected)
+    return value if isinstance(value, dict | Fault) else Fault("not an object", describe(value), expected)
 
 
 def _is_array(path: Path) -> bool:
-    if _suffix(path) != ".json":
+    if suffix_of(path) != ".json":
         return False
-    with _opened(path) as file:
-        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    with open_text(path) as file:
+        return file.read(1024).lstrip().startswith(b"[")
 
 
 def _array_batches(path: Path) -> Iterator[tuple[Sequence[int], list[JsonRow]]]:
     """Yield the elements of the array that a file consists of, numbered from 1."""
-    with _opened(path) as file:
-        text = file.read().decode("utf-8-sig")
+    with open_text(path) as file:
+        text = file.read().decode()
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
@@ -268,114 +342,32 @@ def _array_batches(path: Path) -> Iterator[tuple[Sequence[int], list[JsonRow]]]:
     yield range(1, len(rows) + 1), [_as_row(row, "a JSON object") for row in rows]
 
 
-class _JsonColumn:
-    """One column of decoded JSON, gathered in Arrow chunks of the type of its first value.
+# --------------------------------------------------------------------------------------------- CSV and TSV
 
-    A value of another type is kept aside under the index of its row, and the column holds null there.
-    """
+Record = list[str] | Fault
 
-    # The types that a column may have. Integers among numbers are floats, and names are strings in the end.
-    TYPES: Mapping[Kind, tuple[type, ...]] = {
-        "text": (str,),
-        "texts": (str, list),
-        "number": (float,),
-        "name": (str, int),
-    }
 
-    def __init__(self, name: str, kind: Kind, type: type | None = None, absent: int = 0) -> None:
-        """`type` is known beforehand or that of the first value; in the `absent` rows before it is null."""
-        self.name, self.kind, self.type, self.rows = name, kind, type, absent
-        self.first = 0  # the row of the first value
-        self.chunks: list[pa.Array] = [pa.nulls(absent)]
-        self.aside: dict[int, Any] = {}
-
-    def extend(self, values: list[Any]) -> None:
-        """Take in the next rows; a row without the column has None."""
-        if self.type is None:
-            types = ((row, self._type_of(value)) for row, value in enumerate(values, self.rows))
-            allowed = self.TYPES[self.kind]
-            self.first, self.type = next((found for found in types if found[1] in allowed), (0, None))
-        try:
-            chunk = self._chunk(values)
-        except (TypeError, UnicodeEncodeError):
-            bad = {row: value for row, value in enumerate(values) if not self._fits(value)}
-            self.aside |= {self.rows + row: value for row, value in bad.items()}
-            chunk = self._chunk([None if row in bad else value for row, value in enumerate(values)])
-        self.chunks.append(chunk)
-        self.rows += len(values)
-
-    def _type_of(self, value: Any) -> type:
-        return float if self.kind == "number" and type(value) is int else type(value)
-
-    def _chunk(self, values: list[Any]) -> pa.Array:
-        """Return values of the column's type or null, in Arrow.
-
-        Raises:
-            TypeError: a value is of another type.
-            UnicodeEncodeError: a text cannot be written as UTF-8, since an escape left half a character.
-        """
-        _expect(values, {int, float} if self.type is float else {self.type})
-        if self.type is list:
-            _expect(itertools.chain(*filter(None, values)), {str})
-        elif self.type is float:
-            values = [None if value is None else _double(value) for value in values]
-        elif self.type is int:
-            values = [None if value is None else str(value) for value in values]
-        return pa.array(values, type=self._arrow_type())
-
-    def _fits(self, value: Any) -> bool:
-        try:
-            self._chunk([value])
-        except (TypeError, UnicodeEncodeError):
-            return False
-        return True
-
-    def _arrow_type(self) -> pa.DataType:
-        if self.type is None:
-            return pa.null()
-        if self.type is list:
-            return pa.list_(pa.string())
-        return pa.float64() if self.type is float else pa.string()
-
-    def series(self) -> pl.Series:
-        """Return the column: Float64 for numbers, else List(String) or String."""
-        if self.type is None:
-            return pl.repeat(
-                None, self.rows, dtype=pl.Float64 if self.kind == "number" else pl.String, eager=True
-            ).alias(self.name)
-        arrow_type = self._arrow_type()
-        chunks = [chunk.cast(arrow_type) for chunk in self.chunks]
-        return pl.Series(self.name, pl.from_arrow(pa.chunked_array(chunks, type=arrow_type)))
-
-    def faults(self, place: Callable[[int], str], expected: str | None = None) -> dict[int, Fault]:
-        """Return what is wrong with each row that has a value of another type."""
-        if expected is None:
-            expected = _EXPECTED[self.kind]
-            if self.type is not None and len(self.TYPES[self.kind]) > 1:
-                word = {list: "a list of strings", str: "a string", int: "an integer"}[self.type]
-                expected = f"{word} as in {place(self.first)}"
-        return {
-            row: Fault("wrong type", shown(value), expected, self.name) for row, value in self.aside.items()
+def _read_csv(path: Path, schema: TableSchema, part: Part | None) -> Rows:
+    assert part is None
+    records = _tsv_records(path) if suffix_of(path) == ".tsv" else _csv_records(path)
+    header = _header(path, records)
+    sources = schema.sources(path, header)
+    kinds = {name: kind for name in _used(sources) if (kind := schema.kind_of(name))}
+    parsers = {name: _Parser(kind) for name, kind in kinds.items()}
+    gathered = _Batches()
+    while batch := list(itertools.islice(records, _BATCH)):
+        checked = [(number, _with_fields(record, len(header))) for number, record in batch]
+        gathered.faults |= {number: row for number, row in checked if isinstance(row, Fault)}
+        good = [(number, row) for number, row in checked if not isinstance(row, Fault)]
+        values = {
+            name: (kind, parsers[name].parse([row[header.index(name)] for _, row in good]))
+            for name, kind in kinds.items()
         }
+        gathered.add([number for number, _ in good], values)
+    return gathered.rows(sources, "line {}".format, missing="an empty cell")
 
 
-def _expect(values: Any, types: set[type | None]) -> None:
-    if not set(map(type, values)) <= {*types, type(None)}:
-        raise TypeError
-
-
-def _double(number: int | float) -> float:
-    try:
-        return float(number)
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
-
-
-# ----------------------------------------------------------------------------------------------------- CSV
-
-
-def _read_csv(path: Path, layout: Layout) -> Rows:
-    records = _records(path, delimiter="\t" if _suffix(path) == ".tsv" else ",")
+def _header(path: Path, records: Iterator[tuple[int, Record]]) -> list[str]:
     _, header = next(records, (1, []))
     if not header or isinstance(header, Fault):
         raise UserError(
@@ -384,58 +376,48 @@ def _read_csv(path: Path, layout: Layout) -> Rows:
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
         raise UserError(f"{path}: line 1: found the column {twice[0]!r} twice, expected each name once.")
-    sources = layout.sources(path, header)
-    chunks: dict[str, list[pa.Array]] = {name: [] for name in _used(sources)}
-    numbers: list[int] = []
-    lost: dict[int, Fault] = {}
-    while batch := list(itertools.islice(records, _BATCH)):
-        good = []
-        for number, record in batch:
-            if isinstance(record, Fault):
-                lost[number] = record
-            elif len(record) != len(header):
-                found = "1 field" if len(record) == 1 else f"{len(record)} fields"
-                lost[number] = Fault("wrong number of fields", found, f"{len(header)} as in the header")
-            else:
-                numbers.append(number)
-                good.append(record)
-        for name, arrays in chunks.items():
-            at = header.index(name)
-            arrays.append(pa.array([record[at] or None for record in good], pa.string()))
+    return header
 
-    columns = {
-        name: pl.Series(name, pl.from_arrow(pa.chunked_array(c, pa.string()))) for name, c in chunks.items()
-    }
-    faults: dict[int, Fault] = {}
-    for column in layout.columns:
-        for name in sources[column.name]:
-            if column.kind == "number":
-                columns[name], wrong = _numbers_in(columns[name])
-                faults = wrong | faults
-            elif column.kind == "texts":
-                columns[name], wrong = _lists_in(columns[name], lambda row: f"line {numbers[row]}")
-                faults = wrong | faults
-    rows = Rows(
-        pl.DataFrame(columns),
-        np.array(numbers, dtype=np.int64),
-        lost,
-        sources,
-        place="line {}".format,
-        missing="an empty cell",
+
+def _with_fields(record: Record, count: int) -> Record:
+    if isinstance(record, Fault) or len(record) == count:
+        return record
+    found = "1 field" if len(record) == 1 else f"{len(record)} fields"
+    return Fault("wrong number of fields", found, f"{count} as in the header")
+
+
+def _tsv_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yield each line but empty ones, cut at its tabs, and its number."""
+    with io.TextIOWrapper(open_text(path), "utf-8", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            cells = line.rstrip("\r\n").split("\t")
+            quoted = next((cell for cell in cells if _quoted_as_csv(cell)), None)
+            if quoted is not None:
+                yield (
+                    number,
+                    Fault("quoted as in CSV", describe(quoted), "a cell of TSV, which has no quoting"),
+                )
+            elif line.strip(" \r\n"):
+                yield number, cells
+
+
+def _quoted_as_csv(cell: str) -> bool:
+    inner = cell[1:-1]
+    return (
+        len(cell) > 3 and cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
     )
-    return rows.without(faults)
 
 
-def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Fault]]:
+def _csv_records(path: Path) -> Iterator[tuple[int, Record]]:
     """Yield each record but empty lines, or what is wrong with it, and the number of its first line."""
     limit = csv.field_size_limit(2**31 - 1)  # the usual one, 128 KiB, is no length for a text
     try:
-        with io.TextIOWrapper(_opened(path), "utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+        with io.TextIOWrapper(open_text(path), "utf-8", newline="") as file:
+            reader = csv.reader(file, strict=True)
             line = 1
             while True:
                 try:
-                    record: list[str] | Fault = next(reader)
+                    record: Record = next(reader)
                 except StopIteration:
                     return
                 except csv.Error as error:
@@ -444,49 +426,60 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str] | Faul
                         raise UserError(
                             f"{path}: line {line}: found {found}, expected pairs of them."
                         ) from None
-                    record = Fault(
-                        "broken CSV", f"broken CSV ({error})", "quoted fields with inner quotes doubled"
-                    )
-                if record:
+                    expected = "quoted fields with inner quotes doubled"
+                    record = Fault("broken CSV", f"broken CSV ({error})", expected)
+                if isinstance(record, Fault) or "".join(record[:2]).strip() or len(record) > 1:
                     yield line, record
                 line = reader.line_num + 1
     finally:
         csv.field_size_limit(limit)
 
 
-def _numbers_in(cells: pl.Series) -> tuple[pl.Series, dict[int, Fault]]:
-    """Return the numbers written in cells of text, and what is wrong with some rows."""
-    numbers = cells.str.strip_chars().cast(pl.Float64, strict=False)
-    wrong = (numbers.is_null() & cells.is_not_null()).arg_true()
-    return numbers, {
-        row: Fault("not a number", shown(cells[row]), "a finite number", cells.name) for row in wrong
-    }
+class _Parser:
+    """Turns cells of text into values of a kind; what cannot be turned stays a text, and does not fit its column.
 
-
-def _lists_in(cells: pl.Series, place: Callable[[int], str]) -> tuple[pl.Series, dict[int, Fault]]:
-    """Return the JSON arrays written in cells of text, with what is wrong with some; or plain texts as is.
-
-    The first cell that is not empty says which of both the whole column holds, since real texts may look like
-    arrays, too. A list of Python strings counts as an array, so that it is refused and not taken for a text.
+    A column of texts may hold JSON arrays: its first cell that is not empty decides for all, since real texts may look
+    like arrays, too. A list of Python strings counts as an array, so that it is refused and not taken for a text.
     """
-    first = cells.is_not_null().arg_max()
-    if first is None or not cells.slice(first, 1).str.contains(r"""(?s)^\s*\[\s*(["'].*)?\]\s*$""").any():
-        return cells, {}
-    expected = f"a JSON array of strings (the first cell, in {place(first)}, looks like one)"
-    faults: dict[int, Fault] = {}
-    values: list[Any] = []
-    for row, cell in enumerate(cells):
-        try:
-            values.append(None if cell is None else json.loads(cell))
-        except ValueError:
-            values.append(None)
-            faults[row] = Fault("broken JSON", shown(cell), expected, cells.name)
-    column = _JsonColumn(cells.name, "texts", list)
-    column.extend(values)
-    return column.series(), faults | column.faults(place, expected)
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.holds_arrays: bool | None = True if kind == "messages" else None  # None: not known yet
+
+    def parse(self, cells: Iterable[str]) -> list[Any]:
+        values = [cell or None for cell in cells]
+        if self.kind in ("number", "binary"):
+            return [None if value is None else _parse_number(value) for value in values]
+        if self.kind not in ("texts", "messages"):
+            return values
+        first = next((value for value in values if value is not None), None)
+        if self.holds_arrays is None and first is not None:
+            self.holds_arrays = re.fullmatch(r"""(?s)\s*\[\s*(["'].*)?\]\s*""", first) is not None
+        return (
+            [None if value is None else _parse_array(value) for value in values]
+            if self.holds_arrays
+            else values
+        )
 
 
-READERS: Mapping[str, Callable[[Path, Layout], Rows]] = {
+def _parse_number(cell: str) -> float | str:
+    try:
+        return cell if "_" in cell else float(cell)
+    except ValueError:
+        return cell
+
+
+def _parse_array(cell: str) -> list[Any] | Fault:
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        value = None
+    if isinstance(value, list):
+        return value
+    return Fault("broken JSON", describe(cell), "a JSON array, as in the column's first cell")
+
+
+READERS: Mapping[str, Callable[[Path, TableSchema, Part | None], Rows]] = {
     ".jsonl": _read_json,
     ".ndjson": _read_json,
     ".json": _read_json,
@@ -495,51 +488,3 @@ READERS: Mapping[str, Callable[[Path, Layout], Rows]] = {
     ".parquet": _read_parquet,
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-
-
-# -------------------------------------------------------------------------------------------- for messages
-
-
-def shown(value: Any) -> str:
-    """Return how a value that was found is put into a sentence; of a list, the element that is not a text."""
-    match value:
-        case None:
-            return "null"
-        case str() if not _is_unicode(value):
-            return f"half a character (an unpaired surrogate) in the text {_cut(ascii(value))}"
-        case "":
-            return "an empty text"
-        case str() if is_blank(value):
-            return f"a text with nothing to read ({_cut(repr(value))})"
-        case str():
-            return f"the text {_cut(repr(value))}"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return f"the number {_cut(str(value))}"
-        case []:
-            return "an empty list"
-        case list():
-            for number, element in enumerate(value, 1):
-                if not isinstance(element, str) or not _is_unicode(element) or is_blank(element):
-                    return f"{shown(element)} as element {number} of a list"
-            return "a list of strings"
-        case _:
-            return "an object"
-
-
-def is_blank(text: str) -> bool:
-    """Say whether a text holds nothing to read."""
-    return not pl.select(has_text(pl.lit(text))).item()
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _cut(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[:length] + "..."

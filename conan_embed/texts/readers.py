@@ -1,24 +1,26 @@
-"""Training files become checked tables with the columns that the rest of the house knows.
+"""Files become checked tables with the columns that the rest of the house knows: one reader for all rooms.
 
     read_retrieval       query: str, positive: list[str], negative: list[str]
     read_sts             text_a: str, text_b: str, score: f64
     read_classification  text: str, label: str
     read_corpus          doc_id: str, text: str
+    read_table           whatever a `TableSchema` describes (evaluation sets, your own)
+    read_rows            one file or a part of it, bad rows marked instead of refused (streams, the filter)
 
-A path is a file (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, all of these also with `.gz` or `.zst`;
-`.parquet`), a folder of such files or a pattern like `data/*.parquet` (one file after the other, sorted), or
-a folder written by `save_to_disk` of Hugging Face `datasets`. Columns are found by their usual names (see
-`columns`) or named by the caller; how a file becomes rows is written in `formats`.
+A path is a file (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, all of these also with `.gz` or `.zst`; `.parquet`), a
+folder of such files or a pattern like `data/*.parquet` (one file after the other, sorted), or a folder written by
+`save_to_disk` of Hugging Face `datasets`. Columns are found by their usual names (see `columns`) or named by the
+caller; how a file becomes rows is written in `formats`.
 
-Every row is checked. The first bad one stops the reading with its file, its line (JSON lines, CSV) or row
-(other formats; the first is 1), its column, what was found and what was expected. Texts are kept to the
-character, spaces included.
+Every row is checked. The first bad one stops the reading with its file, its line (JSON lines, CSV) or row (other
+formats; the first is 1), its column, what was found and what was expected. Texts are kept to the character, spaces
+included.
 """
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ import pyarrow as pa
 
 from conan_embed.console import console, tracked
 from conan_embed.errors import UserError, suggestion
+from conan_embed.texts.cells import Fault, describe, has_text
 from conan_embed.texts.columns import (
     CLASSIFICATION,
     CORPUS,
@@ -35,126 +38,126 @@ from conan_embed.texts.columns import (
     STS,
     Column,
     ColumnNames,
-    Layout,
-    has_text,
+    TableSchema,
     listed,
 )
-from conan_embed.texts.formats import (
-    COMPRESSIONS,
-    READERS,
-    Fault,
-    Rows,
-    columnar,
-    first_not_utf8,
-    format_of,
-    shown,
-)
+from conan_embed.texts.formats import COMPRESSIONS, READERS, Part, Rows, first_not_utf8, format_of
 
-OnBad = Literal["error", "drop"]
+OnBadRow = Literal["error", "drop"]
 
 
 def read_retrieval(
-    path: str | Path,
-    columns: ColumnNames | None = None,
-    *,
-    on_bad: OnBad = "error",
-    dropped: Counter[str] | None = None,
+    path: str | Path, columns: ColumnNames | None = None, *, on_bad_row: OnBadRow = "error"
 ) -> pl.DataFrame:
     """Read queries with positives and negatives: `query: str, positive: list[str], negative: list[str]`.
 
-    Understood as they are: `query/positive/negative`, FlagEmbedding's `query/pos/neg` (its scores are
-    ignored), sentence-transformers' `anchor/positive/negative` or `negative_1 ... negative_n`, and pairs such
-    as `question/answer` or `query/passage`. A positive or negative column holds strings, or lists of strings,
-    throughout (in CSV, a JSON array in its cell). Each query needs one positive; it may have no negative.
+    Understood as they are: `query/positive/negative`, FlagEmbedding's `query/pos/neg` (its scores are ignored),
+    sentence-transformers' `anchor/positive/negative` or `negative_1 ... negative_n`, and pairs such as
+    `question/answer` or `query/passage`. A positive or negative is a string or a list of strings (in CSV, a JSON array
+    in its cell). Each query needs one positive; it may have no negative. For arguments and errors see `read_table`.
 
-    Args:
-        path: file, folder or pattern (see the top of this module).
-        columns: the file's name for a column of ours, e.g. `{"query": "title", "positive": "content"}`;
-            several are joined into one list (`{"negative": ["wrong_1", "wrong_2"]}`), an empty list is none.
-        on_bad: `"error"` stops at the first bad row, `"drop"` leaves bad rows out and says how many and why.
-        dropped: is given the number of rows left out by reason.
-
-    Raises:
-        UserError: nothing to read, an unreadable file, a missing column, a bad row, no row left.
+    Example:
+        >>> read_retrieval("faq.jsonl", {"query": "title", "positive": "content"})  # doctest: +SKIP
     """
-    return _read(path, RETRIEVAL, columns, on_bad, dropped)
+    return read_table(path, RETRIEVAL, columns, on_bad_row=on_bad_row)
 
 
 def read_sts(
-    path: str | Path,
-    columns: ColumnNames | None = None,
-    *,
-    on_bad: OnBad = "error",
-    dropped: Counter[str] | None = None,
+    path: str | Path, columns: ColumnNames | None = None, *, on_bad_row: OnBadRow = "error"
 ) -> pl.DataFrame:
     """Read graded pairs: `text_a: str, text_b: str, score: f64`, finite, on whatever scale the file has.
 
     Understood as they are: `text_a/text_b/score`, and `sentence1/sentence2` with `score`, `label` or
-    `similarity_score`. Arguments and errors are those of `read_retrieval`.
+    `similarity_score`. For arguments and errors see `read_table`.
     """
-    return _read(path, STS, columns, on_bad, dropped)
+    return read_table(path, STS, columns, on_bad_row=on_bad_row)
 
 
 def read_classification(
-    path: str | Path,
-    columns: ColumnNames | None = None,
-    *,
-    on_bad: OnBad = "error",
-    dropped: Counter[str] | None = None,
+    path: str | Path, columns: ColumnNames | None = None, *, on_bad_row: OnBadRow = "error"
 ) -> pl.DataFrame:
     """Read labelled texts: `text: str, label: str`; integer labels become strings.
 
-    Understood as they are: `text` or `sentence` with `label` or `label_text`. Arguments and errors are those
-    of `read_retrieval`.
+    Understood as they are: `text` or `sentence` with `label` or `label_text`. For arguments and errors see
+    `read_table`.
     """
-    return _read(path, CLASSIFICATION, columns, on_bad, dropped)
+    return read_table(path, CLASSIFICATION, columns, on_bad_row=on_bad_row)
 
 
 def read_corpus(
-    path: str | Path,
-    columns: ColumnNames | None = None,
-    *,
-    on_bad: OnBad = "error",
-    dropped: Counter[str] | None = None,
+    path: str | Path, columns: ColumnNames | None = None, *, on_bad_row: OnBadRow = "error"
 ) -> pl.DataFrame:
     """Read passages to mine from or to search in: `doc_id: str, text: str`; no doc_id occurs twice.
 
-    Columns: `doc_id`, `_id` or `id` (optional; a passage without one gets its number among those read, from
-    1), `title` (optional) and `text`. A title that says something, and with which the text does not begin
-    already, is put before the text on a line of its own; with no text, it is the text. Arguments and errors
-    are those of `read_retrieval`.
+    Columns: `doc_id`, `_id` or `id` (optional; a passage without one gets its number among those read, from 1),
+    `title` (optional) and `text`. A title is put before the text on a line of its own, unless it is blank or the text
+    begins with it; with no text, it is the text. For arguments and errors see `read_table`.
     """
-    frame = _read(path, CORPUS, columns, on_bad, dropped)
+    frame = read_table(path, CORPUS, columns, on_bad_row=on_bad_row)
     number = pl.int_range(1, pl.len() + 1).cast(pl.String)
     frame = frame.with_columns(doc_id=pl.when(has_text(pl.col("doc_id"))).then("doc_id").otherwise(number))
-    again = frame.select(doc_id=pl.col("doc_id").filter(~pl.col("doc_id").is_first_distinct())).to_series()
-    if again.is_empty():
-        return frame
-    if on_bad == "error":
-        raise UserError(f"{path}: found the doc_id {again[0]!r} twice, expected each once.")
-    reasons = Counter({"doc_id used before": len(again)})
-    _say_dropped(path, len(frame), reasons, f"with doc_id {again[0]!r}", dropped)
-    return frame.unique("doc_id", keep="first", maintain_order=True)
+    return _without_duplicates(frame, "doc_id", path, on_bad_row)  # a number may be another passage's id
 
 
-def _read(
+def read_table(
     path: str | Path,
-    layout: Layout,
-    columns: ColumnNames | None,
-    on_bad: OnBad,
-    dropped: Counter[str] | None,
+    schema: TableSchema,
+    columns: ColumnNames | None = None,
+    *,
+    on_bad_row: OnBadRow = "error",
 ) -> pl.DataFrame:
-    assert on_bad in ("error", "drop"), on_bad
-    layout = layout.with_names(columns or {})
+    """Read a file, a folder or a pattern of files into the columns of `schema`.
+
+    Args:
+        path: see the top of this module.
+        schema: our columns (`texts.columns`).
+        columns: the file's name for a column of ours, e.g. `{"query": "title", "positive": "content"}`; several are
+            joined into one list (`{"negative": ["wrong_1", "wrong_2"]}`), an empty list is none.
+        on_bad_row: `"error"` stops at the first bad row, `"drop"` leaves bad rows out and prints how many and why.
+
+    Returns:
+        One column per column of `schema`, by its kind: text and name String, texts List(String), number Float64,
+        messages List(Struct(role, content)). Optional columns that the file lacks are null, or empty lists.
+
+    Raises:
+        UserError: nothing to read, an unreadable file, a missing column, a bad row, no row left.
+    """
+    assert on_bad_row in ("error", "drop"), on_bad_row
+    schema = schema.with_names(columns)
     files = data_files(path)
-    frames: Iterable[pl.DataFrame] = (_read_file(file, layout, on_bad, dropped) for file in files)
+    frames: Iterable[pl.DataFrame] = (_read_good_rows(file, schema, on_bad_row) for file in files)
     if len(files) > 1:
         frames = tracked(frames, f"Reading {path}", total=len(files))
-    return pl.concat(frames)
+    frame = pl.concat(frames)
+    for column in schema.columns:
+        if column.unique:
+            frame = _without_duplicates(frame, column.name, path, on_bad_row)
+    return frame
+
+
+def _without_duplicates(
+    frame: pl.DataFrame, name: str, path: str | Path, on_bad_row: OnBadRow
+) -> pl.DataFrame:
+    """Return the rows whose `name` is new (or null)."""
+    is_new = pl.col(name).is_first_distinct() | pl.col(name).is_null()
+    again = frame.select(pl.col(name).filter(~is_new)).to_series()
+    if again.is_empty():
+        return frame
+    if on_bad_row == "error":
+        raise UserError(f"{path}: found the {name} {again[0]!r} twice, expected each once.")
+    print_dropped(path, len(frame), Counter({f"{name} used before": len(again)}), f"with {name} {again[0]!r}")
+    return frame.filter(is_new)
+
+
+# ------------------------------------------------------------------------------------------ files and rows
 
 
 def data_files(path: str | Path) -> list[Path]:
-    """Return the files that a path, a folder or a pattern stands for, sorted."""
+    """Return the files that a path, a folder or a pattern stands for, sorted.
+
+    Raises:
+        UserError: there is none, or one of an unknown format.
+    """
     path = Path(path).expanduser()
     kinds = f"{listed(READERS, 'or')} (text also with {listed(COMPRESSIONS, 'or')})"
     if format_of(path) and path.exists():
@@ -178,114 +181,122 @@ def data_files(path: str | Path) -> list[Path]:
     raise UserError(f"{path}: no such file{'' if missing == path else f': no {missing}'}{near}.")
 
 
-def _read_file(file: Path, layout: Layout, on_bad: OnBad, dropped: Counter[str] | None) -> pl.DataFrame:
-    """Return the good rows of one file in our columns."""
+@dataclass(frozen=True)
+class CheckedRows:
+    """Rows in our columns, good and bad.
+
+    Attributes:
+        frame: the rows that could be decoded, R of them.
+        good: bool [R].
+        numbers: int64 [R], the number of each in its file or part, from 1.
+        faults: the rows that could not be decoded, and the first of each other kind, by number.
+        reasons: bad rows by reason.
+        place: number -> "line 7" of the file.
+    """
+
+    frame: pl.DataFrame
+    good: np.ndarray
+    numbers: np.ndarray
+    faults: dict[int, Fault]
+    reasons: Counter[str]
+    place: Callable[[int], str]
+
+    def good_rows(self) -> pl.DataFrame:
+        return self.frame.filter(pl.Series(self.good, dtype=pl.Boolean))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows read, good or bad."""
+        return int(self.good.sum()) + self.reasons.total()
+
+    def first_fault(self) -> str | None:
+        """Return place and fault of the first bad row: "line 7: column 'query': found ..., expected ..."."""
+        number = min(self.faults, default=None)
+        return None if number is None else f"{self.place(number)}: {self.faults[number]}"
+
+
+def read_rows(file: Path, schema: TableSchema, part: Part | None = None) -> CheckedRows:
+    """Read one file, or a part of it, and check its rows; bad rows are marked, not refused.
+
+    Args:
+        schema: our columns, with the file's names for them (`TableSchema.with_names`) where they are needed.
+        part: start and stop, rows of a Parquet file or bytes of a file of JSON lines: the lines that begin there.
+
+    Raises:
+        UserError: an unreadable file, a missing column, a column of a type that is of no use in any row (Parquet).
+    """
     read = format_of(file)
     assert read is not None, file
     try:
-        rows = read(file, layout)
+        return check_rows(read(file, schema, part), schema)
     except UnicodeDecodeError:
         raise UserError(f"{file}: {first_not_utf8(file)}.") from None
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise UserError(f"{file}: cannot be read: {reason}.") from error
 
-    total = len(rows.numbers) + len(rows.lost)
-    if total == 0:
-        raise UserError(f"{file}: found no rows, expected at least one.")
-    faults = dict(rows.lost)
-    reasons = Counter(fault.reason for fault in rows.lost.values())
-    frame = pl.DataFrame()
-    if len(rows.numbers):
-        checked = _checked(rows, layout)
-        faults |= {number: fault for number, fault in checked.faults.items() if number not in faults}
-        reasons += checked.reasons
-        frame = checked.frame.filter(pl.Series(checked.good))
-    if not faults:
-        return frame
-    number = min(faults)
-    first = f"{rows.place(number)}: {faults[number]}"
-    if on_bad == "error":
-        raise UserError(f"{file}: {first}.")
-    if frame.is_empty():
-        raise UserError(f"{file}: none of the {total} rows can be used; {first}.")
-    _say_dropped(file, total, reasons, first, dropped)
-    return frame
 
-
-@dataclass(frozen=True)
-class CheckedRows:
-    """Rows in our columns, good and bad.
-
-    Attributes:
-        good: bool [rows].
-        faults: the first row with each kind of fault, by its number in the file.
-        reasons: bad rows by reason.
-    """
-
-    frame: pl.DataFrame
-    good: np.ndarray
-    faults: dict[int, Fault]
-    reasons: Counter[str]
-
-
-def check_columnar(
-    path: Path, layout: Layout, sources: dict[str, list[str]], frame: pl.DataFrame, numbers: np.ndarray
-) -> CheckedRows:
-    """Bring a part of a columnar file into our columns and check its rows.
-
-    Args:
-        sources: our column to the file's columns, see `Layout.sources`.
-        numbers: int64, the place of each row in the file, from 1.
-
-    Raises:
-        UserError: a column of a type that cannot be read.
-    """
-    return _checked(replace(columnar(path, layout, sources, frame), numbers=numbers), layout)
-
-
-def _checked(rows: Rows, layout: Layout) -> CheckedRows:
-    frame = layout.finish(_in_our_columns(rows, layout))
-    faults: dict[int, Fault] = {}
-    reasons: Counter[str] = Counter()
-    failed = np.zeros(len(frame), dtype=bool)
-    for check in _checks(frame, layout):
-        newly = check.failed & ~failed
-        if newly.any():
-            row = int(newly.argmax())
-            reasons[check.reason] += int(newly.sum())
-            faults.setdefault(int(rows.numbers[row]), check.fault(frame[row, check.column.name], rows))
-            failed |= newly
-    return CheckedRows(frame, ~failed, faults, reasons)
-
-
-def _say_dropped(
-    path: str | Path, total: int, reasons: Counter[str], first: str, dropped: Counter[str] | None
-) -> None:
+def print_dropped(path: str | Path, total: int, reasons: Counter[str], first: str) -> None:
+    """Print how many of `total` rows were dropped and why."""
     counts = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
     line = f"{path}: dropped {reasons.total()} of {total} rows ({counts}); the first is {first}."
     console.print(line)
-    if dropped is not None:
-        dropped.update(reasons)
 
 
-def _in_our_columns(rows: Rows, layout: Layout) -> pl.DataFrame:
+def _read_good_rows(file: Path, schema: TableSchema, on_bad_row: OnBadRow) -> pl.DataFrame:
+    rows = read_rows(file, schema)
+    if rows.num_rows == 0:
+        raise UserError(f"{file}: found no rows, expected at least one.")
+    first = rows.first_fault()
+    if first is None:
+        return rows.frame
+    if on_bad_row == "error":
+        raise UserError(f"{file}: {first}.")
+    if not rows.good.any():
+        raise UserError(f"{file}: none of the {rows.num_rows} rows can be used; {first}.")
+    print_dropped(file, rows.num_rows, rows.reasons, first)
+    return rows.good_rows()
+
+
+# -------------------------------------------------------------------------------------------------- checks
+
+
+def check_rows(rows: Rows, schema: TableSchema) -> CheckedRows:
+    """Bring rows into our columns and check every cell."""
+    frame = _in_our_columns(rows, schema) if len(rows.numbers) else pl.DataFrame()
+    faults = dict(rows.faults)
+    reasons = Counter(fault.reason for fault in faults.values())
+    good = np.ones(len(frame), dtype=bool)
+    for check in _checks(frame, schema):
+        failed = check.failed & good
+        if failed.any():
+            row = int(failed.argmax())
+            reasons[check.reason] += int(failed.sum())
+            faults.setdefault(int(rows.numbers[row]), check.fault(frame[row, check.column.name], rows))
+            good &= ~failed
+    return CheckedRows(frame, good, rows.numbers, faults, reasons, rows.place)
+
+
+def _in_our_columns(rows: Rows, schema: TableSchema) -> pl.DataFrame:
     """Return the rows in our columns, several of the file's columns joined into one list."""
+    ours = {column.name: _column(column, rows) for column in schema.columns}
+    frame = rows.frame.select(**ours)
+    return frame if schema.transform is None else schema.transform(frame)
+
+
+def _column(column: Column, rows: Rows) -> pl.Expr:
+    sources = rows.sources[column.name]
     none = pl.lit([], dtype=pl.List(pl.String))
-
-    def texts(source: str) -> pl.Expr:
-        if isinstance(rows.frame.schema[source], pl.List):
-            return pl.col(source).fill_null(none)
-        return pl.concat_list(source).list.drop_nulls()
-
-    ours = {}
-    for column in layout.columns:
-        sources = rows.sources[column.name]
-        if column.kind == "texts":
-            ours[column.name] = pl.concat_list(*map(texts, sources)) if sources else none
-        else:
-            ours[column.name] = pl.col(sources[0]) if sources else pl.lit(None, dtype=pl.String)
-    return rows.frame.select(**ours)
+    if column.kind != "texts":
+        return pl.col(sources[0]) if sources else pl.lit(None, dtype=pl.String)
+    if not sources:
+        return none
+    return pl.concat_list(
+        pl.col(source).fill_null(none)
+        if isinstance(rows.frame.schema[source], pl.List)
+        else pl.concat_list(source).list.drop_nulls()
+        for source in sources
+    )
 
 
 @dataclass(frozen=True)
@@ -300,29 +311,38 @@ class _Check:
     def fault(self, cell: Any, rows: Rows) -> Fault:
         """Return what is wrong with a row that failed, given its cell in our column."""
         value = cell.to_list() if isinstance(cell, pl.Series) else cell
-        found = rows.missing if value is None else shown(value)
+        found = rows.missing if value is None else describe(value)
         names = rows.sources[self.column.name] or [self.column.name]
         return Fault(self.reason, found, self.expected, ", ".join(names))
 
 
-def _checks(frame: pl.DataFrame, layout: Layout) -> Iterator[_Check]:
-    for column in layout.columns:
-        if column.name not in frame.columns or (column.kind in ("text", "name") and not column.required):
+def _checks(frame: pl.DataFrame, schema: TableSchema) -> Iterator[_Check]:
+    for column in schema.columns:
+        if column.name not in frame.columns:
             continue
-        cell, name = pl.col(column.name), column.name
-        conditions: list[tuple[str, str, pl.Expr]] = []  # reason, expected, whether the cell fulfils it
-        match column.kind:
-            case "text":
-                conditions = [("empty text", "a text with something to read", has_text(cell))]
-            case "texts":
-                all_have_text = cell.list.eval(has_text(pl.element())).list.all()
-                conditions = [("empty text", "texts with something to read", all_have_text)]
-                if column.required:
-                    conditions.insert(0, (f"no {name}", "at least one text", cell.list.len() > 0))
-            case "number":
-                conditions = [("not a number", "a finite number", cell.is_finite())]
-            case "name":
-                conditions = [(f"no {name}", f"a {name}", has_text(cell))]
-        for reason, expected, good in conditions:
+        for reason, expected, good in _conditions(column):
             failed = frame.select(~good.fill_null(False)).to_series().to_numpy()
             yield _Check(column, reason, expected, failed)
+
+
+def _conditions(column: Column) -> list[tuple[str, str, pl.Expr]]:
+    """Return reason, what is expected, and whether a cell fulfils it."""
+    cell, name = pl.col(column.name), column.name
+    filled = [(f"no {name}", "at least one text", cell.list.len() > 0)] if column.kind == "texts" else []
+    match column.kind:
+        case "texts":
+            all_have_text = cell.list.eval(has_text(pl.element())).list.all()
+            empty = ("empty text", "texts with something to read", all_have_text)
+            return [*filled, empty] if column.filled else [empty]
+        case "number":
+            return [("not a number", "a finite number", cell.is_finite())]
+        case "binary":
+            return [("not 0 or 1", "0 or 1", cell.is_in([0.0, 1.0]))]
+        case _ if not column.filled:
+            return []
+        case "text":
+            return [("empty text", "a text with something to read", has_text(cell))]
+        case "name":
+            return [(f"no {name}", f"a {name}", has_text(cell))]
+        case _:
+            return [(f"no {name}", "at least one message", cell.list.len() > 0)]

@@ -22,14 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from conan_embed.console import console, tracked
+from conan_embed.console import tracked
 from conan_embed.errors import UserError
 from conan_embed.recipes.schema import RetrievalData
 from conan_embed.texts.columns import RETRIEVAL
+from conan_embed.texts.formats import columnar
 from conan_embed.texts.permutation import permuted
-from conan_embed.texts.readers import CheckedRows, check_columnar, data_files
+from conan_embed.texts.readers import CheckedRows, check_rows, data_files, print_dropped
 
-_WINDOWS_HELD = 2  # a step may begin in one window and end in the next
+_MAX_WINDOWS = 2  # a step may begin in one window and end in the next
 
 
 @dataclass(frozen=True)
@@ -53,29 +54,29 @@ class PairStream:
     Args:
         data: name, path, columns and limit of the data set.
         window: rows that are shuffled among each other, and about as many are in memory (twice as many at a border).
-        on_bad: "error" stops at a bad row, "drop" leaves it out of its step.
-        say: whether this process prints what was left out.
+        on_bad_row: "error" stops at a bad row, "drop" leaves it out of its step.
+        log: whether this process prints what was dropped.
 
     Raises:
         UserError: no Parquet files, one that cannot be read or lacks a column, no rows.
     """
 
-    def __init__(self, data: RetrievalData, window: int, on_bad: str, *, say: bool = True) -> None:
+    def __init__(self, data: RetrievalData, window: int, on_bad_row: str, *, log: bool = True) -> None:
         self.name, self.weight = data.name, data.weight
-        self.window, self.on_bad, self.say = window, on_bad, say
-        self.layout = RETRIEVAL.with_names({**data.columns, "negative": []})
+        self.window, self.on_bad_row, self.log = window, on_bad_row, log
+        self.schema = RETRIEVAL.with_names({**data.columns, "negative": []})
         self.files = data_files(data.path)
         footers = [_footer(file) for file in tracked(self.files, f"looking at {data.path}")]
         self.sources = [
-            self.layout.sources(file, footer.schema.to_arrow_schema().names)
+            self.schema.sources(file, footer.schema.to_arrow_schema().names)
             for file, footer in zip(self.files, footers, strict=True)
         ]
         groups = [
-            (number, place, rows)
+            (number, index, rows)
             for number, footer in enumerate(footers)
-            for place, rows in enumerate(_rows_of_groups(footer))
+            for index, rows in enumerate(_rows_of_groups(footer))
         ]
-        self.file_G, self.place_G, self.whole_G = np.array(groups, np.int64).reshape(-1, 3).T
+        self.file_G, self.index_G, self.whole_G = np.array(groups, np.int64).reshape(-1, 3).T
         before_G = np.cumsum(self.whole_G) - self.whole_G
         limit = self.whole_G.sum() if data.limit is None else data.limit
         self.rows_G = np.clip(limit - before_G, 0, self.whole_G)
@@ -86,8 +87,8 @@ class PairStream:
         if not len(self.used):
             raise UserError(f"{data.path}: found no rows, expected at least one.")
         self._orders: OrderedDict[tuple[int, ...], _Order] = OrderedDict()
-        self._held: OrderedDict[tuple[int, ...], _Window] = OrderedDict()
-        self._said: set[int] = set()
+        self._windows: OrderedDict[tuple[int, ...], _Window] = OrderedDict()
+        self._logged: set[int] = set()  # row groups; every epoch reads them again
 
     def __len__(self) -> int:
         return int(self.rows_G.sum())
@@ -110,20 +111,20 @@ class PairStream:
         Raises:
             UserError: a bad row, unless they are dropped; a shard that cannot be read (any more).
         """
-        epochs, places = visits // len(self), visits % len(self)
+        epochs, positions = visits // len(self), visits % len(self)
         parts: list[pl.DataFrame] = []
         for epoch in np.unique(epochs):
             order = self._order(*keys, int(epoch))
             inside = np.flatnonzero(epochs == epoch)
-            windows = order.window_G[np.searchsorted(order.start_G, places[inside], side="right") - 1]
+            windows = order.window_G[np.searchsorted(order.start_G, positions[inside], side="right") - 1]
             for window in np.unique(windows):
                 chosen = inside[windows == window]
                 rows = self._window(order, int(window), *keys, int(epoch))
                 start = order.start_G[np.searchsorted(order.window_G, window)]
-                row = permuted(places[chosen] - start, len(rows.good), *keys, int(epoch), int(window))
-                kept = rows.good[row]
+                row = permuted(positions[chosen] - start, len(rows.good), *keys, int(epoch), int(window))
+                good = rows.good[row]
                 parts.append(
-                    rows.frame[row[kept]].with_columns(visit=pl.Series(visits[chosen[kept]], dtype=pl.Int64))
+                    rows.frame[row[good]].with_columns(visit=pl.Series(visits[chosen[good]], dtype=pl.Int64))
                 )
         return pl.concat(parts).sort("visit", maintain_order=True)
 
@@ -131,31 +132,43 @@ class PairStream:
         if keys not in self._orders:
             group_G = self.used[permuted(np.arange(len(self.used)), len(self.used), *keys)]
             start_G = np.cumsum(self.rows_G[group_G]) - self.rows_G[group_G]
-            _hold(self._orders, keys, _Order(group_G, start_G, start_G // self.window))
+            _remember(self._orders, keys, _Order(group_G, start_G, start_G // self.window))
         return self._orders[keys]
 
     def _window(self, order: _Order, window: int, *keys: int) -> "_Window":
         key = (*keys, window)
-        if key not in self._held:
+        if key not in self._windows:
             # File by file; the order within a window is a permutation anyway.
             groups = np.sort(order.group_G[order.window_G == window])
             parts = [self._read(group) for group in groups]
             rows = _Window(
                 pl.concat([part.frame for part in parts]), np.concatenate([part.good for part in parts])
             )
-            _hold(self._held, key, rows)
-        self._held.move_to_end(key)
-        return self._held[key]
+            _remember(self._windows, key, rows)
+        self._windows.move_to_end(key)
+        return self._windows[key]
 
     def _read(self, group: int) -> CheckedRows:
         """Read a row group and check its rows."""
         number = self.file_G[group]
-        file, sources, expected = (
-            self.files[number],
-            self.sources[number],
-            self.whole_G[self.file_G == number],
+        file, sources = self.files[number], self.sources[number]
+        table = self._read_table(
+            file, group, list(dict.fromkeys(name for names in sources.values() for name in names))
         )
-        columns = list(dict.fromkeys(name for names in sources.values() for name in names))
+        frame = pl.from_arrow(table.slice(0, self.rows_G[group]))
+        assert isinstance(frame, pl.DataFrame)
+        rows = check_rows(columnar(file, self.schema, sources, frame, int(self.first_G[group])), self.schema)
+        if (first := rows.first_fault()) is not None:
+            if self.on_bad_row == "error":
+                raise UserError(f"{file}: {first}.")
+            if self.log and group not in self._logged:
+                self._logged.add(group)
+                print_dropped(file, rows.num_rows, rows.reasons, first)
+        return rows
+
+    def _read_table(self, file: Path, group: int, columns: list[str]) -> pa.Table:
+        """Read columns of a row group, if the file still is what it was at the start."""
+        expected = self.whole_G[self.file_G == self.file_G[group]]
         try:
             with pq.ParquetFile(file) as parquet:
                 found = _rows_of_groups(parquet.metadata)
@@ -164,27 +177,9 @@ class PairStream:
                         f"{file}: found {sum(found):,} rows in {len(found)} row groups, expected {expected.sum():,} in "
                         f"{len(expected)} as at the start: the file changed."
                     )
-                table = parquet.read_row_group(int(self.place_G[group]), columns=columns)
+                return parquet.read_row_group(int(self.index_G[group]), columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file}: cannot be read: {_first_line(error)}.") from error
-        frame = pl.from_arrow(table.slice(0, self.rows_G[group]))
-        assert isinstance(frame, pl.DataFrame)
-        rows = check_columnar(file, self.layout, sources, frame, self.first_G[group] + np.arange(len(frame)))
-        if rows.faults:
-            number = min(rows.faults)
-            first = f"row {number}: {rows.faults[number]}"
-            if self.on_bad == "error":
-                raise UserError(f"{file}: {first}.")
-            self._say_dropped(file, group, rows, first)
-        return rows
-
-    def _say_dropped(self, file: Path, group: int, rows: CheckedRows, first: str) -> None:
-        if group in self._said or not self.say:  # every epoch reads it again
-            return
-        self._said.add(group)
-        counts = ", ".join(f"{reason}: {count}" for reason, count in rows.reasons.most_common())
-        line = f"{file}: left out {rows.reasons.total()} of {len(rows.good)} rows ({counts}); the first is {first}."
-        console.print(line)
 
 
 @dataclass(frozen=True)
@@ -195,14 +190,14 @@ class _Window:
     good: np.ndarray
 
 
-def _hold(held: "OrderedDict[tuple[int, ...], Any]", key: tuple[int, ...], value: Any) -> None:
-    held[key] = value
-    while len(held) > _WINDOWS_HELD:
-        held.popitem(last=False)
+def _remember(newest: "OrderedDict[tuple[int, ...], Any]", key: tuple[int, ...], value: Any) -> None:
+    newest[key] = value
+    while len(newest) > _MAX_WINDOWS:
+        newest.popitem(last=False)
 
 
 def _rows_of_groups(footer: pq.FileMetaData) -> list[int]:
-    return [footer.row_group(place).num_rows for place in range(footer.num_row_groups)]
+    return [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
 
 
 def _footer(file: Path) -> pq.FileMetaData:

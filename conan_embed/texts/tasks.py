@@ -18,7 +18,7 @@ from conan_embed.console import console
 from conan_embed.errors import UserError
 from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
 from conan_embed.texts.ragged import Ragged
-from conan_embed.texts.readers import read_classification, read_corpus, read_retrieval, read_sts
+from conan_embed.texts.readers import OnBadRow, read_classification, read_corpus, read_retrieval, read_sts
 from conan_embed.texts.store import TextStore, TextStoreBuilder, Tokenize
 
 
@@ -104,9 +104,9 @@ def load_tasks(
 
 
 def _collect_retrieval(
-    builder: TextStoreBuilder, data: RetrievalData, prompts: dict[str, str], on_bad: str
+    builder: TextStoreBuilder, data: RetrievalData, prompts: dict[str, str], on_bad_row: OnBadRow
 ) -> Callable[[list[np.ndarray]], RetrievalDataset]:
-    frame = read_retrieval(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
+    frame = read_retrieval(data.path, data.columns, on_bad_row=on_bad_row)
     frame = frame.head(data.limit) if data.limit else frame
     rows = len(frame)
     frame, lists = with_shared_positives(frame)
@@ -124,7 +124,7 @@ def _collect_retrieval(
     given = builder.add(frame["negative"].explode().drop_nulls(), prompts["passage"])
     corpus = None
     if data.corpus is not None and data.negative_source in ("mined", "random"):
-        passages = _read_corpus(data, lists["positive"].explode(), on_bad)
+        passages = _read_corpus(data, lists["positive"].explode(), on_bad_row)
         corpus = builder.add(passages, prompts["passage"])
     positive_counts = lists["positive"].list.len().to_numpy()
     given_counts = frame["negative"].list.len().to_numpy()
@@ -168,26 +168,26 @@ def with_shared_positives(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFra
     return frame.join(lists.select("query", "list"), on="query", maintain_order="left"), lists
 
 
-def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad: str) -> pl.Series:
+def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad_row: OnBadRow) -> pl.Series:
     """Read the passages as the positives are written: with their titles before them, or without.
 
     A positive "text" beside a passage "title, text" would not be recognised, and be mined as a negative of its query.
     """
     assert data.corpus is not None
-    with_title = read_corpus(data.corpus, data.corpus_columns, on_bad=on_bad)["text"]  # type: ignore[arg-type]
+    with_title = read_corpus(data.corpus, data.corpus_columns, on_bad_row=on_bad_row)["text"]
     if "title" in data.corpus_columns:
         return with_title
     known = positives.unique()
-    plain = read_corpus(data.corpus, {**data.corpus_columns, "title": []}, on_bad=on_bad)["text"]  # type: ignore[arg-type]
+    plain = read_corpus(data.corpus, {**data.corpus_columns, "title": []}, on_bad_row=on_bad_row)["text"]
     return (
         plain if known.is_in(plain.implode()).sum() > known.is_in(with_title.implode()).sum() else with_title
     )
 
 
 def _collect_classification(
-    builder: TextStoreBuilder, data: ClassificationData, prompts: dict[str, str], on_bad: str
+    builder: TextStoreBuilder, data: ClassificationData, prompts: dict[str, str], on_bad_row: OnBadRow
 ) -> Callable[[list[np.ndarray]], RetrievalDataset]:
-    frame = read_classification(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
+    frame = read_classification(data.path, data.columns, on_bad_row=on_bad_row)
     frame = frame.head(data.limit) if data.limit else frame
     frame = frame.unique("text", keep="first", maintain_order=True)
     sizes = frame["label"].value_counts()
@@ -223,9 +223,9 @@ def _collect_classification(
 
 
 def _collect_sts(
-    builder: TextStoreBuilder, data: StsData, prompts: dict[str, str], on_bad: str
+    builder: TextStoreBuilder, data: StsData, prompts: dict[str, str], on_bad_row: OnBadRow
 ) -> Callable[[list[np.ndarray]], StsDataset]:
-    frame = read_sts(data.path, data.columns, on_bad=on_bad)  # type: ignore[arg-type]
+    frame = read_sts(data.path, data.columns, on_bad_row=on_bad_row)
     frame = frame.head(data.limit) if data.limit else frame
     left, right = builder.add(frame["text_a"], prompts["sts"]), builder.add(frame["text_b"], prompts["sts"])
     score = frame["score"].to_numpy()

@@ -20,8 +20,8 @@ def write(path, texts, group=4):
     return path
 
 
-def opened(folder, *, window=8, on_bad="error", **settings):
-    return PairStream(RetrievalData(name="s", path=str(folder), **settings), window, on_bad)
+def opened(folder, *, window=8, on_bad_row="error", **settings):
+    return PairStream(RetrievalData(name="s", path=str(folder), **settings), window, on_bad_row)
 
 
 def named(folder, **settings):
@@ -103,7 +103,7 @@ def test_only_the_windows_in_use_are_read_and_held(folder, monkeypatch):
     assert not read
     for start in range(0, 96, 3):
         stream.take(np.arange(start, min(start + 3, 96)), 0)
-        assert sum(len(window.good) for window in stream._held.values()) <= 16 * stream_module._WINDOWS_HELD
+        assert sum(len(window.good) for window in stream._windows.values()) <= 16 * stream_module._MAX_WINDOWS
     assert sorted(read) == list(range(24))  # each row group once
 
 
@@ -130,13 +130,13 @@ def test_bad_rows(tmp_path, capsys):
     pq.write_table(frame.to_arrow(), path, row_group_size=2)
     with pytest.raises(UserError, match=r"bad\.parquet: row 3: column 'query': found null, expected a text"):
         opened(path, window=100).take(np.arange(6), 0)
-    stream = opened(path, window=100, on_bad="drop")
+    stream = opened(path, window=100, on_bad_row="drop")
     for start in (0, 6):  # said once, not once an epoch
         taken = stream.take(np.arange(start, start + 6), 0)
         assert sorted(taken["query"]) == ["a", "b", "d", "f"]
         assert set(taken["visit"]) < set(range(start, start + 6))
     said = capsys.readouterr().err
-    assert said.count("left out 1 of 2 rows (empty text: 1); the first is row 3: column 'query'") == 1
+    assert said.count("dropped 1 of 2 rows (empty text: 1); the first is row 3: column 'query'") == 1
     assert said.count("the first is row 5: column 'positive': found a text with nothing") == 1
 
 

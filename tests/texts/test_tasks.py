@@ -94,19 +94,19 @@ def test_nothing_but_queries_as_positives_is_refused(folder):
         folder.retrieval([{"query": "a", "positive": ["a"]}])
 
 
-@pytest.mark.parametrize("negatives", ["mined", "random"])
-def test_a_corpus_is_what_is_mined_from(folder, negatives):
+@pytest.mark.parametrize("source", ["mined", "random"])
+def test_a_corpus_is_what_is_mined_from(folder, source):
     store, found = folder.retrieval(
         [{"query": "a", "positive": ["1"], "negative": ["9"]}],
         corpus=[{"doc_id": "x", "text": "5"}, {"doc_id": "y", "text": "1"}],
-        negatives=negatives,
+        negative_source=source,
     )
     assert sorted(texts(store, found.passages)) == ["1", "5"]
 
 
-@pytest.mark.parametrize("negatives", ["given", "none"])
-def test_a_corpus_that_nothing_is_mined_from_is_not_read(folder, negatives):
-    _, found = folder.retrieval([{"query": "a", "positive": ["1"]}], corpus=[], negatives=negatives)
+@pytest.mark.parametrize("source", ["given", "none"])
+def test_a_corpus_that_nothing_is_mined_from_is_not_read(folder, source):
+    _, found = folder.retrieval([{"query": "a", "positive": ["1"]}], corpus=[], negative_source=source)
     assert len(found.passages) == 1
 
 
