@@ -9,7 +9,16 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a recipe, a file or a command; the message is a sentence for the person who made it."""
+    """A mistake in a recipe, a file or a command; the message is a sentence for the person who made it.
+
+    The command line prints the message and ends with status 2.
+
+    Example:
+        >>> ce.read_pairs("fqa.jsonl")
+        Traceback (most recent call last):
+            ...
+        conan_embed.errors.UserError: fqa.jsonl: no such file (did you mean 'faq.jsonl'?).
+    """
 
 
 def suggestion(found: str, known: Iterable[str]) -> str:

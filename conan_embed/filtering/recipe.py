@@ -208,7 +208,13 @@ class Engine(_Part):
 
 
 class FilterRecipe(_Part):
-    """Everything that decides which pairs are kept."""
+    """Everything that decides which pairs are kept.
+
+    Example:
+        >>> recipe = ce.FilterRecipe(sources=[{"path": "faq.jsonl"}], language={"keep": ["en"]})
+        >>> recipe.duplicates.threshold
+        0.8
+    """
 
     sources: tuple[Source, ...] = Field(min_length=1)
     normalise: Normalise = Normalise()

@@ -6,9 +6,9 @@ classes below. An unknown key is refused with the nearest known one. The comment
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -283,8 +283,27 @@ class Tracking(_Section):
     project: str = Field("conan-embed", description="under which wandb, trackio and mlflow file the run")
 
 
+class RecipeData(Protocol):
+    """Data that knows how a recipe names it, as `Pairs` does."""
+
+    def recipe_entry(self) -> dict[str, Any]:
+        """Return `path` and whatever else `data.retrieval` takes, such as `name` and `columns`."""
+        ...
+
+
 class Recipe(_Section):
-    """A whole run."""
+    """All settings of a training run: model, data, step, loss, hard negatives, optimizer, evaluation, output.
+
+    Recipes are immutable. Start from `Recipe.small` in Python or from a YAML file (`Recipe.load`), and change what you
+    need with `with_`. `conan-embed recipe --keys` lists every key with its default.
+
+    Example:
+        >>> recipe = ce.Recipe.small(model="sentence-transformers/all-MiniLM-L6-v2", retrieval="faq.jsonl")
+        >>> recipe.step.queries, recipe.hard_negatives.source
+        (32, 'ranking')
+        >>> recipe.with_(step={"queries": 64}).step.queries
+        64
+    """
 
     model: Model
     data: Data
@@ -333,7 +352,81 @@ class Recipe(_Section):
                 raise ValueError(f"data.{kind}: found beside data.stream, which reads retrieval pairs only")
         return self
 
+    @classmethod
+    def small(
+        cls,
+        *,
+        model: str | Path,
+        retrieval: "str | Path | Mapping[str, Any] | RecipeData",
+        sts: str | Path | Mapping[str, Any] | None = None,
+        evaluation: str | Path | None = None,
+        output: str | Path = "runs/small",
+    ) -> "Recipe":
+        """Return the shipped recipe `small` for your data: a fine-tuning that a laptop can do.
+
+        32 queries a step with 4 hard negatives each, mined at the start and replaced once the model has learned them;
+        2 epochs at a learning rate of 2e-5.
+
+        Args:
+            model: hub name or folder of the model to start from.
+            retrieval: pairs to train on: a file, what `read_pairs` returned, or a mapping of the keys that
+                `data.retrieval` takes.
+            sts: graded pairs (text_a, text_b, score) to train on in the same steps.
+            evaluation: a folder of evaluation sets, scored before and after training.
+            output: the run's folder.
+
+        Raises:
+            UserError: a key or a value that a recipe does not have.
+
+        Example:
+            >>> pairs = {"path": "faq.jsonl", "columns": {"query": "title", "positive": "answer"}}
+            >>> recipe = ce.Recipe.small(model="sentence-transformers/all-MiniLM-L6-v2", retrieval=pairs)
+            >>> recipe.data.retrieval[0].name, recipe.step.sts_pairs
+            ('faq', 0)
+        """
+        values = load_recipe("small").as_dict()
+        values["model"]["base"] = str(model)
+        values["data"] |= {"retrieval": [_entry(retrieval)], "sts": [] if sts is None else [_entry(sts)]}
+        if sts is None:
+            values["step"]["sts_pairs"] = 0
+        values["evaluation"]["folder"] = None if evaluation is None else str(evaluation)
+        recipe: Recipe = checked_recipe(values | {"output": str(output)}, "Recipe.small")
+        return recipe
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: list[str] | None = None) -> "Recipe":
+        """Read a recipe from a YAML file, or a shipped one by its name, with `dotted.key=value` overrides on top.
+
+        Raises:
+            UserError: no such recipe, not YAML, an unknown key, or a value that does not fit.
+
+        Example:
+            >>> ce.Recipe.load("small", ["step.queries=64"]).step.queries
+            64
+        """
+        return load_recipe(source, overrides)
+
+    def with_(self, **changes: Any) -> "Recipe":
+        """Return a copy with some settings changed; sections are given as mappings and merged key by key.
+
+        Raises:
+            UserError: an unknown key, or a value that does not fit.
+
+        Example:
+            >>> recipe = ce.Recipe.small(model="sentence-transformers/all-MiniLM-L6-v2", retrieval="faq.jsonl")
+            >>> changed = recipe.with_(step={"queries": 64}, output="runs/faq")
+            >>> changed.step.queries, changed.step.num_negatives, changed.output
+            (64, 4, 'runs/faq')
+            >>> recipe.with_(step={"querys": 64})
+            Traceback (most recent call last):
+                ...
+            conan_embed.errors.UserError: Recipe.with_: step.querys: unknown key (did you mean 'queries'?); ...
+        """
+        recipe: Recipe = checked_recipe(_merge(self.as_dict(), changes), "Recipe.with_")
+        return recipe
+
     def as_dict(self) -> dict[str, Any]:
+        """Return all settings as plain values, fit for JSON and YAML."""
         return self.model_dump(mode="json")
 
     def with_rankings(self, folder: Path) -> "Recipe":
@@ -344,6 +437,33 @@ class Recipe(_Section):
     def as_yaml(self) -> str:
         """The resolved recipe, every default written out."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _entry(data: "str | Path | Mapping[str, Any] | RecipeData") -> dict[str, Any]:
+    """Return one element of `data.retrieval` or `data.sts`; its name is the file's where it has no other."""
+    if isinstance(data, str | Path):
+        data = {"path": data}
+    entry = dict(data) if isinstance(data, Mapping) else data.recipe_entry()
+    entry = _plain(entry)
+    return {
+        "name": re.sub(r"\W+", "-", Path(entry.get("path", "")).name.split(".")[0]).strip("-") or "data"
+    } | entry
+
+
+def _merge(values: Any, changes: Any) -> Any:
+    """Return `values` with `changes` laid over it: mappings key by key, anything else whole."""
+    if not (isinstance(values, dict) and isinstance(changes, Mapping)):
+        return _plain(changes)
+    return values | {key: _merge(values.get(key), change) for key, change in changes.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as YAML could have written it: paths as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def shipped_recipes() -> dict[str, Path]:
