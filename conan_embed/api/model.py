@@ -28,16 +28,16 @@ def load_model(
         trust_remote_code: run Python code that comes with the model.
 
     Returns:
-        the model in evaluation mode, on the GPU if there is one; it encodes N texts to float32 [N, D] with rows of
-        length 1.
+        the model in evaluation mode, on the GPU if there is one; `encode_query` and
+        `encode_document` return float32 [N, D] with rows of length 1.
 
     Raises:
         UserError: no such model, unusable weights, or settings that do not fit it.
 
     Example:
         >>> model = ce.load_model("sentence-transformers/all-MiniLM-L6-v2")
-        >>> queries = model.encode(["How do I reset my password?"])
-        >>> documents = model.encode(["Click on 'Forgot password'.", "We ship within two days."])
+        >>> queries = model.encode_query(["How do I reset my password?"])
+        >>> documents = model.encode_document(["Click on 'Forgot password'.", "We ship within two days."])
         >>> queries.shape, documents.shape
         ((1, 384), (2, 384))
         >>> (queries @ documents.T).argmax(axis=1)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import polars as pl
 import xxhash
 
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
-from conan_embed.texts.columns import CORPUS, RETRIEVAL, ColumnNames, Layout
-from conan_embed.texts.readers import OnBad, check_columnar, read_corpus, read_retrieval
+from conan_embed.texts.columns import CORPUS, RETRIEVAL, ColumnNames, TableSchema
+from conan_embed.texts.formats import columnar
+from conan_embed.texts.readers import OnBadRow, check_rows, read_corpus, read_retrieval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +140,7 @@ def read_pairs(
     columns: ColumnNames | None = None,
     *,
     name: str | None = None,
-    on_bad_row: OnBad = "error",
+    on_bad_row: OnBadRow = "error",
 ) -> Pairs:
     """Read pairs of queries and positives, perhaps with negatives, from a file or from memory.
 
@@ -171,7 +171,7 @@ def read_pairs(
     if isinstance(source, Pairs):
         return source if name is None else Pairs(source.frame, name, source.source, source.columns)
     if isinstance(source, str | Path):
-        frame = read_retrieval(source, columns, on_bad=on_bad_row)
+        frame = read_retrieval(source, columns, on_bad_row=on_bad_row)
         # Only a file without dropped rows is the same for whoever reads it next.
         kept = Path(source) if on_bad_row == "error" else None
         return Pairs(frame, name or Path(source).name.split(".")[0] or "pairs", kept, columns)
@@ -201,18 +201,17 @@ def to_cache(frame: pl.DataFrame, folder: Path = CACHE) -> Path:
     return path
 
 
-def _from_memory(data: "Frame", layout: Layout, columns: ColumnNames | None) -> pl.DataFrame:
+def _from_memory(data: Frame, schema: TableSchema, columns: ColumnNames | None) -> pl.DataFrame:
     """Check rows in memory as those of a file are checked."""
     frame = _as_polars(data)
     if frame.is_empty():
         raise UserError(f"{_MEMORY}: found no rows, expected at least one.")
-    layout = layout.with_names(columns or {})
-    sources = layout.sources(_MEMORY, frame.columns)
-    checked = check_columnar(_MEMORY, layout, sources, frame, np.arange(1, len(frame) + 1))
-    if checked.faults:
-        number = min(checked.faults)
-        raise UserError(f"{_MEMORY}: row {number}: {checked.faults[number]}.")
-    return checked.frame
+    schema = schema.with_names(columns)
+    sources = schema.sources(_MEMORY, frame.columns)
+    rows = check_rows(columnar(_MEMORY, schema, sources, frame), schema)
+    if (first := rows.first_fault()) is not None:
+        raise UserError(f"{_MEMORY}: {first}.")
+    return rows.frame
 
 
 def _as_polars(data: "Frame") -> pl.DataFrame:

@@ -86,6 +86,7 @@ class EmbeddingModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the parameters are."""
         return next(self.parameters()).device
 
     # ------------------------------------------------------------------------------------------------ forward
@@ -346,7 +347,7 @@ class EmbeddingModel(nn.Module):
             UserError: no such model, pickled or broken weights, or settings that do not fit it.
 
         Example:
-            >>> model = EmbeddingModel.load("intfloat/multilingual-e5-small", widths=[384, 128])
+            >>> model = EmbeddingModel.load("sentence-transformers/all-MiniLM-L6-v2", widths=[384, 128])
         """
         return loading.load(
             cls,
