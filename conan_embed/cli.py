@@ -4,7 +4,7 @@ Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.text import Text
@@ -19,41 +19,40 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Train text-embedding models whose negatives stay hard.
 
-    **Begin with** `conan-embed quickstart`: a search engine for the Python documentation on this machine, in minutes.
+    **New here?** `conan-embed quickstart` trains a search engine for the Python documentation on this machine.
 
-    **Then your own data**: `conan-embed recipe small > my.yaml`, put your files in, `conan-embed train my.yaml`.
+    **Your own data:** `conan-embed recipe small > my.yaml`, fill in your files, then `conan-embed train my.yaml`.
 
     Any setting of a recipe can be given on the command line: `conan-embed train my.yaml optimizer.learning_rate=2e-5`.
     """,
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="a YAML file, or the name of a shipped recipe")
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a built-in recipe.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="settings on top of the recipe")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe's.")
 ]
+Resume = Annotated[bool, typer.Option(help="Continue an interrupted run, if there is one.")]
 
 
 @app.command()
 def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    resume: Annotated[
-        bool, typer.Option(help="go on from the newest checkpoint, if the run directory has one")
-    ] = True,
-    allow_changes: Annotated[bool, typer.Option(help="resume although the recipe changed")] = False,
+    resume: Resume = True,
+    allow_changes: Annotated[bool, typer.Option(help="Resume although the recipe has changed.")] = False,
 ) -> None:
-    """Train a model as a recipe says, and write model/, metrics and report.html into its output directory.
+    """Train a model; write model/, metrics and report.html into the recipe's output folder.
 
-    With several processes: `torchrun --nproc-per-node 4 -m conan_embed train RECIPE`. The loss is the same.
+    On several processes: `torchrun --nproc-per-node 4 -m conan_embed train RECIPE`. The loss stays the same.
     """
     from conan_embed.distributed import collectives
     from conan_embed.recipes.schema import load_recipe
     from conan_embed.reporting.page import report as write_report
     from conan_embed.training.run import train as run
 
-    collectives.start()  # first of all, so that a mistake in the recipe is said once and not by every process
+    collectives.start()  # first of all, so that a mistake in the recipe is reported once, not by every process
     folder = run(load_recipe(recipe, overrides), resume=resume, allow_changes=allow_changes)
     if collectives.is_main_process():
         page = write_report([folder])
@@ -64,34 +63,30 @@ def train(
 @app.command()
 def mine(
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the rankings")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the rankings.")],
     overrides: Overrides = None,
 ) -> None:
-    """Mine rankings of hard negatives with the recipe's base model.
+    """Mine hard negatives with the recipe's base model, for later runs.
 
-    `train` reads them where a data set says `ranking: OUTPUT`. (It also mines by itself when there is none.)
+    `train` uses them where a data set says `ranking: OUTPUT`. Without it, `train` mines by itself.
     """
     from conan_embed.recipes.schema import load_recipe
     from conan_embed.training.run import mine as run
 
     folder = run(load_recipe(recipe, overrides), output)
-    console.print(f"rankings: {folder}; figures and examples: {folder / 'mining.json'}")
+    console.print(f"rankings: {folder}\nstatistics and examples: {folder / 'mining.json'}")
 
 
 @app.command(name="filter")
 def filter_(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file (docs/filtering.md)")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="folder for kept/, dropped/, summary.json and report.html")
-    ],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file (docs/filtering.md).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pairs and the report.")],
     runner: Annotated[
-        Literal["native", "ray"], typer.Option(help="this machine, or a Ray cluster")
+        Literal["native", "ray"], typer.Option(help="This machine, or a Ray cluster.")
     ] = "native",
-    resume: Annotated[
-        bool, typer.Option(help="go on where an earlier run of the same recipe stopped")
-    ] = True,
+    resume: Resume = True,
 ) -> None:
-    """Turn raw text pairs into clean ones; every dropped pair says why, report.html shows it."""
+    """Turn raw text pairs into clean ones, with a reason for every pair that was dropped."""
     from conan_embed.filtering.pipeline import filter_pairs
     from conan_embed.filtering.recipe import read_filter_recipe
     from conan_embed.reporting.page import report as write_report
@@ -103,40 +98,44 @@ def filter_(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="a model folder, or a hub name")],
+    model: Annotated[str, typer.Argument(help="A model folder, or the name of a model on the hub.")],
     folder: Annotated[
-        Path | None, typer.Argument(help="evaluation sets: retrieval/, sts/, classification/, ...")
+        Path | None, typer.Argument(help="Evaluation sets: retrieval/, sts/, classification/, ...")
     ] = None,
     benchmark: Annotated[
         str | None,
-        typer.Option(help='a benchmark of mteb, as "MTEB(cmn, v1)", or C-MTEB: the paper\'s 35 sets'),
+        typer.Option(
+            help='A benchmark of mteb, such as "MTEB(cmn, v1)", or C-MTEB for the paper\'s 35 sets.'
+        ),
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help='as "retrieval/NAME", "sts" or "AFQMC"; can be repeated')
+        list[str] | None,
+        typer.Option(help='Only this task or type: "retrieval/NAME", "sts" or "AFQMC". Repeatable.'),
     ] = None,
     local: Annotated[
         Path | None,
-        typer.Option("--local", "--local-data", help="mteb's classes on local copies of their data, offline"),
+        typer.Option("--local", "--local-data", help="Run mteb offline, on local copies of its data."),
     ] = None,
     width: Annotated[
-        list[str] | None, typer.Option("--width", "--dims", help="Matryoshka widths to score too: 256,512")
+        list[str] | None,
+        typer.Option("--width", "--dims", help="Matryoshka widths to score as well: 256,512."),
     ] = None,
     precision: Annotated[
-        Literal["bfloat16", "float32"], typer.Option(help="of matrix products; float32 for leaderboards")
+        Literal["bfloat16", "float32"], typer.Option(help="Of matrix products; float32 for leaderboards.")
     ] = "bfloat16",
     baseline: Annotated[
-        Path | None, typer.Option(help="JSON of an earlier evaluation to compare with")
+        Path | None, typer.Option(help="Compare with the JSON of an earlier evaluation.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="scores as JSON; of a benchmark the folder of results"),
+        typer.Option("--output", "-o", help="Where scores go: a JSON file; for a benchmark, a folder."),
     ] = None,
-    update_card: Annotated[bool, typer.Option(help="write the scores into the model's README.md")] = False,
+    update_card: Annotated[bool, typer.Option(help="Write the scores into the model's README.md.")] = False,
 ) -> None:
-    """Evaluate a model on a folder of sets, or on a benchmark by mteb itself: a table on screen, scores as JSON.
+    """Evaluate a model on your own sets, or on a benchmark with mteb.
 
-    A benchmark's results stand in mteb's own layout under `--output` (`results` by default); a task that is there
-    is not computed again. Under torchrun its tasks are shared out over the processes.
+    Benchmark results are stored in mteb's layout under `--output` (default: `results`), and tasks that are already
+    there are not run again. Under torchrun, tasks are dealt out to the processes.
     """
     from conan_embed.distributed import collectives
     from conan_embed.encoder.card import note_results
@@ -165,15 +164,15 @@ def evaluate(
     if update_card:
         note_results(Path(model), results)
     if results.get("missing"):
-        raise UserError(f"not evaluated: {', '.join(results['missing'])}; the same command tries them again.")
+        raise UserError(f"not evaluated: {', '.join(results['missing'])}; run the same command to try again.")
 
 
-Seeds = Annotated[str, typer.Option(help="each arm is trained once with each of these seeds")]
-Jobs = Annotated[int, typer.Option(min=1, help="arms at a time, each in a process of its own")]
+Seeds = Annotated[str, typer.Option(help="Train each arm once with each of these seeds.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Arms trained at a time, each in its own process.")]
 ArmsOutput = Annotated[
-    Path | None, typer.Option("--output", "-o", help="else the recipe's output with -arms behind it")
+    Path | None, typer.Option("--output", "-o", help="Default: the recipe's output with -arms appended.")
 ]
-Against = Annotated[str | None, typer.Option(help="the arm that differences are taken from; else the first")]
+Against = Annotated[str | None, typer.Option(help="Arm to compare the others with. Default: the first.")]
 
 
 @app.command()
@@ -183,24 +182,34 @@ def ablate(
     seeds: Seeds = "0,1,2",
     equal: Annotated[
         Literal["examples", "updates"],
-        typer.Option(help="what arms with one task a step have as many of as the joint ones"),
+        typer.Option(help="What joint and one-task arms have equally many of."),
     ] = "examples",
     against: Against = None,
     jobs: Jobs = 1,
     output: ArmsOutput = None,
 ) -> None:
-    """Run the paper's table 4 on a recipe: base, vanilla, CBB only, DHNM only, both; seeds, intervals, a page.
+    """Run the paper's ablation (table 4) on a recipe: base, vanilla, CBB, DHNM, and both.
 
-    The same command goes on where it stopped. docs/experiments.md says what the arms are.
+    Run the same command again to continue after an interruption. The arms: docs/experiments.md.
     """
-    from conan_embed.ablation.comparison import ablate as run
-    from conan_embed.ablation.comparison import seeds_from
+    from conan_embed.ablation.experiment import ablate as run
+    from conan_embed.ablation.experiment import parse_seeds
+    from conan_embed.ablation.tables import table
     from conan_embed.distributed import collectives
 
     collectives.start()
-    chosen = seeds_from(seeds)
-    found = run(recipe, overrides or [], seeds=chosen, output=output, equal=equal, against=against, jobs=jobs)
-    _show_comparison(found)
+    comparison = run(
+        recipe,
+        overrides or [],
+        seeds=parse_seeds(seeds),
+        output=output,
+        equal=equal,
+        against=against,
+        jobs=jobs,
+    )
+    if collectives.is_main_process():
+        stdout.print(table(comparison))
+    collectives.stop()
 
 
 @app.command()
@@ -208,62 +217,50 @@ def sweep(
     recipe: RecipeArgument,
     settings: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=V1,V2...", help="values to try; keys joined by + change together"),
+        typer.Argument(metavar="KEY=V1,V2...", help="Values to try. Keys joined by + change together."),
     ],
     one_at_a_time: Annotated[
-        bool,
-        typer.Option(
-            "--one-at-a-time",
-            help="not every combination: change one key at a time, others at their first values",
-        ),
+        bool, typer.Option("--one-at-a-time", help="Vary one key at a time, around the first values.")
     ] = False,
     seeds: Seeds = "0,1,2",
     against: Against = None,
     jobs: Jobs = 1,
     output: ArmsOutput = None,
 ) -> None:
-    """Run a recipe with every combination of the given values: `hard_negatives.decay=1.05,1.15 loss.beta=0.4,0.8`.
+    """Train a recipe with every combination of values: `hard_negatives.decay=1.05,1.15 loss.beta=0.4,0.8`.
 
-    Keys that change together: `step.queries+step.sts_pairs=20+16,12+48`. A key with one value holds for all.
+    Keys that change together: `step.queries+step.sts_pairs=20+16,12+48`. A key with one value holds for all arms.
     """
-    from conan_embed.ablation.comparison import seeds_from
-    from conan_embed.ablation.comparison import sweep as run
+    from conan_embed.ablation.experiment import parse_seeds
+    from conan_embed.ablation.experiment import sweep as run
+    from conan_embed.ablation.tables import table
     from conan_embed.distributed import collectives
 
     collectives.start()
-    found = run(
+    comparison = run(
         recipe,
         settings,
-        seeds=seeds_from(seeds),
+        seeds=parse_seeds(seeds),
         output=output,
         one_at_a_time=one_at_a_time,
         against=against,
         jobs=jobs,
     )
-    _show_comparison(found)
-
-
-def _show_comparison(found: dict[str, Any]) -> None:
-    from conan_embed.ablation.comparison import table
-    from conan_embed.distributed import collectives
-
     if collectives.is_main_process():
-        stdout.print(table(found))
-        console.print(f"table: {found['output']}/table.md\npage: {found['output']}/arms.html")
+        stdout.print(table(comparison))
     collectives.stop()
 
 
 @app.command()
 def report(
     folders: Annotated[
-        list[Path],
-        typer.Argument(help="run directories, several are compared side by side; or the output of a filter"),
+        list[Path], typer.Argument(help="Run folders (several are compared), or one output of a filter.")
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="else report.html in the first folder")
+        Path | None, typer.Option("--output", "-o", help="Default: report.html in the first folder.")
     ] = None,
 ) -> None:
-    """Write one self-contained page about one or several runs, or about what a filter kept and dropped."""
+    """Write a self-contained HTML page about one or several runs, or about a filter's output."""
     from conan_embed.reporting.page import report as run
 
     console.print(f"report: {run(folders, output)}")
@@ -271,38 +268,38 @@ def report(
 
 @app.command()
 def suspects(
-    run: Annotated[Path, typer.Argument(help="a finished run directory")],
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON lines; else suspects.jsonl in the run")
+        Path | None, typer.Option("--output", "-o", help="JSON lines. Default: suspects.jsonl in the run.")
     ] = None,
-    pairs: Annotated[
-        int, typer.Option(min=1, help="how many of the likeliest pairs the model looks at")
-    ] = 500,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of likely pairs to check.")] = 500,
     margin: Annotated[
-        float, typer.Option(help="suspect negatives from this far below their positive on (cosine)")
+        float, typer.Option(help="Report negatives scoring at most this far below their positive.")
     ] = 0.05,
 ) -> None:
-    """Write the negatives that score like their query's positive, for a person to label.
+    """List hard negatives that score like their query's positive, for a person to label.
 
-    They are probably answers that nobody labelled. docs/negatives.md says how labels get back into training.
+    Many of them are correct answers that nobody labelled. How to train on the labels: docs/negatives.md.
     """
     from conan_embed.training.run import suspects as find
 
     written, count, looked_at = find(run, output, limit=pairs, margin=margin)
-    console.print(f"{count:,} suspected false negatives among {looked_at:,} pairs looked at: {written}")
+    console.print(f"{count:,} suspected false negatives among {looked_at:,} pairs checked: {written}")
 
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="a model folder")],
-    output: Annotated[Path, typer.Argument(help="folder to write")],
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    output: Annotated[Path, typer.Argument(help="The folder to write.")],
     format: Annotated[
-        Literal["sentence-transformers", "onnx"], typer.Option(help="what to write")
+        Literal["sentence-transformers", "onnx"], typer.Option(help="Format to write.")
     ] = "sentence-transformers",
-    quantize: Annotated[Literal["int8"] | None, typer.Option(help="weights as 8-bit integers (onnx)")] = None,
-    width: Annotated[int | None, typer.Option(help="cut to this Matryoshka width")] = None,
+    quantize: Annotated[
+        Literal["int8"] | None, typer.Option(help="Store weights as 8-bit integers (onnx).")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Keep only this Matryoshka width.")] = None,
 ) -> None:
-    """Write a model for serving; the copy is compared with the original before it counts."""
+    """Export a model for serving. The copy is checked against the original."""
     from conan_embed.export import export as run
 
     console.print(f"exported: {run(model, output, format=format, quantize=quantize, width=width)}")
@@ -310,14 +307,14 @@ def export(
 
 @app.command()
 def search(
-    query: Annotated[str, typer.Argument(help="what to look for")],
-    model: Annotated[Path, typer.Option(help="a model folder")] = Path("runs/quickstart/model"),
-    corpus: Annotated[Path, typer.Option(help="passages: JSON lines, Parquet or CSV")] = Path(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("runs/quickstart/model"),
+    corpus: Annotated[Path, typer.Option(help="Passages: JSON lines, Parquet or CSV.")] = Path(
         "runs/quickstart/data/documents.parquet"
     ),
-    k: Annotated[int, typer.Option("-k", help="hits")] = 5,
+    k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 5,
 ) -> None:
-    """Search a file of passages with a model; without options, the quickstart's."""
+    """Search a file of passages; by default, with the quickstart's model in its documentation."""
     from conan_embed.search.index import search as run
     from conan_embed.search.index import show
 
@@ -326,14 +323,12 @@ def search(
 
 @app.command()
 def recipe(
-    name: Annotated[
-        str | None, typer.Argument(help="a shipped recipe to print; without it, their list")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="The built-in recipe to print.")] = None,
     keys: Annotated[
-        bool, typer.Option("--keys", help="print every key with its default and meaning")
+        bool, typer.Option("--keys", help="Print every key with its default and meaning.")
     ] = False,
 ) -> None:
-    """Print a shipped recipe to start from, their list, or all keys that a recipe may have."""
+    """List the built-in recipes, or print one to start from."""
     from conan_embed.recipes.show import all_keys, listed, text_of
 
     typer.echo(all_keys() if keys else listed() if name is None else text_of(name))
@@ -341,8 +336,8 @@ def recipe(
 
 @app.command()
 def quickstart(
-    output: Annotated[Path, typer.Option("--output", "-o", help="run directory")] = Path("runs/quickstart"),
     overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/quickstart"),
 ) -> None:
     """Train a search engine for the Python documentation on this machine, in about ten minutes on two cores."""
     from conan_embed.quickstart.run import quickstart as run
@@ -353,13 +348,13 @@ def quickstart(
 def main() -> None:
     """Run the command line; a user's mistake is one sentence and exit status 2.
 
-    Of several processes the first to fail says so, and all end with its status.
+    Of several processes, the first to fail reports it, and all end with its status.
     """
     try:
         app(standalone_mode=True)
     except UserError as error:
         message = str(error)
-        failures.exit_all(2, lambda: _say(message))
+        failures.exit_all(2, lambda: _print_error(message))
     except KeyboardInterrupt:
         failures.exit_all(130, lambda: console.print("interrupted"))
     except Exception as error:
@@ -367,9 +362,10 @@ def main() -> None:
             raise
         if not failures.is_peer_failure(error):
             failures.exit_all(1, console.print_exception)
-        message = f"another process of the run is gone ({str(error).strip().splitlines()[0]}). "
-        failures.exit_all(1, lambda: _say(message + "The same command goes on from the newest checkpoint."))
+        reason = str(error).strip().splitlines()[0]
+        message = f"lost another process of the run ({reason}). The same command resumes from the last checkpoint."
+        failures.exit_all(1, lambda: _print_error(message))
 
 
-def _say(error: str) -> None:
-    console.print(Text.assemble(("error", "bold red"), f"{failures.process_suffix()} {error}"))
+def _print_error(message: str) -> None:
+    console.print(Text.assemble(("error", "bold red"), f"{failures.process_suffix()} {message}"))

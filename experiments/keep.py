@@ -10,12 +10,14 @@ import datetime
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from result_file import RESULTS
 
-from conan_embed.ablation.comparison import markdown
+from conan_embed.ablation.comparison import Comparison
+from conan_embed.ablation.tables import markdown
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_text
 
@@ -41,17 +43,17 @@ def base_of(run: dict[str, Any]) -> str:
     return f"{path.parent.name}/{path.name}" if path.name == "model" else path.name
 
 
-def without_local_settings(comparison: dict[str, Any]) -> dict[str, Any]:
+def without_local_settings(comparison: Comparison) -> Comparison:
     """Return the comparison without the settings of its arms that say nothing to others."""
 
-    def shown(settings: list[str]) -> list[str]:
+    def shared(settings: list[str]) -> list[str]:
         return [each for each in settings if not each.startswith(OF_THIS_MACHINE)]
 
     arms = [
-        arm | {"overrides": shown(arm["overrides"]), "changes": ", ".join(shown(arm["changes"].split(", ")))}
-        for arm in comparison["arms"]
+        replace(arm, overrides=shared(arm.overrides), changes=", ".join(shared(arm.changes.split(", "))))
+        for arm in comparison.arms
     ]
-    return comparison | {"arms": arms}
+    return replace(comparison, arms=arms)
 
 
 def keep(folder: Path, today: str) -> Path:
@@ -60,7 +62,7 @@ def keep(folder: Path, today: str) -> Path:
         raise UserError(
             f"{folder}: found no results.json; expected the output of a finished ablate or sweep."
         )
-    comparison = without_local_settings(read_json(folder / "results.json"))
+    comparison = without_local_settings(Comparison.from_json(read_json(folder / "results.json")))
     runs = sorted(folder.glob("*/seed-*/run.json"), key=lambda path: path.stat().st_mtime)
     run = read_json(runs[-1])
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
@@ -68,11 +70,11 @@ def keep(folder: Path, today: str) -> Path:
         f"From {base_of(run)} ({run['parameters']:,} parameters); arms on {run['device']}, "
         f"{run['processes']} process(es) of {run['threads']} thread(s) each; {versions}."
     )
-    table = markdown(comparison | {"title": f"{comparison['title']}, {today}"})
+    table = markdown(replace(comparison, title=f"{comparison.title}, {today}"))
     title, _, rest = table.partition("\n")
     path = RESULTS / f"{folder.name}_{today}.md"
     write_text(path, "\n".join([title, "", f"`{command_of(run)}`", "", settings, rest]))
-    write_text(path.with_suffix(".json"), json.dumps(comparison, indent=1))
+    write_text(path.with_suffix(".json"), json.dumps(comparison.to_json(), indent=1))
     return path
 
 

@@ -28,9 +28,10 @@ import polars as pl
 from result_file import options, write_result
 
 from conan_embed.ablation.arms import Arm, folder_of
-from conan_embed.ablation.comparison import compare, score_lines, task_lines
+from conan_embed.ablation.comparison import Comparison, compare
 from conan_embed.ablation.run import run_arms
 from conan_embed.ablation.statistics import LEVEL
+from conan_embed.ablation.tables import score_lines, task_lines
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, write_text
 from conan_embed.filtering.pipeline import filter_pairs
@@ -140,7 +141,7 @@ def make_arms(arguments: argparse.Namespace, raw: Path, filtered: Path) -> list[
     return arms
 
 
-def tables(arms: list[Arm], seeds: list[int], results: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def tables(arms: list[Arm], seeds: list[int], results: list[list[dict[str, Any]]]) -> dict[str, Comparison]:
     """Return the comparison of each question."""
     place = {arm.name: number for number, arm in enumerate(arms)}
     return {
@@ -195,7 +196,11 @@ def main() -> None:
     ]
     every_task = task_lines(compare(arms, arguments.seeds, results, against=0))
     write_result(
-        "Two stages of training", what, [*lines, "## Every task", "", *every_task], compared, arguments.write
+        "Two stages of training",
+        what,
+        [*lines, "## Every task", "", *every_task],
+        {question: comparison.to_json() for question, comparison in compared.items()},
+        arguments.write,
     )
 
 

@@ -18,9 +18,9 @@ import yaml
 
 from conan_embed.errors import UserError
 from conan_embed.files import read_json
-from conan_embed.reporting import figures, sentences
+from conan_embed.reporting import canvas, charts, sentences
 from conan_embed.reporting.panels import Drawing, Entry
-from conan_embed.reporting.runs import Run
+from conan_embed.reporting.runs import RunRecord
 from conan_embed.reporting.tables import Tile
 
 SECTIONS = {  # in the order of the page: key, and how the navigation calls it
@@ -174,14 +174,14 @@ def funnel(filtered: Filtered) -> dict[str, Any] | None:
     rows = [_funnel_row(name, counts, stages) for name, counts in largest]
     if len(rows) > 1:
         rows.append({**_funnel_row("All", found["total"], stages), "mean": True})
-    drawn = [(name, counts) for name, counts in largest if counts["read"]][: figures.NUM_SERIES]
+    drawn = [(name, counts) for name, counts in largest if counts["read"]][: canvas.NUM_SERIES]
     shares_CS = np.array([[counts[stage] / counts["read"] for stage in stages] for _, counts in drawn])
     names = [stage_name(stage) for stage in stages]
     legend = [Entry(name, number) for number, (name, _) in enumerate(drawn)]
     title = "Share of pairs left after each stage"
     if len(drawn) < len(largest):
         title += f", the {len(drawn)} largest categories"
-    wide, narrow = (figures.funnel(names, shares_CS, size) for size in (figures.WIDE, figures.NARROW))
+    wide, narrow = (charts.funnel(names, shares_CS, size) for size in (canvas.WIDE, canvas.NARROW))
     return {
         "bars": bars(filtered),
         "columns": names,
@@ -294,7 +294,7 @@ def scores(filtered: Filtered) -> dict[str, Any] | None:
     drawings = []
     for name, counts_B in sorted(counts.items(), key=lambda item: -item[1].sum()):
         mean = float((counts_B * (edges_E[:-1] + edges_E[1:]) / 2).sum() / counts_B.sum())
-        svg = figures.histogram(inside_E, counts_B[first:last], minimum, name)
+        svg = charts.histogram(inside_E, counts_B[first:last], minimum, name)
         drawings.append(Drawing(name, svg, latest=f"mean {mean:.2f}"))
     low = next((r["dropped"] for r in filtered.reasons if r["reason"] == "teacher_score"), 0)
     scored = sum(int(values.sum()) for values in counts.values())
@@ -371,7 +371,7 @@ def _share(part: float, whole: float) -> str:
 # --- in the report of a training run ------------------------------------------------------------
 
 
-def behind_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def behind_runs(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return the funnel of every filter output that the runs' data come from, with the data sets that do."""
     fed: dict[Path, list[str]] = {}
     for run in runs:

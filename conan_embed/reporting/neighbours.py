@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conan_embed.reporting.runs import Run
+from conan_embed.reporting.runs import RunRecord
 from conan_embed.reporting.tables import fact
 
 # The page must stay readable and small.
@@ -40,7 +40,7 @@ class Example:
     note: str = ""
 
 
-def examples(runs: Sequence[Run]) -> dict[str, Any] | None:
+def examples(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return the queries of examples.json with their neighbours before and after training (of each run)."""
     found = [run for run in runs if _objects(run.examples, "queries")]
     by_query = [
@@ -70,7 +70,7 @@ def examples(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {"note": note, "shown": entries[:NUM_SHOWN], "folded": entries[NUM_SHOWN:]}
 
 
-def mining(run: Run) -> dict[str, Any] | None:
+def mining(run: RunRecord) -> dict[str, Any] | None:
     """Return the numbers and examples of mining.json, by data set."""
     columns = dict.fromkeys(
         key for numbers in run.mining.values() for key, v in numbers.items() if _is_plain(v)
@@ -85,7 +85,7 @@ def mining(run: Run) -> dict[str, Any] | None:
     return {"columns": titles, "rows": rows, "folded": folded} if rows else None
 
 
-def hardest(run: Run) -> dict[str, Any] | None:
+def hardest(run: RunRecord) -> dict[str, Any] | None:
     """Return the negatives of hard_negatives.jsonl by query: those that may be answers, and the hardest others."""
     if not run.hardest:
         return None

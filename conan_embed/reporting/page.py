@@ -19,7 +19,7 @@ import conan_embed
 from conan_embed.errors import UserError
 from conan_embed.files import write_text
 from conan_embed.reporting import filters, neighbours, panels, sentences, tables
-from conan_embed.reporting.runs import Run, read_runs
+from conan_embed.reporting.runs import RunRecord, read_runs
 
 SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "results": "Results",
@@ -69,7 +69,7 @@ def report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return output
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[RunRecord]) -> str:
     """Return the page of these runs as HTML."""
     several = len(runs) > 1
     sections: dict[str, Any] = {

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from conan_embed.reporting import figures, sentences
-from conan_embed.reporting.runs import Run
+from conan_embed.reporting import canvas, figures, sentences
+from conan_embed.reporting.runs import RunRecord
 from conan_embed.reporting.tables import union
 
 
@@ -30,12 +30,12 @@ class Drawing:
     latest: str = ""
 
 
-def run_legend(runs: Sequence[Run]) -> list[Entry]:
+def run_legend(runs: Sequence[RunRecord]) -> list[Entry]:
     """Return the legend of the runs, each with its colour."""
-    return [Entry(run.name, number % figures.NUM_SERIES) for number, run in enumerate(runs)]
+    return [Entry(run.name, number % canvas.NUM_SERIES) for number, run in enumerate(runs)]
 
 
-def evaluation(runs: Sequence[Run]) -> list[Drawing]:
+def evaluation(runs: Sequence[RunRecord]) -> list[Drawing]:
     """Return a small figure of each task that was evaluated more than once."""
     drawings = []
     tasks = sentences.by_kind(union(each for run in runs for each in run.evaluations))
@@ -49,9 +49,9 @@ def evaluation(runs: Sequence[Run]) -> list[Drawing]:
     return drawings
 
 
-def scores(runs: Sequence[Run]) -> dict[str, Any] | None:
+def scores(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return figure 2 of the paper."""
-    if not (svg := figures.scores(runs, figures.WIDE)):
+    if not (svg := figures.scores(runs, canvas.WIDE)):
         return None
     marks = any(figures.replacements(run) for run in runs)
     note = "How near queries are to their positives and to their hard negatives: figure 2 of the paper."
@@ -65,45 +65,44 @@ def scores(runs: Sequence[Run]) -> dict[str, Any] | None:
         note += " The ticks at the foot are checks that replaced negatives." if marks else ""
     return {
         "note": note,
-        "drawing": Drawing("Mean cosine", svg, figures.scores(runs, figures.NARROW), legend),
+        "drawing": Drawing("Mean cosine", svg, figures.scores(runs, canvas.NARROW), legend),
     }
 
 
-def negatives(runs: Sequence[Run]) -> dict[str, Any] | None:
+def negatives(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return what the checks of the hard negatives recorded."""
     single = len(runs) == 1
-    means = _pair("S₀, when put in place", "S, now", single)
+    means = _pair("S₀, when chosen", "S, now", single)
     ages = _pair("mean", "oldest", single)
-    rank, seconds = figures.check(runs, ["mean_rank"]), figures.check(runs, ["seconds"], from_zero=True)
-    exhausted = figures.check(runs, ["exhausted_share"], from_zero=True, per_cent=True)
+    rank = figures.check(runs, ["mean_rank"])
+    exhausted = figures.check(runs, ["exhausted_share"], from_zero=True, as_per_cent=True)
     age = figures.check(runs, ["bank_age", "bank_age_max"], from_zero=True)
     drawings = _drawn(
         Drawing("Queries with new negatives", figures.replaced(runs)),
         Drawing("Mean score", figures.check(runs, ["mean_initial", "mean_current"]), legend=means),
         Drawing("Mean rank in use", rank),
-        Drawing("Share of rankings used up", exhausted),
+        Drawing("Share of exhausted rankings", exhausted),
         Drawing("Age of the bank, steps", age, legend=ages),
-        Drawing("Seconds a check", seconds),
     )
     said = [("" if single else run.name, sentences.negatives(run)) for run in runs]
     return {"said": [(name, text) for name, text in said if text], "drawings": drawings} if drawings else None
 
 
-def losses(runs: Sequence[Run]) -> list[Drawing]:
+def losses(runs: Sequence[RunRecord]) -> list[Drawing]:
     """Return the total loss and that of each task."""
     parts = sorted({key for run in runs for key in run.metrics.columns if key.startswith("loss/")})
     names = {"loss": "Total"} | {key: sentences.kind_name(key.removeprefix("loss/")) for key in parts}
     return _drawn(*(Drawing(name, figures.loss(runs, key)) for key, name in names.items()))
 
 
-def mixing(runs: Sequence[Run]) -> dict[str, Any] | None:
+def mixing(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return figure 4 of the paper, where runs that mix their tasks differently are compared."""
     ways = [None if run.recipe is None else run.recipe.step.mixing for run in runs]
     if not {"joint", "sequential"} <= set(ways):
         return None
     names = {"joint": "all tasks in every step (Cross-GPU Batch Balance)", "sequential": "one task a step"}
     legend = [
-        Entry(f"{run.name}: {names[way]}" if way else run.name, number % figures.NUM_SERIES)
+        Entry(f"{run.name}: {names[way]}" if way else run.name, number % canvas.NUM_SERIES)
         for number, (run, way) in enumerate(zip(runs, ways, strict=True))
     ]
     tasks = {"Retrieval": ["retrieval"], "STS": ["sts"], "Retrieval + STS": ["retrieval", "sts"]}
@@ -111,7 +110,7 @@ def mixing(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {"legend": legend, "drawings": drawings} if drawings else None
 
 
-def speed(runs: Sequence[Run]) -> dict[str, Any] | None:
+def speed(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return throughput, learning rate and gradient norm."""
     drawings = _drawn(
         Drawing("Real tokens a second", figures.throughput(runs)),

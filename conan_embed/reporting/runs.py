@@ -56,7 +56,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run directory; absent files are empty values."""
 
     path: Path
@@ -129,7 +129,7 @@ def known(frame: pl.DataFrame, key: str) -> tuple[NDArray[np.float64], NDArray[n
     return rows["step"].to_numpy(), rows["value"].to_numpy()
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     """Read run directories, named by their folders (by as many parents as tell them apart).
 
     Raises:
@@ -150,10 +150,10 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     return [_read_run(path, "/".join(path.parts[-depth:])) for path in paths]
 
 
-def _read_run(path: Path, name: str) -> Run:
+def _read_run(path: Path, name: str) -> RunRecord:
     facts = _json(path / "run.json")
     mining = _json(path / "mining" / "mining.json").get("datasets")
-    return Run(
+    return RunRecord(
         path=path,
         name=name,
         recipe=_recipe(path / "recipe.yaml"),

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from conan_embed.reporting.runs import Run, Score, known
+from conan_embed.reporting.runs import RunRecord, Score, known
 
 KIND_NAMES = {
     "retrieval": "Retrieval",
@@ -116,7 +116,7 @@ def mean(scores: Iterable[Score]) -> float:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def headline(run: Run) -> str:
+def headline(run: RunRecord) -> str:
     """Say the gain in one sentence: that of the first kind of task, and of the second if there is one."""
     spent, before, after = _spent(run), run.before, run.after
     common = [key for key in before.scores if key in after.scores] if before and after else []
@@ -135,21 +135,21 @@ def headline(run: Run) -> str:
     return "No step was taken yet."
 
 
-def _spent(run: Run) -> str:
+def _spent(run: RunRecord) -> str:
     if not run.num_steps:
         return ""
     seconds = run.total("seconds")
     return counted(run.num_steps, "step") + ("" if math.isnan(seconds) else f" / {duration(seconds)}")
 
 
-def recipe(run: Run) -> str:
+def recipe(run: RunRecord) -> str:
     """Say what was trained on what, what a step holds, what the loss is and what becomes of the negatives."""
     if run.recipe is None:
         return ""
     return " ".join(part(run) for part in (_start, _step, _loss, _replacement)).strip()
 
 
-def _start(run: Run) -> str:
+def _start(run: RunRecord) -> str:
     assert run.recipe is not None
     model, data = run.recipe.model, run.recipe.data
     traits = [f"{model.pooling} pooling"] if model.pooling else []
@@ -169,7 +169,7 @@ def _start(run: Run) -> str:
     return f"Started from {base} and trained on {listed(named)}."
 
 
-def _step(run: Run) -> str:
+def _step(run: RunRecord) -> str:
     assert run.recipe is not None
     step = run.recipe.step
     against = [counted(step.num_negatives, "hard negative")] if step.num_negatives else []
@@ -184,7 +184,7 @@ def _step(run: Run) -> str:
     return f"A step holds {', or '.join(parts) if step.mixing == 'sequential' else ', and '.join(parts)}."
 
 
-def _loss(run: Run) -> str:
+def _loss(run: RunRecord) -> str:
     assert run.recipe is not None
     step, loss = run.recipe.step, run.recipe.loss
     infonce = f"InfoNCE (τ {loss.temperature:g})"
@@ -194,7 +194,7 @@ def _loss(run: Run) -> str:
     return f"The loss is {infonce} + {loss.beta:g} × {cosent}." if step.queries else f"The loss is {cosent}."
 
 
-def _replacement(run: Run) -> str:
+def _replacement(run: RunRecord) -> str:
     assert run.recipe is not None
     step, rule = run.recipe.step, run.recipe.hard_negatives
     if not step.queries or not step.num_negatives:
@@ -210,11 +210,11 @@ def _replacement(run: Run) -> str:
     return f"The hard negatives are checked every {rule.interval} steps; where {condition}, {new}."
 
 
-def _sized(name: str, run: Run) -> str:
+def _sized(name: str, run: RunRecord) -> str:
     return f"{name} {run.rows[name]:,}" if name in run.rows else name
 
 
-def negatives(run: Run) -> str:
+def negatives(run: RunRecord) -> str:
     """Say what the checks of the hard negatives did and what they cost."""
     replaced_N = known(run.checks, "replaced")[1]
     if not len(replaced_N):
@@ -236,7 +236,7 @@ def negatives(run: Run) -> str:
     return text
 
 
-def speed(run: Run) -> str:
+def speed(run: RunRecord) -> str:
     """Say how fast the run was, against the measured floor of its device if run.json has it."""
     rate, seconds = run.median("tokens_per_second"), run.median("seconds")
     if math.isnan(rate):
@@ -250,7 +250,7 @@ def speed(run: Run) -> str:
 # --- several runs -------------------------------------------------------------------------------
 
 
-def comparison(runs: Sequence[Run]) -> str:
+def comparison(runs: Sequence[RunRecord]) -> str:
     """Say which run ended highest, on the mean of the tasks that all of them were evaluated on."""
     ended = [(run.name, run.after.scores) for run in runs if run.after]
     common = [key for key in ended[0][1] if all(key in scores for _, scores in ended)] if ended else []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conan_embed.reporting import sentences
-from conan_embed.reporting.runs import FULL_WIDTH, Evaluation, Run, Score, known
+from conan_embed.reporting.runs import FULL_WIDTH, Evaluation, RunRecord, Score, known
 
 Values = Sequence[float | None]  # scores in per cent, one a column; None where there is none
 
@@ -51,7 +51,7 @@ class Row:
 # --- key numbers --------------------------------------------------------------------------------
 
 
-def tiles(run: Run) -> list[Tile]:
+def tiles(run: RunRecord) -> list[Tile]:
     """Return the key numbers of a run."""
     shown = []
     if run.num_steps:
@@ -75,7 +75,7 @@ def tiles(run: Run) -> list[Tile]:
     return shown
 
 
-def overview(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def overview(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return the key numbers of several runs as rows with a cell a run."""
     columns = [{tile.label: tile for tile in tiles(run)} for run in runs]
     labels = dict.fromkeys(label for column in columns for label in column)
@@ -85,7 +85,7 @@ def overview(runs: Sequence[Run]) -> list[dict[str, Any]]:
 # --- scores -------------------------------------------------------------------------------------
 
 
-def results(runs: Sequence[Run]) -> dict[str, Any] | None:
+def results(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return the final scores by task, grouped by kind: before, after and difference, or a column a run."""
     start, ended = common_start(runs), [(run, run.after) for run in runs if run.after]
     evaluations = ([start] if start else []) + [after for _, after in ended]
@@ -135,7 +135,7 @@ def results(runs: Sequence[Run]) -> dict[str, Any] | None:
     }
 
 
-def widths(runs: Sequence[Run]) -> dict[str, Any] | None:
+def widths(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return the final scores by Matryoshka width: of one run by task, of several runs their means."""
     ended = [(run.name, run.after) for run in runs if run.after]
     tasks = [
@@ -167,7 +167,7 @@ def widths(runs: Sequence[Run]) -> dict[str, Any] | None:
     return {"note": note, "corner": "Run" if len(runs) > 1 else "Task", "columns": columns, "rows": rows}
 
 
-def common_start(runs: Sequence[Run]) -> Evaluation | None:
+def common_start(runs: Sequence[RunRecord]) -> Evaluation | None:
     """Return the evaluation before training, if all runs started from the same scores."""
     first, *others = [run.before for run in runs]
     if first is None:
@@ -232,7 +232,7 @@ def _difference(value: float) -> Cell:
     return Cell(text, "good" if text.startswith("+") else "bad" if text.startswith("−") else "")
 
 
-def _results_note(runs: Sequence[Run], pair: bool) -> str:
+def _results_note(runs: Sequence[RunRecord], pair: bool) -> str:
     if len(runs) > 1:
         return "Scores in per cent, the best in bold; small: the difference from the first run."
     run, after = runs[0], runs[0].after
@@ -251,7 +251,7 @@ def _results_note(runs: Sequence[Run], pair: bool) -> str:
 # --- facts --------------------------------------------------------------------------------------
 
 
-def facts(runs: Sequence[Run]) -> dict[str, Any] | None:
+def facts(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Return what run.json and recipe.yaml say; of several runs also the keys in which their recipes
     differ."""
     keys = dict.fromkeys(key for run in runs for key, value in run.facts.items() if value is not None)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from conan_embed.ablation.arms import Arm, grid
-from conan_embed.ablation.comparison import compare, markdown, table
-from conan_embed.reporting.arms import headline, write_page
+from conan_embed.ablation.comparison import Comparison, compare
+from conan_embed.ablation.page import headline, write_page
+from conan_embed.ablation.tables import markdown, table
 from tests.support.planted import planted
 
 ARMS = [Arm("base", trained=False), Arm("vanilla", ("step.mixing=sequential",)), Arm("<两者>")]
@@ -16,31 +17,34 @@ ARMS = [Arm("base", trained=False), Arm("vanilla", ("step.mixing=sequential",)),
 
 @pytest.fixture(scope="module")
 def comparison():
-    found = compare(ARMS, [0, 1, 2], planted(ARMS, [0.0, 0.05, 0.05]), against=0)
-    return found | {"title": "three arms"}
+    return compare(ARMS, [0, 1, 2], planted(ARMS, [0.0, 0.05, 0.05]), against=0, title="three arms")
 
 
 def test_means_are_those_of_the_results_and_the_average_is_of_types(comparison):
     results = planted(ARMS, [0.0, 0.05, 0.05])
     scores = [found["scores"] for found in results[1]]
-    cell = comparison["rows"]["retrieval/医疗"][1]
-    assert cell["mean"] == pytest.approx(np.mean([one["retrieval/医疗"] for one in scores]))
-    assert cell["spread"] == pytest.approx(np.std([one["retrieval/医疗"] for one in scores], ddof=1))
+    cell = comparison.rows["retrieval/医疗"][1]
+    assert cell.mean == pytest.approx(np.mean([one["retrieval/医疗"] for one in scores]))
+    assert cell.spread == pytest.approx(np.std([one["retrieval/医疗"] for one in scores], ddof=1))
     by_type = [
         np.mean([(one["retrieval/医疗"] + one["retrieval/Small"]) / 2 for one in scores]),
         np.mean([one["sts/STSB"] for one in scores]),
         np.mean([one["clustering/CLS"] for one in scores]),
     ]
-    average = comparison["rows"]["average"][1]
-    assert average["mean"] == pytest.approx(np.mean(by_type))
-    assert average["difference"] == pytest.approx(average["mean"] - comparison["rows"]["average"][0]["mean"])
-    json.dumps(comparison, allow_nan=False)
+    average = comparison.rows["average"][1]
+    assert average.mean == pytest.approx(np.mean(by_type))
+    assert average.difference == pytest.approx(average.mean - comparison.rows["average"][0].mean)
+
+
+def test_what_is_written_as_json_is_read_again(comparison):
+    text = json.dumps(comparison.to_json(), allow_nan=False)
+    assert Comparison.from_json(json.loads(text)) == comparison
 
 
 def test_words_tables_and_page_say_what_differs(comparison, tmp_path):
-    assert headline(comparison) == "On average vanilla and <两者> lie above base."
-    same = compare(ARMS[1:], [0, 1, 2], planted(ARMS[1:], [0.0, 0.0]), against=0) | {"title": "two arms"}
-    assert headline(same).startswith("No arm differs from vanilla")
+    assert headline(comparison) == "On average vanilla and <两者> score above base."
+    same = compare(ARMS[1:], [0, 1, 2], planted(ARMS[1:], [0.0, 0.0]), against=0)
+    assert headline(same) == "On average no arm differs clearly from vanilla."
     text = markdown(comparison)
     assert re.search(r"\| vanilla \| \*\*\+[\d.]+ \[\+[\d.]+, \+[\d.]+\]\*\* \|", text)
     assert "- vanilla: step.mixing=sequential" in text
@@ -55,7 +59,7 @@ def test_words_tables_and_page_say_what_differs(comparison, tmp_path):
 def test_one_setting_is_drawn_over_its_values(tmp_path):
     arms = grid(["hard_negatives.decay=1.15,1.02,1.3"])
     found = compare(arms, [0, 1], planted(arms, [0.0, 0.01, 0.02], num_seeds=2), against=0)
-    write_page(found | {"title": "decay"}, tmp_path / "arms.html")
+    write_page(found, tmp_path / "arms.html")
     drawings = re.findall(r"<svg.*?</svg>", (tmp_path / "arms.html").read_text(encoding="utf-8"), re.DOTALL)
     assert len(drawings) == 4  # the average and three types
     for drawing in drawings:
@@ -74,7 +78,7 @@ def test_each_setting_is_drawn_through_the_first_values_of_the_others(tmp_path, 
     assert len(arms) == (7 if one_at_a_time else 27)
     effects = [0.01 * place for place in range(len(arms))]
     found = compare(arms, [0, 1], planted(arms, effects, num_seeds=2), against=0)
-    write_page(found | {"title": "two"}, tmp_path / "arms.html")
+    write_page(found, tmp_path / "arms.html")
     page = (tmp_path / "arms.html").read_text(encoding="utf-8")
     assert re.findall(r"<h3><code>(.*?)</code>", page) == [
         "hard_negatives.decay",
@@ -88,6 +92,6 @@ def test_each_setting_is_drawn_through_the_first_values_of_the_others(tmp_path, 
 
 def test_one_seed_speaks_of_items_only():
     found = compare(ARMS[:2], [0], planted(ARMS[:2], [0.0, 0.05], num_seeds=1), against=0)
-    assert found["rows"]["clustering"][1]["low"] is None
-    assert found["rows"]["retrieval"][1]["low"] > 0
+    assert found.rows["clustering"][1].low is None
+    assert found.rows["retrieval"][1].low > 0
     assert "test items only (one seed)" in markdown(found)

@@ -102,8 +102,8 @@ def test_what_is_kept_names_the_command_and_no_folder_of_this_machine(monkeypatc
     }
     (output / "vanilla/seed-0").mkdir(parents=True)
     (output / "vanilla/seed-0/run.json").write_text(json.dumps(run))
-    comparison = compare(arms, [0, 1], planted(arms, [0.0, 0.05], num_seeds=2), against=0)
-    (output / "results.json").write_text(json.dumps(comparison | {"title": "two arms"}))
+    comparison = compare(arms, [0, 1], planted(arms, [0.0, 0.05], num_seeds=2), against=0, title="two arms")
+    (output / "results.json").write_text(json.dumps(comparison.to_json()))
     text = keep.keep(output, "2026-01-02").read_text()
     assert text.startswith(
         "# two arms, 2026-01-02\n\n`conan-embed ablate e.yaml model.base=m --against base`\n"

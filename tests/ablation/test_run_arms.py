@@ -19,7 +19,7 @@ import yaml
 import conan_embed.ablation.run as run_module
 import conan_embed.training.loop as loop_module
 from conan_embed.ablation.arms import Arm
-from conan_embed.ablation.comparison import ablate, run_and_compare, sweep
+from conan_embed.ablation.experiment import ablate, run_and_compare, sweep
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines
 from tests.support.disturbed import run_world
@@ -114,13 +114,11 @@ def test_all_arms_end_with_a_table_and_a_page(whole):
     output, comparison = whole
     expected = {f"{arm}/seed-{seed}.json" for arm in ARMS for seed in (0, 1)} - {"base/seed-1.json"}
     assert set(scores(output)) == expected
-    cells = comparison["rows"]["average"]
+    cells = comparison.rows["average"]
     assert len(cells) == len(ARMS)
-    assert (cells[0]["difference"], cells[0]["spread"]) == (0, None)
-    assert all(
-        len(cell["by_seed"]) == 2 and cell["low"] < cell["difference"] < cell["high"] for cell in cells[1:]
-    )
-    assert list(comparison["rows"]) == ["retrieval", "sts", "average", "retrieval/Found", "sts/Graded"]
+    assert (cells[0].difference, cells[0].spread) == (0, None)
+    assert all(len(cell.by_seed) == 2 and cell.low < cell.difference < cell.high for cell in cells[1:])
+    assert list(comparison.rows) == ["retrieval", "sts", "average", "retrieval/Found", "sts/Graded"]
     for name in ("table.md", "arms.html"):
         text = (output / name).read_text()
         assert "CBB + DHNM" in text and "retrieval/Found" in text
@@ -130,7 +128,7 @@ def test_all_arms_end_with_a_table_and_a_page(whole):
 
 def test_arms_see_the_same_queries_and_only_dynamic_ones_replace(whole):
     output, comparison = whole
-    seen = {arm["name"]: arm["seen"] for arm in comparison["arms"]}
+    seen = {arm.name: arm.seen for arm in comparison.arms}
     assert [seen[name]["updates"] for name in seen] == [0, 16, 8, 16, 8]
     assert seen["CBB"]["queries"] == seen["CBB + DHNM"]["queries"] == 32
     assert seen["vanilla"]["queries"] == seen["DHNM"]["queries"]
@@ -173,7 +171,7 @@ def test_side_by_side_comes_to_the_same_and_a_failure_is_said(project, tmp_path)
         for name, jobs in (("one", 1), ("two", 2))
     ]
     assert scores(tmp_path / "one") == scores(tmp_path / "two")
-    assert both[0]["rows"] == both[1]["rows"]
+    assert both[0].rows == both[1].rows
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "two", broken)
     for arm in broken.glob("temperature*"):  # rankings of other texts
@@ -209,7 +207,7 @@ def test_processes_of_one_group_train_every_arm_together(whole, project, tmp_pat
             for folder in (output, whole[0])
         )
         assert here == pytest.approx(there, rel=1e-4)
-    assert read_json(output / "results.json")["rows"].keys() == whole[1]["rows"].keys()
+    assert read_json(output / "results.json")["rows"].keys() == whole[1].rows.keys()
     assert not list(output.glob("*/*/checkpoints"))
     assert run_world(2, [*command, "--jobs", "2"], said) == [2, 2]
     assert said.read_text().count("under torchrun") == 1
@@ -310,8 +308,8 @@ def test_an_arm_starts_from_what_another_came_to(project, tmp_path, jobs):
     output = tmp_path / "stages"
     source = project / "recipe.yaml"
     found = run_and_compare(source, (), arms, [0, 1], output, against=None, jobs=jobs)
-    assert [arm["seen"]["updates"] for arm in found["arms"]] == [2, 4, 2]
-    assert [arm["seen"]["pairs"] for arm in found["arms"]] == [8, 0, 8]
+    assert [arm.seen["updates"] for arm in found.arms] == [2, 4, 2]
+    assert [arm.seen["pairs"] for arm in found.arms] == [8, 0, 8]
     for seed in ("seed-0", "seed-1"):
         base = yaml.safe_load((output / f"both/{seed}.yaml").read_text())["model"]["base"]
         assert base == str(output / "first" / seed / "model")

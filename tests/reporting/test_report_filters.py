@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.reporting import figures
+from conan_embed.reporting import canvas, charts
 from conan_embed.reporting.filters import SECTIONS, bars, behind, behind_runs, read_filtered
 from conan_embed.reporting.page import report
 from conan_embed.reporting.runs import read_runs
@@ -76,12 +76,12 @@ def test_lines_and_histograms_stand_where_the_numbers_are():
         ]
 
     shares = np.array([[1.0, 0.8, 0.5], [1.0, 1.0, 0.9]])
-    for size in (figures.WIDE, figures.NARROW):
-        drawn = [points[:, 1] for points, _ in paths(figures.funnel(STAGES[:3], shares, size))]
+    for size in (canvas.WIDE, canvas.NARROW):
+        drawn = [points[:, 1] for points, _ in paths(charts.funnel(STAGES[:3], shares, size))]
         heights = -np.concatenate(drawn)
         assert np.corrcoef(heights, shares.ravel())[0, 1] == pytest.approx(1, abs=1e-4)
     counts = np.array([10, 0, 30, 40, 20])
-    svg = figures.histogram(np.linspace(0.2, 0.7, 6), counts, 0.4, "name")
+    svg = charts.histogram(np.linspace(0.2, 0.7, 6), counts, 0.4, "name")
     heights = [np.ptp(points[:, 1]) for points, _ in paths(svg)]
     assert np.array(heights) / heights[0] == pytest.approx([1, 3, 4, 2], abs=0.05)
     kept = ["series-1" in style for _, style in paths(svg)]

@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_bit_for_bit(world, undisturbed, what, epoch, shard
     codes = run_world(2, command(world, name, sharding), said, (rank, step, what))
     assert codes[rank] == -9 and codes[1 - rank] == 1, (step, rank, said.read_text())
     assert time.monotonic() - started < 60
-    assert said.read_text().count("another process of the run is gone") == 1
+    assert said.read_text().count("lost another process of the run") == 1
     run = world / name
     last = (step - 1) // SAVE_EVERY * SAVE_EVERY  # nothing of a checkpoint that was being written counts
     assert [int(path.name[5:]) for path in checkpoints(run / "checkpoints")][-1:] == [last][: last > 0]
