@@ -363,7 +363,9 @@ def main() -> None:
         if not failures.is_peer_failure(error):
             failures.exit_all(1, console.print_exception)
         reason = str(error).strip().splitlines()[0]
-        message = f"lost another process of the run ({reason}). The same command resumes from the last checkpoint."
+        message = (
+            f"lost another process of the run ({reason}). The same command resumes from the last checkpoint."
+        )
         failures.exit_all(1, lambda: _print_error(message))
 
 
