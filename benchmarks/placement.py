@@ -37,7 +37,6 @@ from machine import write_result
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.files import write_json
-from conan_embed.negatives.rankings import make_table
 from conan_embed.planning.plan import Planner, StepPlan
 from conan_embed.recipes.schema import Recipe, load_recipe
 from conan_embed.texts.store import TextStore
@@ -144,7 +143,7 @@ def _process(rank: int, arguments: argparse.Namespace, port: int) -> None:
 def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
     model = run.load_model(recipe).train()
     tasks = run.load_data(recipe, model)
-    table = make_table(recipe, tasks, model, Path(recipe.output) / "mining")
+    table = run.load_table(recipe, tasks, model, Path(recipe.output) / "mining")
     planner = Planner(tasks, recipe.step, 0)
     # As if alone: gradients are summed by hand below, so that waiting for the others can be told from working.
     with mock.patch.object(collectives, "world_size", return_value=1):
@@ -208,7 +207,7 @@ def simulated(arguments: argparse.Namespace) -> list[str]:
         recipe = recipe_of(arguments, "simulated", step=step)
         model = run.load_model(recipe)
         tasks = run.load_data(recipe, model)
-        table = make_table(recipe, tasks, model, Path(recipe.output) / "mining")
+        table = run.load_table(recipe, tasks, model, Path(recipe.output) / "mining")
         planner = Planner(tasks, recipe.step, 0)
         plans = [planner.step(number, table) for number in range(PLANNED)]
         lines.append(

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import torch
 
-from conan_embed.negatives.rankings import make_table
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.plan import Planner
 from conan_embed.recipes.schema import Recipe
@@ -75,7 +74,7 @@ def stepping(
         )
         loaded = run.load_model(recipe).to(device)
         tasks = run.load_data(recipe, loaded)
-        table = make_table(recipe, tasks, loaded, Path(folder))
+        table = run.load_table(recipe, tasks, loaded, Path(folder))
         train_module = TrainModule(loaded, recipe)
         train_module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
         loaded.train()

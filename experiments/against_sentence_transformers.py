@@ -23,9 +23,8 @@ import polars as pl
 from result_file import kept, main_scores, options, spread, write_result
 
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.negatives.rankings import make_table
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.run import load_data, load_model, mine, train
+from conan_embed.training.run import load_data, load_model, load_table, mine, train
 
 RETRIEVAL = {
     "drcd": ("finetune/retrieval/drcd_dev.parquet", "finetune/corpus/drcd_dev.parquet"),
@@ -87,7 +86,7 @@ def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl
     settings = recipe(arguments, 0)
     model = load_model(settings)
     tasks = load_data(settings, model)
-    table = make_table(settings, tasks, model, arguments.output / "mining")
+    table = load_table(settings, tasks, model, arguments.output / "mining")
     assert table is not None
     records, start = [], 0
     for data in tasks.retrieval:

@@ -36,7 +36,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.files import read_json
 from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.negatives.table import NONE
+from conan_embed.negatives.rankings import NONE
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.run import mine, train
 
@@ -171,12 +171,11 @@ def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, see
     settings = recipe(arguments, source, bound, seed)
     settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
     watched = Watched(make_data(arguments))
-    start, after = DynamicNegatives.start.__func__, DynamicNegatives.after_step  # type: ignore[attr-defined]
+    start, after = DynamicNegatives.__init__, DynamicNegatives.after_step
 
-    def started(cls: type, *rest: Any, **named: Any) -> DynamicNegatives:
-        dynamic: DynamicNegatives = start(cls, *rest, **named)
-        watched.look(dynamic, 0)
-        return dynamic
+    def started(self: DynamicNegatives, *rest: Any, **named: Any) -> None:
+        start(self, *rest, **named)
+        watched.look(self, 0)
 
     def after_step(self: DynamicNegatives, step: int, *rest: Any) -> Any:
         line = after(self, step, *rest)
@@ -185,7 +184,7 @@ def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, see
         return line
 
     with (
-        mock.patch.object(DynamicNegatives, "start", classmethod(started)),
+        mock.patch.object(DynamicNegatives, "__init__", started),
         mock.patch.object(DynamicNegatives, "after_step", after_step),
     ):
         run = train(settings, resume=False)

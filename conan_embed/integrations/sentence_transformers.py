@@ -39,9 +39,9 @@ from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError, suggestion
 from conan_embed.files import atomic_write
-from conan_embed.negatives import mining as rankings
 from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.mining import mine
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Mining, Replacement
 from conan_embed.texts.ragged import Ragged
@@ -124,10 +124,10 @@ class HardNegatives(TrainerCallback):
         self.data, self.store = _retrieval_set(
             name, frame, passages, (self.prompts[anchor], self.prompts[positive]), Path(cache)
         )
-        found = rankings.mine(self.data, self.store, self._embed, mining)
-        self.table = NegativeTable(rankings.usable(found, mining.offset), per_query)
+        ranking = mine(self.data, self.store, self._embed, mining)
+        self.table = NegativeTable(ranking.usable(mining.offset), per_query)
         rows = _rows_with_enough(self.table, self.data, mining.offset)
-        self._dynamic = DynamicNegatives.start(
+        self._dynamic = DynamicNegatives(
             replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
         )
         self._in_use = _InUse(self.table)
@@ -228,15 +228,15 @@ class HardNegatives(TrainerCallback):
         if self.settings.source == "static" or state.global_step % self.settings.interval:
             return
         self._observe()
-        line = self._dynamic.after_step(state.global_step, np.empty(0, np.int64), torch.empty(0, 0))
-        assert line is not None
+        record = self._dynamic.after_step(state.global_step, np.empty(0, np.int64), torch.empty(0, 0))
+        assert record is not None
         self._in_use.replace(self._consumed)
-        found = {
+        figures = {
             f"{self.name}/{key}": value
-            for key, value in line.items()
+            for key, value in record.to_json().items()
             if key not in _NOT_LOGGED and value is not None
         }
-        cast(SentenceTransformerTrainer, self._trainer).log(found)
+        cast(SentenceTransformerTrainer, self._trainer).log(figures)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -2,34 +2,62 @@
 
 At its end, `train` writes them into `hard_negatives.jsonl`, for the report; `conan-embed suspects RUN` looks at more
 pairs of a finished run, and writes the suspects for a person to label (run.py). Both embed only the texts of the
-likeliest pairs (negatives/suspects.py).
+likeliest pairs (used_pairs.py).
 
-A line of either file: data_set, query, positive, negative (the texts), positive_score and negative_score (cosines under
-the trained model), mined_positive_score and mined_negative_score (under the one that mined; null where the negative
-was not mined), rank when mined, in_use, suspect, label (empty, for a person).
+Shapes: P pairs of a query and a negative, X pairs of a query and a positive, D width.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conan_embed.files import write_text
-from conan_embed.negatives import mining
-from conan_embed.negatives.mining import Embed
+from conan_embed.negatives.embedding import Embed
+from conan_embed.negatives.rankings import load_ranking
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.negatives.used_pairs import UsedPairs, highest, likeliest
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 
-MARGIN = (
-    0.05  # a cosine; at a temperature of 0.02 such a negative weighs 8 % of the positive, exp(-0.05 / 0.02)
-)
+# A cosine; at a temperature of 0.02 such a negative weighs 8 % of the positive, exp(-0.05 / 0.02).
+MARGIN = 0.05
 _POSITIVES = 20  # of a query that are compared; where a class is the positive, there are thousands
 
-Line = dict[str, Any]
+
+@dataclass(frozen=True)
+class HardNegative:
+    """A negative that a run used, beside the best positive of its query: a line of hard_negatives.jsonl.
+
+    Attributes:
+        data_set: name of the data set.
+        query, positive, negative: the texts.
+        positive_score, negative_score: cosines with the query under the trained model.
+        mined_positive_score, mined_negative_score: the same under the model that mined; None where it was not mined.
+        rank: when it was mined, from 0; None where it was not.
+        in_use: was it in use at the end?
+        suspect: may it be an answer that nobody labelled?
+        label: empty, for a person.
+    """
+
+    data_set: str
+    query: str
+    positive: str
+    negative: str
+    positive_score: float
+    negative_score: float
+    mined_positive_score: float | None
+    mined_negative_score: float | None
+    rank: int | None
+    in_use: bool
+    suspect: bool
+    label: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def hard_negatives(
@@ -41,34 +69,34 @@ def hard_negatives(
     *,
     limit: int = 200,
     margin: float = MARGIN,
-) -> list[Line]:
-    """Return the hardest negatives that a run used, those nearest to their positive first; for a line see the module.
+) -> list[HardNegative]:
+    """Return the hardest negatives that a run used, those nearest to their positive first.
 
     Args:
         sets: the data sets, in the order of the table's rows.
         rankings: the run's folder of mined rankings.
-        embed: with the trained model; every process must call this, and gets the same lines.
+        embed: with the trained model; every process must call this, and gets the same result.
         limit: pairs to look at, half of them found by the model that mined, half by the scores that training saw.
         margin: a negative is suspect that the trained model puts at most this far below its positive (cosine), or that
             the model that mined put above it.
     """
-    found: list[tuple[RetrievalDataset, UsedPairs]] = []
+    candidates: list[UsedPairs] = []
     first = 0
     for data in sets:
         mined = data.negative_source == "mined"
         progress = f"{data.name}: hardest negatives"
-        ranking = mining.load_ranking(rankings, data, store) if mined else None
-        found.append((data, likeliest(table, first, len(data), ranking, limit, progress=progress)))
+        ranking = load_ranking(rankings, data, store) if mined else None
+        candidates.append(likeliest(table, first, len(data), ranking, limit, progress=progress))
         first += len(data)
-    lines = []
-    for (data, pairs), chosen in zip(found, _chosen([pairs for _, pairs in found], limit), strict=True):
+    hardest = []
+    for data, pairs, chosen in zip(sets, candidates, _choose(candidates, limit), strict=True):
         if chosen.any():
-            lines += _lines(data, store, pairs.take(chosen), embed, margin)
-    return sorted(lines, key=lambda line: line["positive_score"] - line["negative_score"])
+            hardest += _score(data, store, pairs.take(chosen), embed, margin)
+    return sorted(hardest, key=lambda pair: pair.positive_score - pair.negative_score)
 
 
-def _chosen(sets: list[UsedPairs], limit: int) -> list[np.ndarray]:
-    """Masks over the pairs of each set: the likeliest over all sets, half by mining and half by training."""
+def _choose(sets: list[UsedPairs], limit: int) -> list[np.ndarray]:
+    """Return masks over the pairs of each set: the likeliest over all sets, half by mining and half by training."""
     pairs = UsedPairs.joined(sets)
     chosen_P = np.zeros(len(pairs), bool)
     chosen_P[highest(pairs.nearness_P, limit // 2)] = True
@@ -77,46 +105,49 @@ def _chosen(sets: list[UsedPairs], limit: int) -> list[np.ndarray]:
     return np.split(chosen_P, np.cumsum([len(each) for each in sets])[:-1])
 
 
-def _lines(
+def _score(
     data: RetrievalDataset, store: TextStore, pairs: UsedPairs, embed: Embed, margin: float
-) -> list[Line]:
+) -> list[HardNegative]:
+    """Embed the texts of these pairs, and put each negative beside the best positive of its query."""
     query_P = data.query_Q[pairs.row_P]
-    place, positives = data.positives.rows(data.list_Q[pairs.row_P])
-    # A text of a class is in its own list of positives, and nearest to itself.
-    keep = store.content[positives] != store.content[query_P[place]]
-    keep &= np.arange(len(place)) - np.searchsorted(place, place) <= _POSITIVES
-    place, positives = place[keep], positives[keep]
-    texts, inverse = np.unique(np.concatenate([query_P, pairs.negative_P, positives]), return_inverse=True)
-    rows = embed(texts, f"{data.name}: hard negatives").cpu().numpy()[inverse]
-    num = len(pairs)
-    query_PD, negative_PD, positive_XD = rows[:num], rows[num : 2 * num], rows[2 * num :]
-    negative_P = (query_PD * negative_PD).sum(axis=1)
-    score_X = (query_PD[place] * positive_XD).sum(axis=1)
+    pair_X, positive_X = _positives(data, store, pairs)
+    texts, inverse = np.unique(np.concatenate([query_P, pairs.negative_P, positive_X]), return_inverse=True)
+    vectors = embed(texts, f"{data.name}: hard negatives").cpu().numpy()[inverse]
+    query_PD, negative_PD, positive_XD = np.split(vectors, [len(pairs), 2 * len(pairs)])
+    negative_score_P = (query_PD * negative_PD).sum(axis=1)
+    score_X = (query_PD[pair_X] * positive_XD).sum(axis=1)
     # The best positive of each pair: the last of its stretch once sorted by score within it.
-    order = np.lexsort((score_X, place))
-    best_P = order[np.searchsorted(place[order], np.arange(num), side="right") - 1]
-    lines = []
-    for p in range(num):
-        scores = (score_X[best_P[p]], negative_P[p], pairs.mined_positive_P[p], pairs.mined_P[p])
-        positive, negative, mined_positive, mined_negative = (_number(score) for score in scores)
-        lines.append(
-            {
-                "data_set": data.name,
-                "query": store.text(int(query_P[p])),
-                "positive": store.text(int(positives[best_P[p]])),
-                "negative": store.text(int(pairs.negative_P[p])),
-                "positive_score": positive,
-                "negative_score": negative,
-                "mined_positive_score": mined_positive,
-                "mined_negative_score": mined_negative,
-                "rank": int(pairs.rank_P[p]) if pairs.rank_P[p] >= 0 else None,
-                "in_use": bool(pairs.in_use_P[p]),
-                "suspect": _is_near(negative, positive, margin)
-                or _is_near(mined_negative, mined_positive, 0.0),
-                "label": "",
-            }
+    order = np.lexsort((score_X, pair_X))
+    best_P = order[np.searchsorted(pair_X[order], np.arange(len(pairs)), side="right") - 1]
+    hardest = []
+    for p in range(len(pairs)):
+        positive, negative = round(float(score_X[best_P[p]]), 4), round(float(negative_score_P[p]), 4)
+        mined_positive, mined_negative = _number(pairs.mined_positive_P[p]), _number(pairs.mined_P[p])
+        hardest.append(
+            HardNegative(
+                data_set=data.name,
+                query=store.text(int(query_P[p])),
+                positive=store.text(int(positive_X[best_P[p]])),
+                negative=store.text(int(pairs.negative_P[p])),
+                positive_score=positive,
+                negative_score=negative,
+                mined_positive_score=mined_positive,
+                mined_negative_score=mined_negative,
+                rank=int(pairs.rank_P[p]) if pairs.rank_P[p] >= 0 else None,
+                in_use=bool(pairs.in_use_P[p]),
+                suspect=_is_near(negative, positive, margin) or _is_near(mined_negative, mined_positive, 0.0),
+            )
         )
-    return lines
+    return hardest
+
+
+def _positives(data: RetrievalDataset, store: TextStore, pairs: UsedPairs) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs' positives, int64 [X], after the place of each one's pair."""
+    pair_X, positive_X = data.positives.rows(data.list_Q[pairs.row_P])
+    # A text of a class is in its own list of positives, and nearest to itself.
+    keep = store.content[positive_X] != store.content[data.query_Q[pairs.row_P][pair_X]]
+    keep &= np.arange(len(pair_X)) - np.searchsorted(pair_X, pair_X) <= _POSITIVES
+    return pair_X[keep], positive_X[keep]
 
 
 def _is_near(negative: float | None, positive: float | None, margin: float) -> bool:
@@ -127,6 +158,6 @@ def _number(score: float) -> float | None:
     return None if np.isnan(score) else round(float(score), 4)
 
 
-def write_lines(path: Path, lines: list[Line]) -> None:
-    """Write lines as JSON."""
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def write_lines(path: Path, pairs: Sequence[HardNegative]) -> None:
+    """Write pairs as JSON lines."""
+    write_text(path, "".join(json.dumps(pair.to_json(), ensure_ascii=False) + "\n" for pair in pairs))

@@ -1,173 +1,143 @@
-"""The negatives table of a run: rankings read, mined or drawn for each data set, one under the other."""
+"""Rankings of hard negatives: for each query of a data set the passages to take negatives from, best first.
 
-import contextlib
+Mining makes them (mining.py), files keep them, and the table of a run takes its negatives from them (table.py). A row
+that is shorter than the others is filled up with NONE.
+
+Shapes: Q queries, K ranks, M passages.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from conan_embed.console import progress_bar
-from conan_embed.device import to_device
-from conan_embed.distributed import collectives
-from conan_embed.distributed.placement import shares
-from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
-from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.encoder.passes import num_passes
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, write_json
-from conan_embed.negatives import mining
-from conan_embed.negatives.mining import Embed, Ranking, RankPart
-from conan_embed.negatives.table import NONE, NegativeTable
-from conan_embed.recipes.schema import Recipe
+from conan_embed.files import atomic_write
+from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
-from conan_embed.texts.tasks import RetrievalDataset, Tasks
+from conan_embed.texts.tasks import RetrievalDataset
+
+NONE = -1
+"""Fills a ranking after its last rank."""
 
 
-def embed_with(
-    model: EmbeddingModel, store: TextStore, precision: str, chunk_tokens: int | None = None
-) -> Embed:
-    """Return a function that embeds texts of the store, without gradient, rows of length 1.
+@dataclass(frozen=True)
+class Ranking:
+    """What mining found for one data set.
 
-    The texts are shared out over the processes, and every process gets all rows.
+    Attributes:
+        ids_QK: int32 text ids in order of score, NONE where no passage is left. Rank 0 is the best.
+        scores_QK: float32 cosines, -inf where NONE.
+        positive_Q: float32, the best cosine among the query's positives.
+        bounded_out: candidates among the first K that the positive-aware bound removed.
     """
-    budget = chunk_tokens or TOKEN_BUDGET
 
-    @torch.no_grad()
-    def embed(text_ids: np.ndarray, description: str) -> torch.Tensor:
-        was_training = model.training
-        model.eval()
-        parts = shares(
-            store.lengths(text_ids), np.zeros(len(text_ids), bool), collectives.world_size(), "balanced"
-        )
-        mine = text_ids[parts[collectives.rank()]]
-        with autocast(model.device, precision), progress_bar(transient=True) as progress:
-            task = progress.add_task(description, total=len(mine), note="", visible=bool(description))
-            rows = model.embed_tokens(
-                store.tokens,
-                store.offsets,
-                mine,
-                token_budget=budget,
-                num_passes=num_passes(model, store, [text_ids[part] for part in parts], budget),
-                on_chunk=lambda count: progress.advance(task, count),
-            )
-        model.train(was_training)
-        if description:  # long enough for a progress bar: shares are not ready at the same time
-            collectives.barrier()
-        rows = torch.nn.functional.normalize(rows.float(), dim=1)
-        gathered = collectives.all_gather_rows(rows, [len(part) for part in parts])
-        return gathered[to_device(np.argsort(np.concatenate(parts)), gathered.device)]
+    ids_QK: np.ndarray
+    scores_QK: np.ndarray
+    positive_Q: np.ndarray
+    bounded_out: int
 
-    return embed
+    def take(self, rows: np.ndarray) -> "Ranking":
+        """Return the rankings of those queries."""
+        return Ranking(self.ids_QK[rows], self.scores_QK[rows], self.positive_Q[rows], self.bounded_out)
+
+    def usable(self, offset: int) -> np.ndarray:
+        """Return the ids from the mining offset on, int32 [Q, K - offset]."""
+        return self.ids_QK[:, offset:]
 
 
-def shared_out(num_queries: int, rank_part: RankPart) -> Ranking:
-    """Rank the queries, each process its share; return the ranking of all of them to every process."""
-    part = rank_part(*collectives.rank_slice(num_queries))
-    collectives.barrier()  # a search of hours is not over everywhere at the same time
-    bounded_out = collectives.all_reduce_sum(torch.tensor(part.bounded_out))
-    return Ranking(
-        collectives.all_gather_array(part.ids_QK, num_queries),
-        collectives.all_gather_array(part.scores_QK, num_queries),
-        collectives.all_gather_array(part.positive_Q, num_queries),
-        int(bounded_out),
-    )
+# -------------------------------------------------------------------------------------------------------- rows
 
 
-def make_rankings(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> None:
-    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it.
-
-    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings. Nodes that do
-    not see the first process's folder get one of their own.
-    """
-    embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
-    settings = {
-        "mining": recipe.mining.model_dump(mode="json"),
-        "model": recipe.model.model_dump(mode="json"),
-    }
-    before = _mining_facts(folder)
-    done = before.get("datasets", {}) if before.get("settings") == settings else {}
-    facts: dict[str, Any] = {}
-    for data in tasks.retrieval:
-        if data.negative_source != "mined":
-            continue
-        ranking: Ranking | None = None
-        if data.ranking is not None:
-            ranking = mining.load_ranking(Path(data.ranking), data, tasks.store)
-        elif data.name in done:
-            with contextlib.suppress(UserError):  # of other texts, or broken: made anew
-                ranking = mining.load_ranking(folder, data, tasks.store)
-        # All mine or none does: a new node has nothing of an earlier start.
-        if not collectives.all_true(ranking is not None) or ranking is None:
-            ranking = mining.mine(data, tasks.store, embed, recipe.mining, shared_out)
-        collectives.barrier()  # before the first process writes what the others still look for
-        facts[data.name] = mining.describe(data, tasks.store, ranking, recipe.mining)
-        record = {"settings": settings, "datasets": facts}
-        if collectives.is_main_process():
-            _write_ranking(folder, data, tasks.store, ranking, record)
-            mining.say(data.name, facts[data.name])
-        collectives.barrier()
-        if collectives.is_local_main_process() and _mining_facts(folder) != record:
-            _write_ranking(folder, data, tasks.store, ranking, record)
-    collectives.barrier()
+def padded(lists: Ragged) -> np.ndarray:
+    """Return lists as rows of one length, int32 [Q, longest]."""
+    lengths = lists.lengths
+    rows = np.full((len(lists), int(lengths.max(initial=0))), NONE, np.int32)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = lists.values
+    return rows
 
 
-def _mining_facts(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "mining.json") if (folder / "mining.json").exists() else {}
+def widened(ids: np.ndarray, width: int) -> np.ndarray:
+    """Cut rows to `width` ranks, or fill them up."""
+    ids = ids[:, :width]
+    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=NONE)
 
 
-def _write_ranking(
-    folder: Path, data: RetrievalDataset, store: TextStore, ranking: Ranking, record: dict[str, Any]
-) -> None:
-    mining.save_ranking(folder, data, store, ranking)
-    write_json(folder / "mining.json", record)
-
-
-def make_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
-    """Return the table of hard negatives for all data sets of the run, or None where a step holds none."""
-    if not (recipe.step.queries and recipe.step.num_negatives and tasks.retrieval):
-        return None
-    make_rankings(recipe, tasks, model, folder)
-    parts = [_usable_ranking(recipe, data, tasks.store, folder) for data in tasks.retrieval]
+def stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """Return the rows of all parts, one part under the other, as wide as the widest."""
     width = max(part.shape[1] for part in parts)
-    table = np.full((sum(len(part) for part in parts), width), NONE, np.int32)
-    start = 0
-    for part in parts:
-        table[start : start + len(part), : part.shape[1]] = part
-        start += len(part)
-    return NegativeTable(table, recipe.step.num_negatives)
+    return np.concatenate([widened(part, width) for part in parts]).astype(np.int32)
 
 
-def _usable_ranking(recipe: Recipe, data: RetrievalDataset, store: TextStore, folder: Path) -> np.ndarray:
-    if data.negative_source == "none":
-        return np.full((len(data), 0), NONE, np.int32)
-    if data.negative_source == "random":
-        depth = min(recipe.mining.depth, max(1, len(data.passages)))
-        return mining.random_ranking(data, store, depth=depth, seed=recipe.training.seed)
-    given = _padded(data)
-    given = _joined(given, given[:, :0])  # each text once
-    if data.negative_source == "given":
-        return given
-    mined = mining.usable(mining.load_ranking(folder, data, store), recipe.mining.offset)
-    # The file's own negatives come first: somebody labelled them.
-    return _joined(given, mined)
+def without_repeats(ids: np.ndarray) -> np.ndarray:
+    """Return the rows without gaps and with each text at its first rank only."""
+    repeated = is_repeat(ids)
+    return compact(np.where(repeated, NONE, ids), (ids != NONE) & ~repeated)
 
 
-def _padded(data: RetrievalDataset) -> np.ndarray:
-    """The given negatives as rows of one length, int32 [Q, most]."""
-    lengths = data.given.lengths
-    padded = np.full((len(data), int(lengths.max(initial=0))), NONE, np.int32)
-    place = np.arange(padded.shape[1]) < lengths[:, None]
-    padded[place] = data.given.values
-    return padded
+def is_repeat(ids: np.ndarray) -> np.ndarray:
+    """Return bool, same shape: does the text stand at an earlier place of its row already?"""
+    order = np.argsort(ids, axis=1, kind="stable")
+    ordered = np.take_along_axis(ids, order, axis=1)
+    repeated = np.zeros(ids.shape, bool)
+    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return repeated
 
 
-def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The ranks of `first`, then those of `second`, without gaps and without a text twice in a row."""
-    both = np.concatenate([first, second], axis=1)
-    order = np.argsort(both, axis=1, kind="stable")
-    ordered = np.take_along_axis(both, order, axis=1)
-    again = np.zeros(both.shape, bool)
-    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    both = np.where(again, NONE, both)
-    return np.take_along_axis(both, np.argsort(both == NONE, axis=1, kind="stable"), axis=1)
+def compact(values: np.ndarray, keep: np.ndarray, fill: float = NONE) -> np.ndarray:
+    """Move what is to be kept to the front of each row, in order, and fill up the rest."""
+    order = np.argsort(~keep, axis=1, kind="stable")
+    return np.where(
+        np.take_along_axis(keep, order, axis=1), np.take_along_axis(values, order, axis=1), fill
+    ).astype(values.dtype)
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def save_ranking(folder: Path, data: RetrievalDataset, store: TextStore, ranking: Ranking) -> None:
+    """Write the ranking of one data set as `folder/NAME.safetensors`.
+
+    Texts are named by their hash, so that the file stays good when other data sets of the recipe change.
+    """
+    place_of_id = np.full(len(store), NONE, np.int32)
+    place_of_id[data.passages] = np.arange(len(data.passages))
+    places = np.where(ranking.ids_QK == NONE, NONE, place_of_id[ranking.ids_QK])
+    tensors = {
+        "places": places,
+        "scores": ranking.scores_QK.astype(np.float32),
+        "positive": ranking.positive_Q,
+        "queries": store.hashes[data.query_Q],
+        "passages": store.hashes[data.passages],
+    }
+    with atomic_write(folder / f"{data.name}.safetensors") as aside:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, aside)
+
+
+def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Ranking:
+    """Read what `save_ranking` wrote.
+
+    Raises:
+        UserError: there is none for this data set, it is damaged, or it was made for other texts.
+    """
+    path = folder / f"{data.name}.safetensors"
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file; expected a ranking of data set {data.name!r} by `conan-embed mine`."
+        )
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}.") from None
+    order = np.argsort(store.hashes[data.passages])
+    theirs = np.argsort(tensors["passages"])
+    same_passages = np.array_equal(store.hashes[data.passages][order], tensors["passages"][theirs])
+    if not same_passages or not np.array_equal(tensors["queries"], store.hashes[data.query_Q]):
+        raise UserError(f"{path}: made for other texts than data set {data.name!r} holds now; mine it again.")
+    passage_of_place = np.empty_like(data.passages)
+    passage_of_place[theirs] = data.passages[order]
+    places = tensors["places"]
+    ids = np.where(places == NONE, NONE, passage_of_place[places]).astype(np.int32)
+    return Ranking(ids, tensors["scores"], tensors["positive"], 0)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from conan_embed.console import tracked
-from conan_embed.negatives.mining import Ranking
-from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.negatives.rankings import NONE, Ranking
+from conan_embed.negatives.table import NegativeTable
 
 _ROWS = 4096  # queries that are looked at together: [rows, W, K] booleans
 
@@ -83,10 +83,10 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
     mined_P, positive_P = (np.full(len(place), np.nan, np.float32) for _ in range(2))
     if ranking is not None:
         same_PK = ranking.ids_QK[rows[place]] == negative_P[:, None]
-        found = same_PK.any(axis=1)
-        rank_P[found] = same_PK[found].argmax(axis=1)
-        mined_P[found] = ranking.scores_QK[rows[place[found]], rank_P[found]]
-        positive_P[found] = ranking.positive_Q[rows[place[found]]]
+        mined = same_PK.any(axis=1)
+        rank_P[mined] = same_PK[mined].argmax(axis=1)
+        mined_P[mined] = ranking.scores_QK[rows[place[mined]], rank_P[mined]]
+        positive_P[mined] = ranking.positive_Q[rows[place[mined]]]
     latest_Q = np.where(np.isnan(table.current_Q), table.initial_Q, table.current_Q)[in_table]
     in_use_P = column >= stop_Q[place] - table.num_negatives
     return UsedPairs(rows[place], negative_P, in_use_P, rank_P, mined_P, positive_P, latest_Q[place])

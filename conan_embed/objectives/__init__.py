@@ -1,0 +1,27 @@
+"""The losses, as functions of tensors that any trainer can use.
+
+from conan_embed.objectives import infonce, cosent, Relations
+
+relations = Relations.one_positive(8, negatives_per_query=7)
+loss = infonce(query_QD, candidate_CD, relations, temperature=0.02).loss
+"""
+
+from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
+from conan_embed.objectives.cosent import cosent, cosent_of_pairs
+from conan_embed.objectives.infonce import InfoNCE, infonce
+from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relations
+
+__all__ = [
+    "IGNORED",
+    "NEGATIVE",
+    "POSITIVE",
+    "InfoNCE",
+    "JointLoss",
+    "Relations",
+    "RetrievalPart",
+    "StsPart",
+    "cosent",
+    "cosent_of_pairs",
+    "infonce",
+    "joint_loss",
+]

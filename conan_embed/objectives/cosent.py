@@ -30,6 +30,14 @@ def cosent(
         label_P: float [P], higher means closer; on the CPU, as `group_P`: their order is worked out there.
         group_P: int64 [P], pairs are compared where groups agree.
         temperature: tau.
+
+    Example:
+        The closer pair has the lower cosine; were it the other way round, the loss would be near 0.
+
+        >>> cosine, label = torch.tensor([0.2, 0.6]), torch.tensor([5.0, 1.0])
+        >>> one_group = torch.zeros(2, dtype=torch.int64)
+        >>> round(cosent(cosine, label, one_group, temperature=0.1).item(), 4)  # log(1 + e^4)
+        4.0181
     """
     terms = [score_P.new_zeros(1)]  # the 1 of log(1 + ...)
     for group in group_P.unique():
@@ -37,10 +45,10 @@ def cosent(
         label, order = label_P[members].sort(stable=True)
         lower = torch.searchsorted(label, label)  # how many pairs have a lower label
         has_lower = torch.nonzero(lower > 0).squeeze(1)
-        places, last_lower, above = (
+        ascending, last_lower, above = (
             to_device(index, score_P.device) for index in (members[order], lower[has_lower] - 1, has_lower)
         )
-        logit = score_P[places] / temperature
+        logit = score_P[ascending] / temperature
         terms.append(logit.logcumsumexp(dim=0)[last_lower] - logit[above])
     return torch.cat(terms).logsumexp(dim=0)
 
@@ -71,7 +79,13 @@ def cosent_of_pairs(
     temperature: float,
     widths: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean CoSENT loss over the widths, and the full-width cosines (no gradient), from embeddings [P, D]."""
+    """Return the mean CoSENT loss over the widths, and the full-width cosines (float [P], no gradient).
+
+    Args:
+        left_PD, right_PD: float [P, D], the pairs' embeddings, not normalised.
+        label_P, group_P, temperature: see `cosent`.
+        widths: Matryoshka prefixes, none wider than D.
+    """
     cosines = pair_cosines(left_PD, right_PD, widths)
     losses = [cosent(cosine, label_P, group_P, temperature=temperature) for cosine in cosines]
     return torch.stack(losses).mean(), cosines[-1].detach()

@@ -16,10 +16,10 @@ With a query's gradient of the logits G = dL/dlogits and cosine s = <q, c> / (|q
 
     dL/dq = (G / (tau |q| |c|)) c - q (sum_c G logits) / |q|^2        and likewise for c.
 
-Shapes: Q queries, C candidates, D width, B rows of a block, X pairs to watch.
+Shapes: Q queries, C candidates, D width, B rows of a block, X pairs of a query and a positive or hard negative.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,12 @@ BLOCK_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class InfoNCE:
-    """The loss and the scores that it saw.
+    """The loss and the scores that it saw; all but the loss are of full width and carry no gradient.
 
     Attributes:
         loss: scalar, differentiable.
-        positive_X: cosine at full width of each positive pair, in the order of `relations.positives()`; no gradient.
-        hard_negative_X: the same of each pair of a query and its own hard negative.
+        positive_X: cosine of each positive pair, in the order of `relations.positives()`.
+        hard_negative_X: cosine of each pair of a query and its own hard negative.
     """
 
     loss: torch.Tensor
@@ -73,6 +73,19 @@ def infonce(
 
     Returns:
         loss in the dtype of the embeddings, and cosines.
+
+    Example:
+        A query that lies on its positive, and one that lies on its negative:
+
+        >>> query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> positive = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
+        >>> negative = torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+        >>> relations = Relations.one_positive(2, negatives_per_query=1)
+        >>> result = infonce(query, torch.cat([positive, negative]), relations, temperature=0.5)
+        >>> round(result.loss.item(), 4)  # the mean of log(1 + e^-2) and log(1 + e^2)
+        1.1269
+        >>> result.positive_X.tolist()
+        [1.0, 0.0]
     """
     width = query_QD.shape[1]
     ascending = sorted({*widths}) or [width]
@@ -80,135 +93,199 @@ def infonce(
     if block_rows is None:
         bytes_per_row = (len(ascending) + 3) * candidate_CD.shape[0] * candidate_CD.element_size()
         block_rows = max(16, BLOCK_BYTES // max(1, bytes_per_row))
-    if hard_negative_pairs is None:
-        hard_negative_pairs = (relations.row_X[:0], relations.column_X[:0])
-    loss, positive_X, hard_negative_X = _StreamedInfoNCE.apply(
-        query_QD,
-        candidate_CD,
+    settings = _Settings(
         relations,
         temperature,
         ascending,
         total_queries or len(query_QD),
-        hard_negative_pairs,
+        hard_negative_pairs or (relations.row_X[:0], relations.column_X[:0]),
         block_rows,
     )
-    return InfoNCE(loss, positive_X, hard_negative_X)
+    return InfoNCE(*_StreamedInfoNCE.apply(query_QD, candidate_CD, settings))
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Arguments of `infonce`; `widths` ascending."""
+
+    relations: Relations
+    temperature: float
+    widths: list[int]
+    total_queries: int
+    hard_negative_pairs: tuple[torch.Tensor, torch.Tensor]
+    block_rows: int
 
 
 class _StreamedInfoNCE(torch.autograd.Function):
+    """The gradients are ready when the loss is; the backward pass only scales them."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        query_QD: torch.Tensor,
-        candidate_CD: torch.Tensor,
-        relations: Relations,
-        temperature: float,
-        widths: list[int],
-        total_queries: int,
-        hard_negative_pairs: tuple[torch.Tensor, torch.Tensor],
-        block_rows: int,
+        ctx: Any, query_QD: torch.Tensor, candidate_CD: torch.Tensor, settings: _Settings
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         needs_gradient = query_QD.requires_grad or candidate_CD.requires_grad
-        query_QD, candidate_CD = query_QD.detach(), candidate_CD.detach()
-        num_queries = len(query_QD)
-        segments = list(zip([0, *widths[:-1]], widths, strict=True))
-        query_scale = _inverse_norms(query_QD, segments)  # one [Q] per width
-        candidate_scale = _inverse_norms(candidate_CD, segments)
-        # What belongs to which block is looked up where the relations are, on the CPU: a GPU is never asked.
-        positive_row, positive_column = relations.positives()
-        borders = [*range(0, num_queries, block_rows), num_queries]
-        positive_cut, hard_negative_cut, exception_cut = (
-            cuts(row, borders) for row in (positive_row, hard_negative_pairs[0], relations.row_X)
-        )
-        positives_of_Q = torch.bincount(positive_row, minlength=num_queries)
-        weight_X = 1.0 / (positives_of_Q[positive_row].to(query_QD.dtype) * total_queries * len(widths))
-        device = query_QD.device
-        positive_row, positive_column, weight_X = (
-            to_device(tensor, device) for tensor in (positive_row, positive_column, weight_X)
-        )
-        hard_negative_pairs = (
-            to_device(hard_negative_pairs[0], device),
-            to_device(hard_negative_pairs[1], device),
-        )
-        relations = relations.to(device)
-
-        loss = query_QD.new_zeros(())
-        positive_X = query_QD.new_empty(len(positive_row))
-        hard_negative_X = query_QD.new_empty(len(hard_negative_pairs[0]))
-        query_gradient = torch.zeros_like(query_QD) if needs_gradient else None
-        candidate_gradient = torch.zeros_like(candidate_CD) if needs_gradient else None
-        candidate_pull = [
-            torch.zeros_like(scale) for scale in candidate_scale
-        ]  # sum over queries of G logits, [C]
-
-        for number, start in enumerate(range(0, num_queries, block_rows)):
-            stop = min(start + block_rows, num_queries)
-            exceptions = slice(exception_cut[number], exception_cut[number + 1])
-            not_negative_BC = relations.rows(start, stop, exceptions) != NEGATIVE
-            mine = slice(positive_cut[number], positive_cut[number + 1])
-            row, column, weight = positive_row[mine] - start, positive_column[mine], weight_X[mine]
-            dot_BC = query_QD.new_zeros(stop - start, len(candidate_CD))
-            query_pull = []  # sum over candidates of G logits, one [B] per width
-            slopes = []  # dL/d(dot products), one [B, C] per width
-            for index, (left, right) in enumerate(segments):
-                dot_BC.addmm_(query_QD[start:stop, left:right], candidate_CD[:, left:right].T)
-                scale_B = query_scale[index][start:stop] / temperature
-                logit_BC = dot_BC * scale_B[:, None] * candidate_scale[index]
-                if index == len(segments) - 1:
-                    watch = slice(hard_negative_cut[number], hard_negative_cut[number + 1])
-                    hard_negative_X[watch] = (
-                        logit_BC[hard_negative_pairs[0][watch] - start, hard_negative_pairs[1][watch]]
-                        * temperature
-                    )
-                    positive_X[mine] = logit_BC[row, column] * temperature
-                positive_logit = logit_BC[row, column]
-                negative_BC = logit_BC.masked_fill(not_negative_BC, float("-inf"))
-                negative_lse_B = negative_BC.logsumexp(dim=1)
-                total_X = torch.logaddexp(positive_logit, negative_lse_B[row])
-                loss += (weight * (total_X - positive_logit)).sum()
-                if not needs_gradient:
-                    continue
-                # Share of the negatives in each positive's softmax, summed over the positives of the row.
-                share_B = torch.zeros_like(negative_lse_B)
-                share_B.index_add_(0, row, weight * torch.exp(negative_lse_B[row] - total_X))
-                # A row without negatives has lse -inf; exp(-inf - 0) = 0 is then right.
-                slope_BC = negative_BC.sub_(
-                    negative_lse_B.clamp(min=torch.finfo(loss.dtype).min)[:, None]
-                ).exp_()
-                slope_BC *= share_B[:, None]
-                slope_BC[row, column] = weight * (torch.exp(positive_logit - total_X) - 1.0)
-                pull_BC = logit_BC.mul_(slope_BC)
-                query_pull.append(pull_BC.sum(dim=1))
-                candidate_pull[index] += pull_BC.sum(dim=0)
-                slopes.append(slope_BC.mul_(scale_B[:, None]).mul_(candidate_scale[index]))
-            if query_gradient is None or candidate_gradient is None:
-                continue
-            # The slope of a segment's dot products is the sum over all widths that contain it.
-            slope_BC, pull_B = torch.zeros_like(dot_BC), query_QD.new_zeros(stop - start)
-            for index in reversed(range(len(segments))):
-                left, right = segments[index]
-                slope_BC += slopes[index]
-                pull_B += query_pull[index] * query_scale[index][start:stop].square()
-                block = query_QD[start:stop, left:right]
-                query_gradient[start:stop, left:right] = (
-                    slope_BC @ candidate_CD[:, left:right] - block * pull_B[:, None]
-                )
-                candidate_gradient[:, left:right].addmm_(slope_BC.T, block)
-
-        if query_gradient is not None and candidate_gradient is not None:
-            pull_C = torch.zeros_like(candidate_scale[0])
-            for index in reversed(range(len(segments))):
-                left, right = segments[index]
-                pull_C += candidate_pull[index] * candidate_scale[index].square()
-                candidate_gradient[:, left:right] -= candidate_CD[:, left:right] * pull_C[:, None]
-            ctx.save_for_backward(query_gradient, candidate_gradient)
-        ctx.mark_non_differentiable(positive_X, hard_negative_X)
-        return loss, positive_X, hard_negative_X
+        stream = _Stream(query_QD.detach(), candidate_CD.detach(), settings, needs_gradient)
+        for block in stream.blocks():
+            stream.add(block)
+        if needs_gradient:
+            ctx.save_for_backward(*stream.gradients())
+        ctx.mark_non_differentiable(stream.positive_X, stream.hard_negative_X)
+        return stream.loss, stream.positive_X, stream.hard_negative_X
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query_gradient, candidate_gradient = ctx.saved_tensors
-        return (query_gradient * gradients[0], candidate_gradient * gradients[0], *[None] * 6)
+        return query_gradient * gradients[0], candidate_gradient * gradients[0], None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some of the queries, and which of the sorted pairs and exceptions are theirs."""
+
+    rows: slice
+    positives: slice
+    hard_negatives: slice
+    exceptions: slice
+
+
+class _Stream:
+    """The state of one pass over the blocks.
+
+    Attributes:
+        segments: the stretch of dimensions that each width adds to the one before.
+        query_scale, candidate_scale: 1 / |prefix| of every row, one [Q] or [C] per width.
+        weight_X: of each positive pair in the loss.
+        candidate_pull: sum over the queries of G logits, one [C] per width.
+    """
+
+    def __init__(
+        self,
+        query_QD: torch.Tensor,
+        candidate_CD: torch.Tensor,
+        settings: _Settings,
+        needs_gradient: bool,
+    ) -> None:
+        self.query_QD, self.candidate_CD = query_QD, candidate_CD
+        self.temperature, self.needs_gradient = settings.temperature, needs_gradient
+        self.segments = list(zip([0, *settings.widths[:-1]], settings.widths, strict=True))
+        self.query_scale = _inverse_norms(query_QD, self.segments)
+        self.candidate_scale = _inverse_norms(candidate_CD, self.segments)
+        self._look_up(settings)
+        self.loss = query_QD.new_zeros(())
+        self.positive_X = query_QD.new_empty(len(self.positive_row))
+        self.hard_negative_X = query_QD.new_empty(len(self.hard_negative_row))
+        if needs_gradient:
+            self.query_gradient, self.candidate_gradient = (
+                torch.zeros_like(query_QD),
+                torch.zeros_like(candidate_CD),
+            )
+            self.candidate_pull = [torch.zeros_like(scale) for scale in self.candidate_scale]
+
+    def _look_up(self, settings: _Settings) -> None:
+        """Find what belongs to which block where the relations are, on the CPU: a GPU is never asked."""
+        relations, pairs = settings.relations, settings.hard_negative_pairs
+        num_queries, device, dtype = len(self.query_QD), self.query_QD.device, self.query_QD.dtype
+        positive_row, positive_column = relations.positives()
+        self.borders = [*range(0, num_queries, settings.block_rows), num_queries]
+        self.positive_cut, self.hard_negative_cut, self.exception_cut = (
+            cuts(row, self.borders) for row in (positive_row, pairs[0], relations.row_X)
+        )
+        positives_of_Q = torch.bincount(positive_row, minlength=num_queries)
+        weight_X = 1.0 / (
+            positives_of_Q[positive_row].to(dtype) * settings.total_queries * len(settings.widths)
+        )
+        self.positive_row, self.positive_column = (
+            to_device(index, device) for index in (positive_row, positive_column)
+        )
+        self.weight_X = to_device(weight_X, device)
+        self.hard_negative_row, self.hard_negative_column = (to_device(index, device) for index in pairs)
+        self.relations = relations.to(device)
+
+    def blocks(self) -> Iterator[_Block]:
+        for number, (start, stop) in enumerate(zip(self.borders[:-1], self.borders[1:], strict=True)):
+            yield _Block(
+                slice(start, stop),
+                *(
+                    slice(cut[number], cut[number + 1])
+                    for cut in (self.positive_cut, self.hard_negative_cut, self.exception_cut)
+                ),
+            )
+
+    def add(self, block: _Block) -> None:
+        """Add the loss of some queries, and its gradients."""
+        start, stop = block.rows.start, block.rows.stop
+        not_negative_BC = self.relations.rows(start, stop, block.exceptions) != NEGATIVE
+        dot_BC = self.query_QD.new_zeros(stop - start, len(self.candidate_CD))
+        slopes = []  # dL/d(dot products), one [B, C] per width
+        pulls = []  # sum over the candidates of G logits, one [B] per width
+        for index, (left, right) in enumerate(self.segments):
+            dot_BC.addmm_(self.query_QD[block.rows, left:right], self.candidate_CD[:, left:right].T)
+            scale_B = self.query_scale[index][block.rows] / self.temperature
+            logit_BC = dot_BC * scale_B[:, None] * self.candidate_scale[index]
+            if index == len(self.segments) - 1:
+                self._note_cosines(block, logit_BC)
+            slope_BC = self._add_width(block, logit_BC, not_negative_BC)
+            if slope_BC is None:
+                continue
+            pull_BC = logit_BC.mul_(slope_BC)
+            pulls.append(pull_BC.sum(dim=1))
+            self.candidate_pull[index] += pull_BC.sum(dim=0)
+            slopes.append(slope_BC.mul_(scale_B[:, None]).mul_(self.candidate_scale[index]))
+        if self.needs_gradient:
+            self._add_gradients(block, slopes, pulls)
+
+    def _note_cosines(self, block: _Block, logit_BC: torch.Tensor) -> None:
+        start = block.rows.start
+        for cosine_X, pairs, row, column in (
+            (self.positive_X, block.positives, self.positive_row, self.positive_column),
+            (self.hard_negative_X, block.hard_negatives, self.hard_negative_row, self.hard_negative_column),
+        ):
+            cosine_X[pairs] = logit_BC[row[pairs] - start, column[pairs]] * self.temperature
+
+    def _add_width(
+        self, block: _Block, logit_BC: torch.Tensor, not_negative_BC: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Add the loss at one width; return G = dL/dlogits, [B, C], where a gradient is needed."""
+        row = self.positive_row[block.positives] - block.rows.start
+        column, weight = self.positive_column[block.positives], self.weight_X[block.positives]
+        positive_logit = logit_BC[row, column]
+        negative_BC = logit_BC.masked_fill(not_negative_BC, float("-inf"))
+        negative_lse_B = negative_BC.logsumexp(dim=1)
+        total_X = torch.logaddexp(positive_logit, negative_lse_B[row])
+        self.loss += (weight * (total_X - positive_logit)).sum()
+        if not self.needs_gradient:
+            return None
+        # Share of the negatives in each positive's softmax, summed over the positives of the row.
+        share_B = torch.zeros_like(negative_lse_B)
+        share_B.index_add_(0, row, weight * torch.exp(negative_lse_B[row] - total_X))
+        # A row without negatives has lse -inf; exp(-inf - 0) = 0 is then right.
+        smallest = torch.finfo(negative_lse_B.dtype).min
+        slope_BC = negative_BC.sub_(negative_lse_B.clamp(min=smallest)[:, None]).exp_()
+        slope_BC *= share_B[:, None]
+        slope_BC[row, column] = weight * (torch.exp(positive_logit - total_X) - 1.0)
+        return slope_BC
+
+    def _add_gradients(self, block: _Block, slopes: list[torch.Tensor], pulls: list[torch.Tensor]) -> None:
+        """Add the gradients of the embeddings; a segment's dot products count in all widths that contain it."""
+        slope_BC, pull_B = torch.zeros_like(slopes[0]), torch.zeros_like(pulls[0])
+        for index in reversed(range(len(self.segments))):
+            left, right = self.segments[index]
+            slope_BC += slopes[index]
+            pull_B += pulls[index] * self.query_scale[index][block.rows].square()
+            query_BS = self.query_QD[block.rows, left:right]
+            self.query_gradient[block.rows, left:right] = (
+                slope_BC @ self.candidate_CD[:, left:right] - query_BS * pull_B[:, None]
+            )
+            self.candidate_gradient[:, left:right].addmm_(slope_BC.T, query_BS)
+
+    def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return dL/dquery and dL/dcandidate, once all blocks are added."""
+        pull_C = torch.zeros_like(self.candidate_scale[0])
+        for index in reversed(range(len(self.segments))):
+            left, right = self.segments[index]
+            pull_C += self.candidate_pull[index] * self.candidate_scale[index].square()
+            self.candidate_gradient[:, left:right] -= self.candidate_CD[:, left:right] * pull_C[:, None]
+        return self.query_gradient, self.candidate_gradient
 
 
 def _inverse_norms(rows_ND: torch.Tensor, segments: list[tuple[int, int]]) -> list[torch.Tensor]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from conan_embed.negatives.table import NONE
+from conan_embed.negatives.rankings import NONE
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relations
 from conan_embed.planning.mixture import POSITIVES
 from conan_embed.recipes.schema import Step
+from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.permutation import hashed
-from conan_embed.texts.ragged import Ragged, expand_ranges
+from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import Texts
 from conan_embed.texts.tasks import RetrievalDataset
 
@@ -61,6 +62,7 @@ class Queries:
             [found.list_Q + before for found, before in zip(sets, lists_before, strict=True)]
         )
         self.positives = Ragged.joined([found.positives for found in sets])
+        self.known = KnownPositives(self.query_ids, self.list_of_query, self.positives, texts.content)
 
     def __len__(self) -> int:
         return len(self.query_ids)
@@ -123,7 +125,7 @@ class Queries:
         negative_column: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return row, column and value; in rising order of precedence: own negative, known or own text, positive."""
-        known_row, known_column = self._known(rows, candidate)
+        known_row, known_column = self.known.pairs(rows, candidate)
         row = np.concatenate([positive_row, known_row, negative_row])
         column = np.concatenate([positive_column, known_column, negative_column])
         value = np.repeat(
@@ -133,29 +135,3 @@ class Queries:
         # np.unique keeps the first of equal (row, column), that is the one of highest precedence.
         key, first = np.unique(row * len(candidate) + column, return_index=True)
         return key // len(candidate), key % len(candidate), value[first]
-
-    def _known(self, rows: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (row, column) wherever a candidate is a known positive of the query, or the query's own text."""
-        content = self.texts.content[candidate]
-        order = np.argsort(content, kind="stable")
-        lists, list_place = np.unique(self.list_of_query[rows], return_inverse=True)
-        place, values = self.positives.rows(lists)
-        known_list, known_column = _equal_pairs(place, self.texts.content[values], content[order])
-        query_row, own_column = _equal_pairs(
-            np.arange(len(rows)), self.texts.content[self.query_ids[rows]], content[order]
-        )
-        # From lists to the rows that have that list.
-        by_list = np.argsort(list_place, kind="stable")
-        counts = np.bincount(list_place, minlength=len(lists))
-        starts = np.cumsum(counts) - counts
-        repeat = counts[known_list]
-        known_row = by_list[expand_ranges(starts[known_list], repeat)]
-        column = np.concatenate([np.repeat(known_column, repeat), own_column])
-        return np.concatenate([known_row, query_row]), order[column]
-
-
-def _equal_pairs(label: np.ndarray, value: np.ndarray, ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (label, place in `ordered`) for every place that equals a value."""
-    first, last = (np.searchsorted(ordered, value, side=side) for side in ("left", "right"))
-    counts = last - first
-    return np.repeat(label, counts), expand_ranges(first, counts)

@@ -17,6 +17,7 @@ import polars as pl
 from conan_embed.console import console
 from conan_embed.errors import UserError
 from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.readers import OnBadRow, read_classification, read_corpus, read_retrieval, read_sts
 from conan_embed.texts.store import TextStore, TextStoreBuilder, Tokenize
@@ -49,6 +50,10 @@ class RetrievalDataset:
 
     def __len__(self) -> int:
         return len(self.query_Q)
+
+    def known_positives(self, store: TextStore) -> KnownPositives:
+        """Return what answers each query: all positives of its list, and its own text."""
+        return KnownPositives(self.query_Q, self.list_Q, self.positives, store.content)
 
 
 @dataclass(frozen=True)
@@ -237,22 +242,10 @@ def _without_false_negatives(found: RetrievalDataset, store: TextStore) -> Retri
     if len(found.given.values) == 0:
         return found
     rows, values = found.given.rows(np.arange(len(found)))
-    content = store.content[values]
-    wrong = content == store.content[found.query_Q[rows]]
-    wrong |= known_positives(found.positives, found.list_Q[rows], content, store)
+    wrong = found.known_positives(store).contains(rows, values)
     if wrong.any():
         console.print(
             f"{found.name}: {int(wrong.sum())} given negatives are known positives of their query; left out."
         )
     kept = Ragged.of_lengths(values[~wrong], np.bincount(rows[~wrong], minlength=len(found)))
     return replace(found, given=kept)
-
-
-def known_positives(
-    positives: Ragged, lists: np.ndarray, content: np.ndarray, store: TextStore
-) -> np.ndarray:
-    """Return bool [X]: is the text of content `content[x]` in the list of positives number `lists[x]`?"""
-    list_of_value = np.repeat(np.arange(len(positives)), positives.lengths)
-    span = int(store.content.max(initial=0)) + 1
-    known = np.unique(list_of_value * span + store.content[positives.values])
-    return np.isin(lists * span + content, known)

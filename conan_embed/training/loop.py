@@ -117,7 +117,7 @@ class Loop:
         if self.negatives is not None:
             check = self.negatives.after_step(step + 1, plan.text_ids, result.embedding_UD)
             if check is not None and self.log is not None:
-                self.log.write("negatives", check)
+                self.log.write("negatives", check.to_json())
         evaluation = self.recipe.evaluation
         if evaluation.every and (step + 1) % evaluation.every == 0 and step + 1 < self.num_steps:
             self._evaluate()

@@ -29,8 +29,10 @@ from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.negatives.false_negatives import MARGIN, hard_negatives, write_lines
-from conan_embed.negatives.rankings import embed_with, make_rankings, make_table, shared_out
+from conan_embed.negatives.prepare import make_rankings, make_table
+from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.plan import Planner, check_enough_negatives
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.schema import Recipe, differences, load_recipe
@@ -96,8 +98,20 @@ def mine(recipe: Recipe, output: Path) -> Path:
             "data.stream: true reads pairs without negatives; expected false where negatives are mined."
         )
     model = load_model(recipe).to(collectives.start(timeout=recipe.training.timeout))
-    make_rankings(recipe, load_data(recipe, model), model, output)
+    tasks = load_data(recipe, model)
+    make_rankings(tasks, _embed_with(recipe, tasks, model), recipe.mining, recipe.model, output)
     return output
+
+
+def load_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
+    """Mine into `folder` what has no ranking yet; return the table of hard negatives, None where a step holds none."""
+    embed = _embed_with(recipe, tasks, model)
+    seed = recipe.training.seed
+    return make_table(tasks, embed, recipe.step, recipe.mining, recipe.model, folder, seed=seed)
+
+
+def _embed_with(recipe: Recipe, tasks: Tasks, model: EmbeddingModel) -> Embed:
+    return embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
 
 
 def suspects(
@@ -130,12 +144,12 @@ def suspects(
     model = EmbeddingModel.load(str(run / "model")).to(device).eval()
     tasks = load_data(recipe, model)
     table = saved_table(found[-1], recipe.step.num_negatives, texts=tasks.store.identity())
-    embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
+    embed = _embed_with(recipe, tasks, model)
     lines = hard_negatives(
         tasks.retrieval, tasks.store, table, run / "mining", embed, limit=limit, margin=margin
     )
     output = Path(output) if output is not None else run / "suspects.jsonl"
-    suspected = [line for line in lines if line["suspect"]]
+    suspected = [line for line in lines if line.suspect]
     if collectives.is_main_process():
         write_lines(run / HARD_NEGATIVES, lines)
         write_lines(output, suspected)
@@ -225,20 +239,19 @@ def _plan(
     tasks = load_data(recipe, model)
     planner = Planner(tasks, recipe.step, recipe.training.seed)
     _say_sizes(planner)
-    table = make_table(recipe, tasks, model, run / "mining")
+    table = load_table(recipe, tasks, model, run / "mining")
     if table is None:
         return planner, None
     check_enough_negatives(tasks, table, recipe.step)
-    negatives = DynamicNegatives.start(
+    negatives = DynamicNegatives(
         recipe.hard_negatives,
         recipe.mining,
         table,
         tasks.retrieval,
         tasks.store,
-        embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens),
+        _embed_with(recipe, tasks, model),
         width=model.width,
         fill=fill,
-        spread=shared_out,
     )
     return planner, negatives
 

@@ -6,8 +6,9 @@ import torch
 
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.negatives.mining import mine, usable
-from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.negatives.mining import mine
+from conan_embed.negatives.rankings import NONE
+from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Mining, Replacement
 from tests.negatives.test_mining import embeddings, make_set
 
@@ -25,10 +26,10 @@ class World:
         self.data, self.store = data, store
         other = type(data)(**(vars(data) | {"name": "other", "negative_source": "random"}))
         self.vectors = embeddings(store)
-        self.mined = usable(mine(data, store, self.embed, CHOSEN), CHOSEN.offset)
+        self.mined = mine(data, store, self.embed, CHOSEN).usable(CHOSEN.offset)
         fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))
         self.table = NegativeTable(np.concatenate([self.mined, fixed]), 3)
-        self.dynamic = DynamicNegatives.start(
+        self.dynamic = DynamicNegatives(
             Replacement(decay=1.15, max_score=0.8, **settings),
             CHOSEN,
             self.table,
@@ -51,7 +52,8 @@ class World:
 
     def after(self, step, texts=()):
         texts = np.array(texts, np.int64)
-        return self.dynamic.after_step(step, texts, self.vectors[torch.from_numpy(texts)])
+        record = self.dynamic.after_step(step, texts, self.vectors[torch.from_numpy(texts)])
+        return None if record is None else record.to_json()
 
     def rows(self):
         return self.table.ranking_QK.copy(), self.table.window_Q.tolist()
@@ -84,7 +86,7 @@ def test_remine_is_mining_anew_with_the_model_as_it_is_now(tmp_path):
     line = world.after(1)
     assert (line["flagged"], line["replaced"]) == (3, 3)
     after, windows = world.rows()
-    anew = usable(mine(world.data, world.store, world.embed, CHOSEN), CHOSEN.offset)
+    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset)
     for row in range(12):
         expected = anew[row] if row in (1, 4) else before[row]
         assert after[row].tolist() == expected.tolist()
@@ -109,9 +111,8 @@ def test_the_bank_ranks_with_the_rows_that_training_wrote(tmp_path):
     bank = torch.nn.functional.normalize(mixed[:, :6], dim=1).bfloat16().float()
     queries = torch.from_numpy(world.data.query_Q)
     bank[queries] = torch.nn.functional.normalize(world.vectors[queries][:, :6], dim=1)
-    expected = usable(
-        mine(world.data, world.store, lambda ids, _: bank[torch.from_numpy(ids)], CHOSEN), CHOSEN.offset
-    )
+    mined = mine(world.data, world.store, lambda ids, _: bank[torch.from_numpy(ids)], CHOSEN)
+    expected = mined.usable(CHOSEN.offset)
     after, _ = world.rows()
     for row in (0, 5):
         assert after[row].tolist() == expected[row].tolist()
@@ -124,7 +125,7 @@ def test_the_bank_ranks_with_the_rows_that_training_wrote(tmp_path):
 
 def test_a_ranking_without_a_whole_window_replaces_nothing(tmp_path):
     world = World(tmp_path, source="remine", interval=1)
-    world.dynamic.mining = Mining(depth=2, offset=0, precision="float32")  # two ranks, but n is 3
+    world.dynamic.source.mining = Mining(depth=2, offset=0, precision="float32")  # two ranks, but n is 3
     world.make_easy([2])
     before, _ = world.rows()
     line = world.after(1)
@@ -148,7 +149,7 @@ def test_a_bank_needs_a_data_set_that_is_mined(tmp_path):
     world = World(tmp_path, source="static")
     random = world.dynamic.sets[1]
     with pytest.raises(UserError, match=r"hard_negatives\.source: bank"):
-        DynamicNegatives.start(
+        DynamicNegatives(
             Replacement(source="bank"),
             CHOSEN,
             world.table,

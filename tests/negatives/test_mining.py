@@ -7,17 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conan_embed.errors import UserError
-from conan_embed.negatives.mining import (
-    describe,
-    load_ranking,
-    mine,
-    random_ranking,
-    rank,
-    save_ranking,
-    usable,
-)
-from conan_embed.negatives.table import NONE
+from conan_embed.negatives.mining import mine, random_ranking, rank
+from conan_embed.negatives.rankings import NONE
 from conan_embed.recipes.schema import Mining
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
@@ -116,7 +107,7 @@ def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, re
         assert np.isneginf(found.scores_QK[row, len(expected) :]).all()
         assert found.positive_Q[row] == pytest.approx(best, abs=1e-6)
     assert found.bounded_out == sum(removed.values())
-    np.testing.assert_array_equal(usable(found, offset), found.ids_QK[:, offset:])
+    np.testing.assert_array_equal(found.usable(offset), found.ids_QK[:, offset:])
 
 
 def test_some_queries_are_ranked_as_all_are(tmp_path):
@@ -142,102 +133,6 @@ def test_a_text_of_a_class_is_not_its_own_best_positive(tmp_path):
         float(vectors[data.query_Q[1]] @ passage["a"]),
     ]
     np.testing.assert_allclose(found.positive_Q, expected, atol=1e-6)
-
-
-# ------------------------------------------------------------------------------------------------------- files
-
-
-@pytest.fixture
-def mined(tmp_path):
-    queries = [f"q{i}" for i in range(5)]
-    positives, passages = [[f"p{i}"] for i in range(5)], [f"w{i}" for i in range(12)]
-    data, store = make_set(tmp_path / "cache", queries, positives, passages)
-    ranking = mine(
-        data,
-        store,
-        embed_from(embeddings(store)),
-        Mining(depth=9, offset=0, max_positive_ratio=0.9, precision="float32"),
-    )
-    assert (ranking.ids_QK == NONE).any()
-    save_ranking(tmp_path, data, store, ranking)
-    return tmp_path, data, store, ranking
-
-
-def test_a_saved_ranking_comes_back(mined):
-    folder, data, store, ranking = mined
-    found = load_ranking(folder, data, store)
-    for name in ("ids_QK", "scores_QK", "positive_Q"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(ranking, name))
-        assert getattr(found, name).dtype == getattr(ranking, name).dtype
-
-
-def test_it_holds_when_other_data_sets_change_every_text_id(mined):
-    folder, data, store, ranking = mined
-    queries = [store.text(i) for i in data.query_Q]
-    positives = [[f"p{i}"] for i in range(5)]
-    passages = [f"w{i}" for i in range(12)][::-1]
-    other, new_store = make_set(folder / "cache", queries, positives, passages, others=["x", "w3", "y"])
-    found = load_ranking(folder, other, new_store)
-    assert (found.ids_QK != ranking.ids_QK).any()
-    texts = lambda ids, store: [[None if i == NONE else store.text(i) for i in row] for row in ids]  # noqa: E731
-    assert texts(found.ids_QK, new_store) == texts(ranking.ids_QK, store)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda queries, positives, passages: (queries[::-1], positives, passages),
-        lambda queries, positives, passages: (["new", *queries[1:]], positives, passages),
-        lambda queries, positives, passages: (queries, positives, passages[1:]),
-        lambda queries, positives, passages: (queries, positives, [*passages, "new"]),
-    ],
-)
-def test_a_ranking_of_other_texts_is_refused(mined, change):
-    folder, data, store, _ = mined
-    texts = (
-        [store.text(i) for i in data.query_Q],
-        [[f"p{i}"] for i in range(5)],
-        [f"w{i}" for i in range(12)],
-    )
-    other, new_store = make_set(folder / "cache", *change(*texts))
-    with pytest.raises(UserError, match="made for other texts than data set 'set' holds now"):
-        load_ranking(folder, other, new_store)
-
-
-def test_a_missing_and_a_broken_ranking_are_refused(mined):
-    folder, data, store, _ = mined
-    path = folder / "set.safetensors"
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
-        load_ranking(folder, data, store)
-    path.unlink()
-    with pytest.raises(UserError, match="no such file; expected a ranking of data set 'set'"):
-        load_ranking(folder, data, store)
-
-
-def test_figures_and_examples(mined):
-    _, data, store, ranking = mined
-    facts = describe(data, store, ranking, Mining(depth=9, offset=2), examples=2)
-    scores = ranking.scores_QK[:, 2:]
-    assert (facts["queries"], facts["passages"], facts["ranks"]) == (5, 17, 9)
-    assert facts["mean_positive_score"] == pytest.approx(ranking.positive_Q.mean())
-    assert facts["mean_negative_score"] == pytest.approx(scores[np.isfinite(scores)].mean(), rel=1e-5)
-    assert facts["usable_per_query"] == pytest.approx(np.isfinite(scores).sum() / 5)
-    assert [example["query"] for example in facts["examples"]] == ["q0", "q4"]
-    assert [n["rank"] for n in facts["examples"][0]["negatives"]] == [2, 3, 4][
-        : int(np.isfinite(scores[0]).sum())
-    ]
-
-
-def test_figures_of_a_collection_smaller_than_the_offset(tmp_path):
-    data, store = make_set(tmp_path, ["q"], [["p"]], ["w"])
-    chosen = Mining(depth=5, offset=10, precision="float32")
-    facts = describe(data, store, mine(data, store, embed_from(embeddings(store)), chosen), chosen)
-    assert (facts["usable_per_query"], facts["mean_negative_score"], facts["negatives_above_positive"]) == (
-        0.0,
-        None,
-        0.0,
-    )
 
 
 # ------------------------------------------------------------------------------------------------------ random

@@ -1,78 +1,132 @@
-"""The table of a run: the data sets' negatives one under the other, each from its own source."""
+"""Files of rankings, and rows of different lengths."""
 
 import numpy as np
-import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from conan_embed.negatives.mining import load_ranking, mine
-from conan_embed.negatives.rankings import embed_with, make_table
-from conan_embed.negatives.table import NONE
-from conan_embed.recipes.schema import Recipe
+from conan_embed.errors import UserError
+from conan_embed.negatives.mining import mine
+from conan_embed.negatives.rankings import (
+    NONE,
+    compact,
+    load_ranking,
+    padded,
+    save_ranking,
+    stacked,
+    widened,
+    without_repeats,
+)
+from conan_embed.recipes.schema import Mining
 from conan_embed.texts.ragged import Ragged
-from conan_embed.texts.store import TextStoreBuilder
-from conan_embed.texts.tasks import RetrievalDataset, Tasks
-from tests.tiny_models import make_tiny_model
+from tests.negatives.test_mining import embed_from, embeddings, make_set
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A model, a recipe and four data sets of three queries each, one for every source of negatives."""
-    model = make_tiny_model("bert")
-    builder = TextStoreBuilder()
-    builder.add(pl.Series([f"天 {i}" for i in range(3)]), "")
-    builder.add(pl.Series([f"file {i} 内存" for i in range(30)]), "")
-    store, (queries, passages) = builder.build(tmp_path / "cache", model.tokenize, fingerprint="")
-    given = [[passages[20], passages[21], passages[20]], [], [passages[22]]]
-    sets = [
-        RetrievalDataset(
-            source,
-            queries,
-            np.arange(3),
-            Ragged.of_lengths(passages[:3], np.ones(3, np.int64)),
-            Ragged.of_lengths(np.array([text for row in given for text in row]), np.array([3, 0, 1])),
-            np.unique(passages),
-            source,
-            None,
-            None,
-        )
-        for source in ("given", "mined", "none", "random")
-    ]
-    values = {
-        "model": {"base": "made here"},
-        "data": {"retrieval": [{"name": "x", "path": "x"}]},
-        "step": {"num_negatives": 4, "sts_pairs": 0},
-        "mining": {"depth": 8, "offset": 2, "precision": "float32"},
-        "training": {"precision": "float32"},
-    }
-    return model, Recipe.model_validate(values), Tasks(store, sets, []), passages
-
-
-def test_each_source_in_its_rows(run, tmp_path):
-    model, recipe, tasks, passages = run
-    table = make_table(recipe, tasks, model, tmp_path / "mining")
-    rows = [[text for text in row if text != NONE] for row in table.ranking_QK.tolist()]
-    given = [[passages[20], passages[21]], [], [passages[22]]]
-    assert rows[0:3] == given
-
-    mined = load_ranking(tmp_path / "mining", tasks.retrieval[1], tasks.store)
-    embed = embed_with(model, tasks.store, "float32", 1000)
-    np.testing.assert_array_equal(
-        mined.ids_QK, mine(tasks.retrieval[1], tasks.store, embed, recipe.mining).ids_QK
+def mined(tmp_path):
+    queries = [f"q{i}" for i in range(5)]
+    positives, passages = [[f"p{i}"] for i in range(5)], [f"w{i}" for i in range(12)]
+    data, store = make_set(tmp_path / "cache", queries, positives, passages)
+    ranking = mine(
+        data,
+        store,
+        embed_from(embeddings(store)),
+        Mining(depth=9, offset=0, max_positive_ratio=0.9, precision="float32"),
     )
-    for i in range(3):  # the file's own first, then ranks from the offset on, none twice
-        later = [text for text in mined.ids_QK[i, 2:].tolist() if text != NONE and text not in given[i]]
-        assert rows[3 + i] == given[i] + later
-
-    assert rows[6:9] == [[], [], []]
-    assert [len(row) for row in rows[9:12]] == [8, 8, 8]
-    for i, row in enumerate(rows[9:12]):
-        assert len(set(row)) == 8
-        assert passages[i] not in row
+    assert (ranking.ids_QK == NONE).any()
+    save_ranking(tmp_path, data, store, ranking)
+    return tmp_path, data, store, ranking
 
 
-def test_no_table_where_no_step_holds_hard_negatives(run, tmp_path):
-    model, recipe, tasks, _ = run
-    for step in ({"num_negatives": 0, "sts_pairs": 0}, {"queries": 0, "sts_pairs": 0}):
-        changed = recipe.model_copy(update={"step": recipe.step.model_copy(update=step)})
-        assert make_table(changed, tasks, model, tmp_path / "mining") is None
-    assert not (tmp_path / "mining").exists()
+def test_a_saved_ranking_comes_back(mined):
+    folder, data, store, ranking = mined
+    found = load_ranking(folder, data, store)
+    for name in ("ids_QK", "scores_QK", "positive_Q"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(ranking, name))
+        assert getattr(found, name).dtype == getattr(ranking, name).dtype
+
+
+def test_it_holds_when_other_data_sets_change_every_text_id(mined):
+    folder, data, store, ranking = mined
+    queries = [store.text(i) for i in data.query_Q]
+    positives = [[f"p{i}"] for i in range(5)]
+    passages = [f"w{i}" for i in range(12)][::-1]
+    other, new_store = make_set(folder / "cache", queries, positives, passages, others=["x", "w3", "y"])
+    found = load_ranking(folder, other, new_store)
+    assert (found.ids_QK != ranking.ids_QK).any()
+    texts = lambda ids, store: [[None if i == NONE else store.text(i) for i in row] for row in ids]  # noqa: E731
+    assert texts(found.ids_QK, new_store) == texts(ranking.ids_QK, store)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda queries, positives, passages: (queries[::-1], positives, passages),
+        lambda queries, positives, passages: (["new", *queries[1:]], positives, passages),
+        lambda queries, positives, passages: (queries, positives, passages[1:]),
+        lambda queries, positives, passages: (queries, positives, [*passages, "new"]),
+    ],
+)
+def test_a_ranking_of_other_texts_is_refused(mined, change):
+    folder, data, store, _ = mined
+    texts = (
+        [store.text(i) for i in data.query_Q],
+        [[f"p{i}"] for i in range(5)],
+        [f"w{i}" for i in range(12)],
+    )
+    other, new_store = make_set(folder / "cache", *change(*texts))
+    with pytest.raises(UserError, match="made for other texts than data set 'set' holds now"):
+        load_ranking(folder, other, new_store)
+
+
+def test_a_missing_and_a_broken_ranking_are_refused(mined):
+    folder, data, store, _ = mined
+    path = folder / "set.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_ranking(folder, data, store)
+    path.unlink()
+    with pytest.raises(UserError, match="no such file; expected a ranking of data set 'set'"):
+        load_ranking(folder, data, store)
+
+
+# -------------------------------------------------------------------------------------------------------- rows
+
+rows_of_texts = st.lists(st.lists(st.integers(0, 6), max_size=6), min_size=1, max_size=5)
+
+
+def filled(rows, width):
+    return [[*row, *[NONE] * (width - len(row))][:width] for row in rows]
+
+
+@settings(max_examples=60)
+@given(rows_of_texts, st.integers(0, 8))
+def test_rows_are_filled_up_cut_and_stacked(rows, width):
+    lists = Ragged.of_lengths(
+        np.array([x for row in rows for x in row], np.int64), np.array([*map(len, rows)])
+    )
+    longest = max(map(len, rows))
+    made = padded(lists)
+    assert made.tolist() == filled(rows, longest)
+    assert widened(made, width).tolist() == filled(rows, width)
+    both = stacked([made, widened(made, width)])
+    assert both.tolist() == filled(rows, max(longest, width)) + filled(
+        filled(rows, width), max(longest, width)
+    )
+
+
+@settings(max_examples=60)
+@given(rows_of_texts, rows_of_texts)
+def test_a_text_keeps_its_first_rank_only(first, second):
+    num = min(len(first), len(second))
+    parts = [
+        np.array(filled(rows[:num], 6), np.int32) for rows in (first, second)
+    ]  # gaps in the middle, where the first part ends
+    joined = [list(dict.fromkeys([*first[row], *second[row]])) for row in range(num)]
+    assert without_repeats(np.concatenate(parts, axis=1)).tolist() == filled(joined, 12)
+
+
+def test_compact_keeps_order_and_dtype():
+    values, keep = np.array([[1.0, 2.0, 3.0]], np.float32), np.array([[False, True, True]])
+    assert compact(values, keep, -np.inf).tolist() == [[2.0, 3.0, -np.inf]]
+    assert compact(values, keep, -np.inf).dtype == np.float32

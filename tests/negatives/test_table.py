@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.negatives.rankings import NONE
+from conan_embed.negatives.rules import no_longer_hard
+from conan_embed.negatives.sources import NextWindow
+from conan_embed.negatives.table import NegativeTable, mean
 
 # Scores that meet the rule's two bounds exactly now and then: 1.15 * 0.6 and 0.8 are among them.
 scores = st.sampled_from([-0.9, -0.8, -0.3, 0.0, 0.25, 0.5, 0.6, 0.69, 0.7, 0.79, 0.8, 0.9]) | st.floats(
@@ -54,6 +57,15 @@ class SlowQuery:
         return True
 
 
+def check(table, decay, max_score, on_exhausted="keep"):
+    """Apply the rule and move flagged queries to their next window; return the rows flagged and those replaced."""
+    flagged = np.flatnonzero(
+        no_longer_hard(table.initial_Q, table.current_Q, decay=decay, max_score=max_score)
+    )
+    replaced = NextWindow(table, restart=on_exhausted == "restart").replace(flagged)
+    return flagged.tolist(), replaced.tolist()
+
+
 @settings(max_examples=500)
 @given(st.data())
 def test_random_histories(data):
@@ -87,25 +99,25 @@ def test_random_histories(data):
             np.mean([getattr(q, name) for q in watched]) if watched else np.nan
             for name in ("initial", "current")
         ]
-        check = table.check(decay, ceiling, on_exhausted=on_exhausted)
+        watched_now = ~np.isnan(table.current_Q)
+        means = [mean(table.initial_Q[watched_now]), mean(table.current_Q[watched_now])]
+        assert (watched_now.sum(), table.exhausted_Q.sum()) == (len(watched), exhausted)
+        assert table.mean_rank == pytest.approx(np.mean(ranks))
+        flagged_rows, replaced_rows = check(table, decay, ceiling, on_exhausted)
         replaced = [row for row in flagged if slow[row].replace(on_exhausted)]
-        assert check.flagged.tolist() == flagged
-        assert check.replaced.tolist() == replaced
-        assert (check.observed, check.exhausted) == (len(watched), exhausted)
-        np.testing.assert_allclose(
-            [check.mean_initial, check.mean_current], expected_means, rtol=1e-5, atol=1e-6
-        )
-        assert check.mean_rank == pytest.approx(np.mean(ranks))
+        assert flagged_rows == flagged
+        assert replaced_rows == replaced
+        np.testing.assert_allclose(means, expected_means, rtol=1e-5, atol=1e-6)
         assert table.in_use(np.arange(len(slow))).tolist() == [query.negatives() for query in slow]
         assert table.replacements_Q.tolist() == [query.replacements for query in slow]
 
 
-def one_query(scores, **settings):
+def one_query(scores):
     table = NegativeTable(np.arange(30, dtype=np.int32)[None], 5)
     for score in scores:
         table.observe(np.array([0]), np.array([score]))
-    check = table.check(1.15, 0.8, **settings)
-    return len(check.replaced), table.in_use(np.array([0]))[0].tolist()
+    _, replaced = check(table, 1.15, 0.8)
+    return len(replaced), table.in_use(np.array([0]))[0].tolist()
 
 
 def test_the_rule_in_the_papers_numbers():
@@ -125,7 +137,7 @@ def test_windows_follow_each_other_and_the_end_keeps_or_wraps():
             firsts.append(int(table.in_use(np.array([0]))[0, 0]))
             table.observe(np.array([0]), np.array([0.7]))
             table.observe(np.array([0]), np.array([0.1]))
-            table.check(1.15, 0.8, on_exhausted=on_exhausted)
+            check(table, 1.15, 0.8, on_exhausted)
         assert firsts == expected
 
 
@@ -134,20 +146,20 @@ def test_after_a_replacement_watching_begins_anew():
     row = np.array([0])
     table.observe(row, np.array([0.6]))
     table.observe(row, np.array([0.1]))
-    assert table.check(1.15, 0.8).replaced.tolist() == [0]
-    assert table.check(1.15, 0.8).flagged.tolist() == []
+    assert check(table, 1.15, 0.8)[1] == [0]
+    assert check(table, 1.15, 0.8)[0] == []
     table.observe(row, np.array([0.5]))  # the new S_0
     table.observe(row, np.array([0.45]))
-    assert table.check(1.15, 0.8).flagged.tolist() == []  # 1.15 * 0.45 > 0.5
+    assert check(table, 1.15, 0.8)[0] == []  # 1.15 * 0.45 > 0.5
     table.observe(row, np.array([0.4]))
-    assert table.check(1.15, 0.8).flagged.tolist() == [0]
+    assert check(table, 1.15, 0.8)[0] == [0]
 
 
 def test_new_rankings_start_at_their_first_window():
     table = NegativeTable(np.arange(20, dtype=np.int32).reshape(2, 10), 3)
     for score in (0.6, 0.1):
         table.observe(np.array([0, 1]), np.array([score, score]))
-    table.check(1.15, 0.8)
+    check(table, 1.15, 0.8)
     table.replace_rankings(np.array([1]), np.array([[50, 51, 52, 53]]))
     assert table.in_use(np.array([0, 1])).tolist() == [[3, 4, 5], [50, 51, 52]]
     assert table.available_Q.tolist() == [10, 4]
@@ -169,7 +181,7 @@ def test_state_goes_through_a_file_and_on_bit_for_bit(tmp_path_factory, seed):
         generator = np.random.default_rng(seed)
         for _ in range(6):
             table.observe(np.arange(6), generator.uniform(-1, 1, 6))
-            table.check(1.15, 0.8, on_exhausted="restart")
+            check(table, 1.15, 0.8, "restart")
 
     table = NegativeTable(ranking.copy(), 3)
     go_on(table, seed)

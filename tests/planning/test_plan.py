@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conan_embed.errors import UserError
-from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.negatives.rankings import NONE
+from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.mixture import Interleaved, Mixture
 from conan_embed.planning.plan import Planner, check_enough_negatives

@@ -12,7 +12,9 @@ import torch
 
 import conan_embed.training.run as run_module
 from conan_embed.distributed import collectives, failures
-from conan_embed.negatives import mining, rankings
+from conan_embed.negatives import mining, prepare
+from conan_embed.negatives.embedding import embed_with
+from conan_embed.negatives.rankings import load_ranking
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.tasks import Tasks
@@ -79,6 +81,11 @@ def plain(value):
 # ------------------------------------------------------------------------------------- what each process does
 
 
+def mine_into(folder, recipe, tasks, model):
+    embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
+    prepare.make_rankings(tasks, embed, recipe.mining, recipe.model, folder)
+
+
 def read_and_mine(base, folder, separate):
     """Read and tokenise as one of several nodes; mine, with the node's own run folder if its disk is separate."""
     collectives.start("cpu")
@@ -97,9 +104,9 @@ def read_and_mine(base, folder, separate):
     model.tokenize = counted("tokenise", model.tokenize)
     run_module.load_tasks = counted("read", run_module.load_tasks)
     mining.top_k = counted("searched", mining.top_k, lambda queries, *_: len(queries))
-    mining.save_ranking = counted("saved", mining.save_ranking)
+    prepare.save_ranking = counted("saved", prepare.save_ranking)
     tasks = load_data(recipe, model)
-    rankings.make_rankings(recipe, tasks, model, folder / f"disk{node}" / "mining")
+    mine_into(folder / f"disk{node}" / "mining", recipe, tasks, model)
     calls["arrays"] = plain(tasks)
     (folder / f"{collectives.rank()}.json").write_text(json.dumps(calls))
 
@@ -140,7 +147,7 @@ def one_process(base, tmp_path_factory):
     recipe = recipe_of(base, folder / "cache")
     model = load_model(recipe)
     tasks = load_data(recipe, model)
-    rankings.make_rankings(recipe, tasks, model, folder / "mining")
+    mine_into(folder / "mining", recipe, tasks, model)
     return tasks, folder / "mining"
 
 
@@ -169,8 +176,8 @@ def test_one_process_of_a_node_reads_and_all_search(base, one_process, tmp_path,
         assert len(stores) == 1
         assert len(shared) == (max(node_sizes) > 1)
         assert not list(disk.rglob("*.tmp"))
-        mined = mining.load_ranking(disk / "mining", tasks.retrieval[0], tasks.store)
-        alone = mining.load_ranking(expected, tasks.retrieval[0], tasks.store)
+        mined = load_ranking(disk / "mining", tasks.retrieval[0], tasks.store)
+        alone = load_ranking(expected, tasks.retrieval[0], tasks.store)
         np.testing.assert_array_equal(mined.ids_QK, alone.ids_QK)
         np.testing.assert_allclose(mined.scores_QK, alone.scores_QK, rtol=0, atol=1e-6)
         np.testing.assert_allclose(mined.positive_Q, alone.positive_Q, rtol=0, atol=1e-6)

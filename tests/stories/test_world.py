@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from conan_embed.distributed import collectives
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.negatives.rankings import embed_with
+from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.plan import Planner
 from conan_embed.recipes.schema import Recipe
@@ -149,7 +149,7 @@ class Run:
         self.planner = Planner(self.tasks, self.recipe.step, seed=5)
         self.train_module = TrainModule(model, self.recipe)
         self.embed = embed_with(model, self.store, "float32", 50)
-        self.negatives = DynamicNegatives.start(
+        self.negatives = DynamicNegatives(
             self.recipe.hard_negatives,
             self.recipe.mining,
             self.table,
@@ -174,7 +174,7 @@ class Run:
         plan = self.planner.step(number, self.table)
         result = train_step(self.train_module, plan, self.table, self.recipe)
         check = self.negatives.after_step(number + 1, plan.text_ids, result.embedding_UD)
-        self.replaced += 0 if check is None else check["replaced"]
+        self.replaced += 0 if check is None else check.replaced
         return asdict(result)
 
     def parameters(self):

@@ -7,7 +7,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
-from conan_embed.texts.tasks import known_positives, load_tasks
+from conan_embed.texts.tasks import load_tasks
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "sts": "s: "}
 
@@ -177,17 +177,3 @@ def test_sts_pairs(folder):
     # Three prompts, one content.
     assert len(set(tasks.store.content)) == 2
     assert len(tasks.store) == 4
-
-
-def test_known_positives_are_found_by_content(folder):
-    store, found = folder.retrieval(
-        [
-            {"query": "a", "positive": ["1", "2"]},
-            {"query": "b", "positive": ["3"]},
-            {"query": "1", "positive": ["b"]},
-        ]
-    )
-    lists = np.repeat(np.arange(3), len(store))
-    content = np.tile(store.content, 3)
-    expected = [store.text(i) in {0: "12", 1: "3", 2: "b"}[n] for n in range(3) for i in range(len(store))]
-    assert known_positives(found.positives, lists, content, store).tolist() == expected

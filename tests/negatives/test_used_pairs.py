@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import conan_embed.negatives.used_pairs as code
-from conan_embed.negatives.mining import Ranking
-from conan_embed.negatives.table import NONE, NegativeTable
+from conan_embed.negatives.rankings import NONE, Ranking
+from conan_embed.negatives.table import NegativeTable
 from conan_embed.negatives.used_pairs import highest, likeliest, used_pairs
 
 OFFSET, PER_QUERY = 2, 3

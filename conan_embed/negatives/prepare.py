@@ -1,0 +1,108 @@
+"""What a run needs of negatives before its first step: rankings mined or read, and the table over all data sets."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conan_embed.distributed import collectives
+from conan_embed.errors import UserError
+from conan_embed.files import read_json, write_json
+from conan_embed.negatives.embedding import Embed
+from conan_embed.negatives.mining import mine, random_ranking
+from conan_embed.negatives.rankings import (
+    NONE,
+    Ranking,
+    load_ranking,
+    padded,
+    save_ranking,
+    stacked,
+    without_repeats,
+)
+from conan_embed.negatives.summary import summarize
+from conan_embed.negatives.table import NegativeTable
+from conan_embed.recipes.schema import Mining, Model, Step
+from conan_embed.texts.store import TextStore
+from conan_embed.texts.tasks import RetrievalDataset, Tasks
+
+
+def make_rankings(tasks: Tasks, embed: Embed, settings: Mining, model: Model, folder: Path) -> None:
+    """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it.
+
+    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings. Nodes that do
+    not see the first process's folder get one of their own.
+
+    Args:
+        embed: with the model to be trained; every process must call this.
+        settings, model: the recipe's sections.
+    """
+    made_by = {"mining": settings.model_dump(mode="json"), "model": model.model_dump(mode="json")}
+    before = _read_record(folder)
+    done = before.get("datasets", {}) if before.get("settings") == made_by else {}
+    summaries: dict[str, Any] = {}
+    for data in tasks.retrieval:
+        if data.negative_source != "mined":
+            continue
+        ranking: Ranking | None = None
+        if data.ranking is not None:
+            ranking = load_ranking(Path(data.ranking), data, tasks.store)
+        elif data.name in done:
+            with contextlib.suppress(UserError):  # of other texts, or damaged: made anew
+                ranking = load_ranking(folder, data, tasks.store)
+        # All mine or none does: a new node has nothing of an earlier start.
+        if not collectives.all_true(ranking is not None) or ranking is None:
+            ranking = mine(data, tasks.store, embed, settings)
+        collectives.barrier()  # before the first process writes what the others still look for
+        summary = summarize(data, tasks.store, ranking, offset=settings.offset)
+        summaries[data.name] = summary.to_json()
+        record = {"settings": made_by, "datasets": summaries}
+        if collectives.is_main_process():
+            _write(folder, data, tasks.store, ranking, record)
+            summary.print(data.name)
+        collectives.barrier()
+        if collectives.is_local_main_process() and _read_record(folder) != record:
+            _write(folder, data, tasks.store, ranking, record)
+    collectives.barrier()
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "mining.json") if (folder / "mining.json").exists() else {}
+
+
+def _write(
+    folder: Path, data: RetrievalDataset, store: TextStore, ranking: Ranking, record: dict[str, Any]
+) -> None:
+    save_ranking(folder, data, store, ranking)
+    write_json(folder / "mining.json", record)
+
+
+def make_table(
+    tasks: Tasks, embed: Embed, step: Step, settings: Mining, model: Model, folder: Path, *, seed: int
+) -> NegativeTable | None:
+    """Return the table of hard negatives over all data sets, each from its own source; None where a step holds none.
+
+    Args:
+        embed, settings, model, folder: see `make_rankings`, which is called first.
+        step: the recipe's section.
+        seed: random negatives follow from it.
+    """
+    if not (step.queries and step.num_negatives and tasks.retrieval):
+        return None
+    make_rankings(tasks, embed, settings, model, folder)
+    parts = [_usable(data, tasks.store, settings, folder, seed) for data in tasks.retrieval]
+    return NegativeTable(stacked(parts), step.num_negatives)
+
+
+def _usable(
+    data: RetrievalDataset, store: TextStore, settings: Mining, folder: Path, seed: int
+) -> np.ndarray:
+    """Return the ids that a data set's negatives are taken from, int32 [Q, K]."""
+    if data.negative_source == "none":
+        return np.full((len(data), 0), NONE, np.int32)
+    if data.negative_source == "random":
+        return random_ranking(data, store, depth=min(settings.depth, max(1, len(data.passages))), seed=seed)
+    parts = [padded(data.given)]  # the file's own negatives come first: somebody labelled them
+    if data.negative_source == "mined":
+        parts.append(load_ranking(folder, data, store).usable(settings.offset))
+    return without_repeats(np.concatenate(parts, axis=1))

@@ -1,0 +1,81 @@
+"""Which texts answer a query: never to be one of its negatives, whoever offers them.
+
+A query's known positives are all texts of its list (rows with equal queries share a list, texts of a class share the
+class), and its own text counts as one. Texts are compared by content, so a passage is recognised under another prompt.
+
+Shapes: Q queries, L lists of positives, R queries asked about, C candidates, X pairs.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from conan_embed.texts.ragged import Ragged, expand_ranges
+
+
+@dataclass(frozen=True)
+class KnownPositives:
+    """The known positives of Q queries.
+
+    Attributes:
+        query_Q: int64, text id of each query.
+        list_Q: int64, which list of positives is the query's own.
+        positives: L lists of text ids.
+        content: int64, by text id: equal numbers are equal texts.
+    """
+
+    query_Q: np.ndarray
+    list_Q: np.ndarray
+    positives: Ragged
+    content: np.ndarray
+
+    def contains(self, row_X: np.ndarray, text_X: np.ndarray) -> np.ndarray:
+        """Return bool [X]: is that text a known positive of that query, or the query itself?"""
+        content_X = self.content[text_X]
+        in_list = np.isin(self.list_Q[row_X] * self._span + content_X, self._list_contents)
+        return in_list | (content_X == self.content[self.query_Q[row_X]])
+
+    def pairs(self, rows: np.ndarray, candidate_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pairs of a query and a candidate that is a known positive of it, or the query itself.
+
+        Args:
+            rows: int64 [R], queries.
+            candidate_C: text ids.
+
+        Returns:
+            int64 [X] places in `rows`, and int64 [X] places in `candidate_C`; in no particular order, a pair may occur
+            twice.
+        """
+        content_C = self.content[candidate_C]
+        order = np.argsort(content_C, kind="stable")
+        # A list is looked up once, however many of the queries share it: a class has thousands of texts.
+        lists, list_of_row = np.unique(self.list_Q[rows], return_inverse=True)
+        place, values = self.positives.rows(lists)
+        listed, listed_column = _equal_pairs(place, self.content[values], content_C[order])
+        rows_by_list = Ragged.of_lengths(
+            np.argsort(list_of_row, kind="stable"), np.bincount(list_of_row, minlength=len(lists))
+        )
+        which, known_row = rows_by_list.rows(listed)
+        own_row, own_column = _equal_pairs(
+            np.arange(len(rows)), self.content[self.query_Q[rows]], content_C[order]
+        )
+        column = np.concatenate([listed_column[which], own_column])
+        return np.concatenate([known_row, own_row]), order[column]
+
+    @property
+    def _span(self) -> int:
+        return int(self.content.max(initial=0)) + 1
+
+    @cached_property
+    def _list_contents(self) -> np.ndarray:
+        """List and content of every known positive as one number each, sorted."""
+        list_of_value = np.repeat(np.arange(len(self.positives)), self.positives.lengths)
+        return np.unique(list_of_value * self._span + self.content[self.positives.values])
+
+
+def _equal_pairs(label: np.ndarray, value: np.ndarray, ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (label, place in `ordered`) for every place that equals a value."""
+    first, last = (np.searchsorted(ordered, value, side=side) for side in ("left", "right"))
+    counts = last - first
+    return np.repeat(label, counts), expand_ranges(first, counts)

@@ -1,0 +1,84 @@
+"""The table of a run: the data sets' negatives one under the other, each from its own source."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from conan_embed.negatives.embedding import embed_with
+from conan_embed.negatives.mining import mine
+from conan_embed.negatives.prepare import make_table
+from conan_embed.negatives.rankings import NONE, load_ranking
+from conan_embed.recipes.schema import Recipe
+from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.store import TextStoreBuilder
+from conan_embed.texts.tasks import RetrievalDataset, Tasks
+from tests.tiny_models import make_tiny_model
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A model, a recipe and four data sets of three queries each, one for every source of negatives."""
+    model = make_tiny_model("bert")
+    builder = TextStoreBuilder()
+    builder.add(pl.Series([f"天 {i}" for i in range(3)]), "")
+    builder.add(pl.Series([f"file {i} 内存" for i in range(30)]), "")
+    store, (queries, passages) = builder.build(tmp_path / "cache", model.tokenize, fingerprint="")
+    given = [[passages[20], passages[21], passages[20]], [], [passages[22]]]
+    sets = [
+        RetrievalDataset(
+            source,
+            queries,
+            np.arange(3),
+            Ragged.of_lengths(passages[:3], np.ones(3, np.int64)),
+            Ragged.of_lengths(np.array([text for row in given for text in row]), np.array([3, 0, 1])),
+            np.unique(passages),
+            source,
+            None,
+            None,
+        )
+        for source in ("given", "mined", "none", "random")
+    ]
+    values = {
+        "model": {"base": "made here"},
+        "data": {"retrieval": [{"name": "x", "path": "x"}]},
+        "step": {"num_negatives": 4, "sts_pairs": 0},
+        "mining": {"depth": 8, "offset": 2, "precision": "float32"},
+        "training": {"precision": "float32"},
+    }
+    return model, Recipe.model_validate(values), Tasks(store, sets, []), passages
+
+
+def table_of(recipe, tasks, model, folder):
+    embed = embed_with(model, tasks.store, "float32", 1000)
+    return make_table(tasks, embed, recipe.step, recipe.mining, recipe.model, folder, seed=0)
+
+
+def test_each_source_in_its_rows(run, tmp_path):
+    model, recipe, tasks, passages = run
+    table = table_of(recipe, tasks, model, tmp_path / "mining")
+    rows = [[text for text in row if text != NONE] for row in table.ranking_QK.tolist()]
+    given = [[passages[20], passages[21]], [], [passages[22]]]
+    assert rows[0:3] == given
+
+    mined = load_ranking(tmp_path / "mining", tasks.retrieval[1], tasks.store)
+    embed = embed_with(model, tasks.store, "float32", 1000)
+    np.testing.assert_array_equal(
+        mined.ids_QK, mine(tasks.retrieval[1], tasks.store, embed, recipe.mining).ids_QK
+    )
+    for i in range(3):  # the file's own first, then ranks from the offset on, none twice
+        later = [text for text in mined.ids_QK[i, 2:].tolist() if text != NONE and text not in given[i]]
+        assert rows[3 + i] == given[i] + later
+
+    assert rows[6:9] == [[], [], []]
+    assert [len(row) for row in rows[9:12]] == [8, 8, 8]
+    for i, row in enumerate(rows[9:12]):
+        assert len(set(row)) == 8
+        assert passages[i] not in row
+
+
+def test_no_table_where_no_step_holds_hard_negatives(run, tmp_path):
+    model, recipe, tasks, _ = run
+    for step in ({"num_negatives": 0, "sts_pairs": 0}, {"queries": 0, "sts_pairs": 0}):
+        changed = recipe.model_copy(update={"step": recipe.step.model_copy(update=step)})
+        assert table_of(changed, tasks, model, tmp_path / "mining") is None
+    assert not (tmp_path / "mining").exists()
