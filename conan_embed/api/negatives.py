@@ -12,10 +12,9 @@ from conan_embed.api.model import load_model
 from conan_embed.api.pairs import CACHE, Frame, Pairs, read_pairs, read_passages, to_cache
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.negatives import mining
+from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.false_negatives import MARGIN
-from conan_embed.negatives.mining import Ranking
-from conan_embed.negatives.rankings import embed_with
-from conan_embed.negatives.table import NONE
+from conan_embed.negatives.rankings import NONE, Ranking, save_ranking
 from conan_embed.recipes.schema import Data, Mining, RetrievalData, checked_recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, load_tasks
@@ -90,7 +89,7 @@ class MinedNegatives:
             >>> mined.save("rankings").joinpath("faq.safetensors").exists()
             True
         """
-        mining.save_ranking(Path(folder), self.dataset, self.store, self.ranking)
+        save_ranking(Path(folder), self.dataset, self.store, self.ranking)
         return Path(folder)
 
 
@@ -156,7 +155,7 @@ def mine_hard_negatives(
     embed = embed_with(model, tasks.store, precision)
     ranking = mining.mine(tasks.retrieval[0], tasks.store, embed, settings)
     usable = Ranking(
-        ranking.ids_QK[:, offset:], ranking.scores_QK[:, offset:], ranking.positive_Q, ranking.bounded_out
+        ranking.usable(offset), ranking.scores_QK[:, offset:], ranking.positive_Q, ranking.bounded_out
     )
     return MinedNegatives(tasks.retrieval[0], tasks.store, usable)
 

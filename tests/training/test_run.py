@@ -335,7 +335,7 @@ def test_rankings_made_before_are_used(recipe, base, tmp_path, monkeypatch):
     folder = mine(recipe(), tmp_path / "rankings")
     data = {"retrieval": [{"name": "pairs", "path": str(base / "pairs.jsonl"), "ranking": str(folder)}]}
     expected = train(recipe("one"))
-    monkeypatch.setattr("conan_embed.negatives.mining.mine", None)
+    monkeypatch.setattr("conan_embed.negatives.prepare.mine", None)
     assert_same_run(train(recipe("two", data=data)), expected)
 
 
@@ -586,5 +586,5 @@ def test_rankings_of_an_interrupted_start_are_used_again(recipe, monkeypatch):
         interrupt_at(patch, 1, killed)
         with pytest.raises(KeyboardInterrupt):
             train(recipe())
-    monkeypatch.setattr("conan_embed.negatives.mining.mine", None)
+    monkeypatch.setattr("conan_embed.negatives.prepare.mine", None)
     train(recipe())
