@@ -1,18 +1,20 @@
 """Keep evaluation texts out of the training data: no side of a kept pair equals one, or nearly does.
 
-The evaluation texts become a small index (key and MinHash bands, as in `duplicates.py`), in which the texts of each
-shard are looked up; what shares a band is compared by the exact Jaccard similarity of the character
-5-grams. This does not catch paraphrases, translations, or a short evaluation text inside a long one.
+The evaluation texts become a small index (keys and MinHash bands, see `minhash.py`), in which the texts of a shard are
+looked up; texts that share a band are compared by the exact Jaccard similarity of their character 5-grams. Paraphrases,
+translations, and a short evaluation text inside a long one are not caught.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from conan_embed.errors import UserError
-from conan_embed.filtering.duplicates import GRAM, SIDES, keys, plain, signatures
-from conan_embed.filtering.measures import code_points, grams, jaccard
+from conan_embed.filtering.grams import code_points, grams, jaccard
+from conan_embed.filtering.minhash import GRAM, SIDES, plain, signatures, text_keys
 from conan_embed.filtering.normalise import normalise_texts
 from conan_embed.filtering.readers import source_files
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
@@ -26,60 +28,59 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
     Raises:
         UserError: a path has no Parquet file, or no file there has one of the columns.
     """
-    texts = []
-    for path in setting.paths:
-        found = False
-        for file in source_files(path, suffixes=(".parquet",)):
-            frame = pl.read_parquet(file)
-            for name in setting.columns:
-                kind = frame.schema.get(name)
-                if kind == pl.List(pl.String):
-                    texts.append(frame[name].explode().rename("text"))
-                elif kind == pl.String:
-                    texts.append(frame[name].rename("text"))
-                else:
-                    continue
-                found = True
-        if not found:
-            raise UserError(f"{path}: none of the columns {', '.join(setting.columns)} there holds text.")
-    every = pl.concat(texts).drop_nulls().unique(maintain_order=True)
+    texts = pl.concat([_read_texts(path, setting.columns) for path in setting.paths])
+    texts = texts.drop_nulls().unique(maintain_order=True)
     if normal.enabled:
-        every = normalise_texts(every, normal)
-    bare = plain(every).to_frame("text")
-    bare = bare.filter(pl.col("text").str.len_chars() >= setting.minimum_characters)
-    return bare.with_columns(pl.Series("key", keys(*code_points(bare["text"])), dtype=pl.UInt64)).unique(
-        "key", maintain_order=True
-    )
+        texts = normalise_texts(texts, normal)
+    frame = plain(texts).to_frame("text")
+    frame = frame.filter(pl.col("text").str.len_chars() >= setting.min_characters)
+    key = pl.Series("key", text_keys(*code_points(frame["text"])), dtype=pl.UInt64)
+    return frame.with_columns(key).unique("key", maintain_order=True)
+
+
+def _read_texts(path: str, columns: Sequence[str]) -> pl.Series:
+    texts = []
+    for file in source_files(path, suffixes=(".parquet",)):
+        frame = pl.read_parquet(file)
+        for name in columns:
+            dtype = frame.schema.get(name)
+            if dtype == pl.List(pl.String):
+                texts.append(frame[name].explode().rename("text"))
+            elif dtype == pl.String:
+                texts.append(frame[name].rename("text"))
+    if not texts:
+        raise UserError(f"{path}: none of the columns {', '.join(columns)} there holds text.")
+    return pl.concat(texts)
 
 
 def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:
-    """Add the bands to the evaluation texts, cut as the recipe cuts those of the pairs."""
+    """Add the MinHash bands to the evaluation texts, in the number that the recipe has for the pairs."""
     bands = signatures(*grams(texts["text"], GRAM), cut.bands, cut.rows)
     return texts.hstack([pl.Series(f"band_{i}", bands[:, i]) for i in range(cut.bands)])
 
 
-class Places:
-    """Where values stand in a column of hashes. A join would read the whole column for each shard and band.
+class HashIndex:
+    """The positions of values in a column of hashes; a join would read the whole column for each shard and band.
 
-    A bitmap by the upper bits of the hashes rules out nine in ten of the values that are not there; the others are
-    looked for by bisection.
+    A bitmap over the upper bits of the hashes rules out nine in ten of the values that are not there; the others are
+    looked up by bisection.
     """
 
     def __init__(self, column: np.ndarray) -> None:
-        """Take the column: uint32 or uint64 [N], well mixed."""
+        """Index the column: uint32 or uint64 [N], well mixed."""
         bits = max(16 * len(column), 2).bit_length() - 1
         self.shift = column.dtype.type(8 * column.itemsize - bits)
-        self.seen = np.zeros(1 << bits, bool)
-        self.seen[column >> self.shift] = True
+        self.bitmap = np.zeros(1 << bits, bool)
+        self.bitmap[column >> self.shift] = True
         self.order = np.argsort(column)
         self.sorted = column[self.order]
 
     def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of values and of the column, int64 [M] each, for all M pairs of them that are equal."""
-        asked = np.flatnonzero(np.take(self.seen, values >> self.shift, mode="clip"))
-        first = np.searchsorted(self.sorted, values[asked], side="left")
-        count = np.searchsorted(self.sorted, values[asked], side="right") - first
-        return np.repeat(asked, count), self.order[expand_ranges(first, count)]
+        """Return the indices of all M equal pairs of a value and an entry of the column: int64 [M] each."""
+        candidates = np.flatnonzero(np.take(self.bitmap, values >> self.shift, mode="clip"))
+        start = np.searchsorted(self.sorted, values[candidates], side="left")
+        count = np.searchsorted(self.sorted, values[candidates], side="right") - start
+        return np.repeat(candidates, count), self.order[expand_ranges(start, count)]
 
 
 class EvaluationIndex:
@@ -93,13 +94,13 @@ class EvaluationIndex:
         self.texts = texts
 
     @cached_property
-    def keys(self) -> Places:
-        return Places(self.texts["key"].to_numpy())
+    def keys(self) -> HashIndex:
+        return HashIndex(self.texts["key"].to_numpy())
 
     @cached_property
-    def bands(self) -> dict[str, Places]:
+    def bands(self) -> dict[str, HashIndex]:
         names = [name for name in self.texts.columns if name.startswith("band_")]
-        return {name: Places(self.texts[name].to_numpy()) for name in names}
+        return {name: HashIndex(self.texts[name].to_numpy()) for name in names}
 
 
 def resemblance(
@@ -108,49 +109,61 @@ def resemblance(
     """Compare the distinct texts of a shard with the evaluation texts.
 
     Args:
-        pairs: the shard's pairs, as fingerprints were taken of them.
-        texts: `texts` of `duplicates.fingerprints`.
+        pairs: the shard's pairs, of which the fingerprints were taken.
+        texts: `texts` of `minhash.fingerprints`.
 
     Returns:
         `side`, `key`, `similarity` (Float64; 1 where the texts are equal) of those at the threshold or above.
     """
     equal = np.zeros(texts.height, bool)
     equal[index.keys.find(texts["key"].to_numpy())[0]] = True
-    found = [texts.filter(equal).select("side", "key", pl.lit(1.0).alias("similarity"))]
+    similar = texts.filter(equal).select("side", "key", pl.lit(1.0).alias("similarity"))
     if setting.near:
-        rest = texts.filter(~equal)
-        places = [index.bands[name].find(rest[name].to_numpy()) for name in index.bands]
-        own, theirs = np.unique(np.concatenate(places, axis=1), axis=1)
-        near = rest.select("side", "key", "id")[own].hstack([index.texts["text"].gather(theirs)])
-        sides = [
-            near.filter(side=number).join(pairs.select("id", own=side), on="id")
-            for number, side in enumerate(SIDES)
-        ]
-        both = pl.concat(sides)
-        similarity = jaccard(plain(both["own"]), both["text"], GRAM)
-        both = both.with_columns(pl.Series("similarity", similarity, dtype=pl.Float64))
-        found.append(
-            both.filter(pl.col("similarity") >= setting.threshold).select("side", "key", "similarity")
-        )
-    return pl.concat(found).group_by("side", "key").agg(pl.col("similarity").max())
+        near = _near(pairs, texts.filter(~equal), index)
+        similar = pl.concat([similar, near.filter(pl.col("similarity") >= setting.threshold)])
+    return similar.group_by("side", "key").agg(pl.col("similarity").max())
 
 
-def check_evaluation(pairs: pl.DataFrame, similar: pl.DataFrame) -> Outcome:
-    """Drop pairs with a side that resembles an evaluation text.
+def _near(pairs: pl.DataFrame, texts: pl.DataFrame, index: EvaluationIndex) -> pl.DataFrame:
+    """Return `side`, `key`, `similarity` of the texts and the evaluation texts with which they share a band."""
+    hits = [index.bands[name].find(texts[name].to_numpy()) for name in index.bands]
+    own, theirs = np.unique(np.concatenate(hits, axis=1), axis=1)
+    candidates = texts.select("side", "key", "id")[own].hstack([index.texts["text"].gather(theirs)])
+    sides = [
+        candidates.filter(side=number).join(pairs.select("id", own=side), on="id")
+        for number, side in enumerate(SIDES)
+    ]
+    compared = pl.concat(sides)
+    similarity = jaccard(plain(compared["own"]), compared["text"], GRAM)
+    return compared.select("side", "key", pl.Series("similarity", similarity, dtype=pl.Float64))
 
-    Args:
-        pairs: with `query_key` and `positive_key`.
-        similar: of `resemblance`.
+
+@dataclass(frozen=True)
+class Decontamination:
+    """The stage: drop pairs with a side that resembles an evaluation text.
 
     Reasons: `evaluation_text` (equal) and `near_evaluation_text`; the value is the similarity.
+
+    Attributes:
+        shard: the pairs of which `keys` and `texts` were taken (see `minhash.fingerprints`).
     """
-    found = pairs
-    for number, side in enumerate(SIDES):
-        one = similar.filter(side=number).select(
-            pl.col("key").alias(f"{side}_key"), pl.col("similarity").alias(f"_{side}")
-        )
-        found = found.join(one, on=f"{side}_key", how="left", maintain_order="left")
-    value = pl.max_horizontal("_query", "_positive")
-    reasons = {"evaluation_text": (value == 1.0, value), "near_evaluation_text": (value < 1.0, value)}
-    outcome = split(found, "decontamination", reasons)
-    return Outcome(outcome.kept.select(pairs.columns), outcome.dropped, outcome.applied)
+
+    index: EvaluationIndex
+    setting: Decontaminate
+    shard: pl.DataFrame
+    keys: pl.DataFrame
+    texts: pl.DataFrame
+    name: str = "decontamination"
+
+    def __call__(self, pairs: pl.DataFrame) -> Outcome:
+        similar = resemblance(self.shard, self.texts, self.index, self.setting)
+        compared = pairs.join(self.keys, on="id", how="left", maintain_order="left")
+        for number, side in enumerate(SIDES):
+            one = similar.filter(side=number).select(
+                pl.col("key").alias(f"{side}_key"), pl.col("similarity").alias(f"_{side}")
+            )
+            compared = compared.join(one, on=f"{side}_key", how="left", maintain_order="left")
+        value = pl.max_horizontal("_query", "_positive")
+        reasons = {"evaluation_text": (value == 1.0, value), "near_evaluation_text": (value < 1.0, value)}
+        outcome = split(compared, self.name, reasons)
+        return replace(outcome, kept=outcome.kept.select(pairs.columns))

@@ -1,27 +1,36 @@
 """Run a step over all shards: on this machine by Daft's native runner, on a cluster by its Ray runner.
 
-A step is a function of one shard's name that reads and writes files under the output folder (on a cluster: a
-folder that all machines see) and returns a few counts. Daft decides who does which shard; it moves no pairs,
-so its memory does not grow with the data and a shard that is done stays done.
+A step is a function of a shard's number that reads and writes files under the output folder (on a cluster, one that all
+machines see) and returns two counts. Daft assigns shards to workers. It moves no pairs, so its memory does not grow
+with the data, and finished shards stay finished.
 """
 
 import json
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from conan_embed.errors import UserError
 
 Runner = Literal["native", "ray"]
-Step = Callable[[int], dict[str, Any]]
-_chosen: Runner | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step returns: the pairs of its shard before and after."""
+
+    rows: int
+    kept: int
+
+
+Step = Callable[[int], Progress]
+_active_runner: Runner | None = None
 
 
 class _Worker:
-    """What Daft makes one of in each process; a step's user errors travel as values, since Daft would wrap
-    them.
-    """
+    """Daft makes one in each process. A step's errors are returned as values, since Daft would wrap them."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
@@ -30,7 +39,7 @@ class _Worker:
         answers = []
         for shard in shards.to_pylist():
             try:
-                answers.append(json.dumps({"shard": shard, **self.step(shard)}))
+                answers.append(json.dumps({"progress": asdict(self.step(shard))}))
             except UserError as error:
                 answers.append(json.dumps({"user_error": str(error)}))
             except Exception:
@@ -54,35 +63,31 @@ def _import_daft(runner: Runner) -> Any:
             import ray  # noqa: F401
         except ImportError:
             raise UserError("the Ray runner needs Ray: pip install 'conan-embed[filter-ray]'.") from None
-    # A process has one runner for its life; the first call chooses it.
-    global _chosen
-    if _chosen is None:
+    # A process keeps its first runner for life.
+    global _active_runner
+    if _active_runner is None:
         (daft.set_runner_ray if runner == "ray" else daft.set_runner_native)()
-        _chosen = runner
-    elif _chosen != runner:
+        _active_runner = runner
+    elif _active_runner != runner:
         raise UserError(
-            f"this process already runs Daft's {_chosen} runner; start a new one for the {runner} runner."
+            f"this process already runs Daft's {_active_runner} runner; start a new one for the {runner} runner."
         )
     return daft
 
 
-def run_step(
-    step: Step, shards: Sequence[int], *, runner: Runner, workers: int, gpus: float = 0.0
-) -> Iterator[dict[str, Any]]:
-    """Yield what `step` returns for each shard, as they finish (any order), with its `shard`.
+def run_step(step: Step, shards: Sequence[int], *, runner: Runner, workers: int) -> Iterator[Progress]:
+    """Yield what `step` returns for each shard, in the order in which they finish.
 
     Args:
         step: a function that can be pickled.
-        workers: how many run at once, each in a process of its own (one: in a thread of this process).
-        gpus: what a worker needs, for Ray to place it.
+        workers: how many run at once, each in a process of its own (a single one: in a thread of this process).
 
     Raises:
         UserError: the step raised one; or Daft or Ray is not installed.
     """
     if not shards:
         return
-    # One thread of polars a worker: the shards are the parallelism. Read when a worker process
-    # starts.
+    # One polars thread per worker, since shards run in parallel; read when a worker process starts.
     for name in ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     daft = _import_daft(runner)
@@ -90,7 +95,7 @@ def run_step(
     worker_class = type("ShardWorker", (), {"__init__": _Worker.__init__, "__call__": call})
     workers = min(workers, len(shards))
     own_process = runner == "ray" or workers > 1
-    worker = daft.cls(worker_class, max_concurrency=workers, use_process=own_process, gpus=gpus)(step)
+    worker = daft.cls(worker_class, max_concurrency=workers, use_process=own_process)(step)
     frame = daft.from_pydict({"shard": list(shards)}).into_batches(1)
     if runner == "ray":
         frame = daft.from_pydict({"shard": list(shards)}).into_partitions(len(shards))
@@ -100,4 +105,4 @@ def run_step(
             raise UserError(answer["user_error"])
         if "failure" in answer:
             raise RuntimeError(f"a step failed in a worker:\n{answer['failure']}")
-        yield answer
+        yield Progress(**answer["progress"])

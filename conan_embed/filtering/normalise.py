@@ -1,20 +1,21 @@
-"""Make texts alike before anything is measured: mojibake, mark-up, Unicode form, control characters, white
-space.
+"""Normalise texts before anything is measured: mojibake, mark-up, Unicode form, control characters, white space.
 
-All of it is vectorised in polars; only texts that look like mojibake go through ftfy one by one. Texts that
-repeat in a batch are normalised once.
+All of it is vectorised in polars; only texts that look like mojibake go through ftfy one by one. Texts that repeat in a
+batch are normalised once.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import ftfy
 import polars as pl
 
 from conan_embed.filtering.recipe import Normalise
+from conan_embed.filtering.stage import Outcome, split
 
-# NFKC would turn these into their ASCII relatives, and Chinese text is written with them. They are hidden in
-# the private use area while it runs; any private use character of the text itself goes first.
+# Chinese text is written with these, and NFKC would turn them into ASCII. They hide in the private use area while it
+# runs; private use characters of the text itself are removed first.
 _CHINESE_PUNCTUATION = "，！？：；（）…～"
 _HIDDEN = [chr(0xE000 + i) for i in range(len(_CHINESE_PUNCTUATION))]
 
@@ -55,8 +56,9 @@ _MOJIBAKE = "[ÃÂâåæçèéäï][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹�
 _DRAWN_OUT = (
     r"(?P<a>---)-+|(?P<b>===)=+|(?P<c>___)_+|(?P<d>───)─+|(?P<e>\.\.\.)\.+|(?P<f>。。。)。+|(?P<g>！！！)！+"
 )
-# Characters that every Unicode form leaves alone, also beside each other, and that are never taken out.
+# Characters that every Unicode form leaves alone, alone and side by side, and that are never removed.
 _ORDINARY = r"\t\n\x20-\x7e·–—‘’“”、。〃《》「」『』【】〔〕\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fff"
+_UNUSUAL = f"[^{_ORDINARY}{_CHINESE_PUNCTUATION}]"
 # What `_tidy` would change, in a text of ordinary characters or one that is in form.
 _UNTIDY = r"  | \n|\n |\n\n\n|^\s|\s$|\t|----|====|____|────|\.{4}|。{4}|！{4}"
 # No text without one of these has any mark-up.
@@ -64,10 +66,10 @@ _MARKUP = r"[<&*#\[`>~]|__|---|:[a-z_]+:"
 
 
 def _without_markup(texts: pl.Series) -> pl.Series:
-    texts = _changed(texts, "[<&\ue010\ue011]", _without_tags)
-    texts = _changed(texts, r"\[", _without_links)
+    texts = _replace_matching(texts, "[<&\ue010\ue011]", _without_tags)
+    texts = _replace_matching(texts, r"\[", _without_links)
     texts = texts.to_frame("text").select(_without_line_marks(pl.col("text")))["text"]
-    return _changed(texts, rf"\*\*|__|:(?:begin|end|{_ROLES})", _without_emphasis)
+    return _replace_matching(texts, rf"\*\*|__|:(?:begin|end|{_ROLES})", _without_emphasis)
 
 
 def _without_tags(text: pl.Expr) -> pl.Expr:
@@ -100,58 +102,51 @@ def _without_emphasis(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(rf"\*\*|:(?:{_ROLES}):", "")
 
 
-def _fixed(text: pl.Series) -> pl.Series:
-    """Repair the texts that look like mojibake."""
-    suspect = text.str.contains(_MOJIBAKE)
-    if not suspect.any():
-        return text
-    repaired = pl.Series([ftfy.fix_encoding(each) for each in text.filter(suspect)], dtype=pl.String)
-    return text.clone().scatter(suspect.arg_true(), repaired)
+def _fix_mojibake(text: pl.Series) -> pl.Series:
+    return pl.Series([ftfy.fix_encoding(each) for each in text], dtype=pl.String)
 
 
-def _replaced(texts: pl.Series, pattern: str, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
-    """Change the texts in which the pattern is found; to look for it costs a fraction of changing nothing."""
-    found = texts.str.contains(pattern)
-    return texts.clone().scatter(found.arg_true(), change(texts.filter(found)))  # which works in place
+def _map_matching(texts: pl.Series, pattern: str, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Change the texts that match the pattern; searching costs a fraction of replacing nothing."""
+    matches = texts.str.contains(pattern)
+    return texts.clone().scatter(matches.arg_true(), change(texts.filter(matches)))  # scatter works in place
 
 
-def _changed(texts: pl.Series, pattern: str, change: Callable[[pl.Expr], pl.Expr]) -> pl.Series:
-    """The same with a change of an expression."""
-    return _replaced(texts, pattern, lambda few: few.to_frame("text").select(change(pl.col("text")))["text"])
+def _replace_matching(texts: pl.Series, pattern: str, change: Callable[[pl.Expr], pl.Expr]) -> pl.Series:
+    """Change the texts that match the pattern by an expression."""
+    return _map_matching(
+        texts, pattern, lambda few: few.to_frame("text").select(change(pl.col("text")))["text"]
+    )
 
 
 def normalise_texts(texts: pl.Series, setting: Normalise) -> pl.Series:
     """Return the texts normalised.
 
-    In this order: mojibake repaired; HTML tags and entities and Markdown marks taken out (words of links
-    stay, images go); the Unicode form, with Chinese full-width punctuation kept where wanted; control,
-    zero-width and private use characters taken out; drawn-out dashes and full stops cut to three, runs of
-    blanks to one; lines stripped, at most one empty line in a row.
+    In this order: mojibake is repaired; HTML tags and entities and Markdown marks are removed (words of links stay,
+    images go); the Unicode form is applied, except to Chinese full-width punctuation; control, zero-width and private
+    use characters are removed; drawn-out dashes and full stops are cut to three, runs of blanks to one; lines are
+    stripped, and at most one empty line in a row stays.
     """
     clean = texts
     if setting.mojibake:
-        clean = _fixed(clean)
+        clean = _map_matching(clean, _MOJIBAKE, _fix_mojibake)
     if setting.markup:
-        clean = _replaced(clean, _MARKUP, _without_markup)
-    keep = setting.form == "NFKC" and setting.keep_chinese_punctuation
-    unusual = f"[^{_ORDINARY}{_CHINESE_PUNCTUATION if keep else ''}]"
+        clean = _map_matching(clean, _MARKUP, _without_markup)
 
-    def formed_and_tidied(few: pl.Series) -> pl.Series:
-        few = _changed(few, unusual, lambda text: _in_form(text, setting.form, keep))
-        return _changed(few, _UNTIDY, _tidy)
+    def apply_form_and_tidy(few: pl.Series) -> pl.Series:
+        few = _replace_matching(few, _UNUSUAL, lambda text: _apply_form(text, setting.form))
+        return _replace_matching(few, _UNTIDY, _tidy)
 
-    # Both are looked for at once: most texts need neither, and to read them is half the time.
-    return _replaced(clean, f"{unusual}|{_UNTIDY}", formed_and_tidied).rename(texts.name)
+    # Both are searched for at once: most texts need neither, and reading them is half the time.
+    return _map_matching(clean, f"{_UNUSUAL}|{_UNTIDY}", apply_form_and_tidy).rename(texts.name)
 
 
-def _in_form(text: pl.Expr, form: Literal["NFKC", "NFC"], keep: bool) -> pl.Expr:
-    """Bring texts to the Unicode form, with `keep` but for Chinese punctuation, and take out what cannot be seen."""
+def _apply_form(text: pl.Expr, form: Literal["NFKC", "NFC"]) -> pl.Expr:
+    """Apply the Unicode form, except to Chinese punctuation, and remove characters that cannot be seen."""
     text = text.str.replace_all(r"[\p{Co}\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]", "")
-    if keep:
-        text = text.str.replace_many(list(_CHINESE_PUNCTUATION), _HIDDEN)
+    text = text.str.replace_many(list(_CHINESE_PUNCTUATION), _HIDDEN)
     text = text.str.normalize(form)
-    if keep:
-        text = text.str.replace_many(_HIDDEN, list(_CHINESE_PUNCTUATION))
+    text = text.str.replace_many(_HIDDEN, list(_CHINESE_PUNCTUATION))
     text = text.str.replace_all(r"\r\n?|[\u2028\u2029]", "\n")
     text = text.str.replace_all(r"[^\P{Cc}\n\t]", "")
     return text.str.replace_all(r"[\p{Zs}&&[^ ]]", "\t")  # blanks of all kinds: `_tidy` knows two
@@ -166,13 +161,22 @@ def _tidy(text: pl.Expr) -> pl.Expr:
     return text.str.strip_chars()
 
 
-def normalise(pairs: pl.DataFrame, setting: Normalise) -> pl.DataFrame:
-    """Return the pairs with both sides normalised; a missing text becomes an empty one."""
-    for side in ("query", "positive"):
-        pairs = pairs.with_columns(pl.col(side).fill_null(""))
-        if setting.enabled:
-            raw = pairs.select(pl.col(side).unique(maintain_order=True))
-            clean = raw.with_columns(normalise_texts(raw[side], setting).alias("_clean"))
-            pairs = pairs.join(clean, on=side, how="left", maintain_order="left")
-            pairs = pairs.with_columns(pl.col("_clean").alias(side)).drop("_clean")
-    return pairs
+@dataclass(frozen=True)
+class Normaliser:
+    """The stage: normalise both sides and drop the pairs that have an empty side. A missing text is an empty one."""
+
+    setting: Normalise
+    name: str = "normalise"
+
+    def __call__(self, pairs: pl.DataFrame) -> Outcome:
+        pairs = pairs.with_columns(pl.col("query", "positive").fill_null(""))
+        if self.setting.enabled:
+            pairs = pairs.with_columns(self._normalised(pairs[side]) for side in ("query", "positive"))
+        empty = (pl.col("query") == "") | (pl.col("positive") == "")
+        return split(pairs, self.name, {"empty": (empty, pl.lit(None))})
+
+    def _normalised(self, texts: pl.Series) -> pl.Series:
+        distinct = texts.unique(maintain_order=True).to_frame()
+        distinct = distinct.with_columns(clean=normalise_texts(distinct[texts.name], self.setting))
+        joined = texts.to_frame().join(distinct, on=texts.name, how="left", maintain_order="left")
+        return joined["clean"].rename(texts.name)

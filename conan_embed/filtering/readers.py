@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from conan_embed.errors import UserError, suggestion
-from conan_embed.filtering.prompt_response import read_alpaca, read_messages
+from conan_embed.filtering.conversations import read_alpaca, read_messages
 from conan_embed.filtering.recipe import Source
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")

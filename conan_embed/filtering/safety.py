@@ -1,13 +1,12 @@
 """Safety: pairs with blocked words, and pairs that link to blocked domains.
 
-The default words come from the package glin-profanity (MIT; Chinese and English). One such word alone is
-mostly medicine, law or news, so `default_minimum` different ones are asked for. Lists of the user's own need
-one.
+The default words come from the package glin-profanity (MIT; Chinese and English). A single one of them is mostly
+medicine, law or news, so `min_default_words` different ones must occur; of your own lists, one is enough.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class BlockLists:
     domains: frozenset[str] = frozenset()
 
 
-def _lines(path: str) -> set[str]:
+def _read_list(path: str) -> set[str]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -47,67 +46,65 @@ def read_block_lists(setting: Safety) -> BlockLists:
     Raises:
         UserError: a file cannot be read.
     """
-    default: set[str] = set()
-    if setting.default_words:
-        folder = resources.files("glin_profanity") / "data" / "dictionaries"
-        for name in ("chinese.json", "english.json"):
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
-            default |= {word.lower() for word in (found["words"] if isinstance(found, dict) else found)}
-        # A word is letters: the lists also hold numbers and single characters.
-        default = {
-            word for word in default - set(SPARED_WORDS) if len(word) > 1 and not re.search(r"\d", word)
-        }
-    words = {word for path in setting.words for word in _lines(path)}
-    domains = {
+    domains = (
         re.sub(r"^(?:https?://)?(?:www\.)?|/.*$", "", line)
         for path in setting.domains
-        for line in _lines(path)
-    }
-    return BlockLists(frozenset(default), frozenset(words), frozenset(domains))
+        for line in _read_list(path)
+    )
+    return BlockLists(
+        frozenset(_default_words() if setting.default_words else ()),
+        frozenset(word for path in setting.words for word in _read_list(path)),
+        frozenset(domains),
+    )
+
+
+def _default_words() -> set[str]:
+    words: set[str] = set()
+    folder = resources.files("glin_profanity") / "data" / "dictionaries"
+    for name in ("chinese.json", "english.json"):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        words |= {word.lower() for word in (content["words"] if isinstance(content, dict) else content)}
+    # The lists also hold numbers and single characters, which are no words.
+    return {word for word in words - SPARED_WORDS if len(word) > 1 and not re.search(r"\d", word)}
 
 
 def with_hosts(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Add `hosts`, the hosts that either side links to (list of lower-case strings). Call before links are
-    normalised away.
+    """Add `hosts`, the hosts that either side links to (list of lower-case strings).
+
+    Call it before links are normalised away.
     """
     both = pl.concat_str("query", "positive", separator="\n", ignore_nulls=True)
-    hosts = (
-        both.str.to_lowercase()
-        .str.extract_all(_HOST)
-        .list.eval(pl.element().str.extract(_HOST, 1))
-        .list.unique()
-    )
-    return pairs.with_columns(hosts.alias("hosts"))
+    hosts = both.str.to_lowercase().str.extract_all(_HOST).list.eval(pl.element().str.extract(_HOST, 1))
+    return pairs.with_columns(hosts.list.unique().alias("hosts"))
 
 
-def _different(pairs: pl.DataFrame, words: frozenset[str]) -> pl.Series:
-    """Count the different words of a list in both sides of each pair, in any case; words of Latin letters must
-    stand alone.
-    """
+def _count_words(pairs: pl.DataFrame, words: frozenset[str]) -> pl.Series:
+    """Count the different words of a list in both sides of each pair, in any case; Latin words must stand alone."""
     latin = sorted((word for word in words if re.match(r"[a-z]", word)), key=len, reverse=True)
     other = sorted(words - set(latin))
     alone = r"(?-u:\b)(?:" + "|".join(map(re.escape, latin)) + r")(?-u:\b)"
-    # Hardly a pair has any of them: those are found first, and only theirs are counted. Words without cases, most of
-    # the others, are found in two thirds of the time when cases need not be looked at.
-    cased = [word for word in other if word.upper() != word]
-    uncased = [word for word in other if word.upper() == word]
-    patterns = [f"(?i){alone}"] * bool(latin)
-    patterns += [f"(?i){'|'.join(map(re.escape, cased))}"] * bool(cased)
-    patterns += ["|".join(map(re.escape, uncased))] * bool(uncased)
+    # Hardly any pair has one of them: those pairs are found first, and only their words are counted.
+    patterns = [f"(?i){alone}"] * bool(latin) + _patterns(other)
     hit = pairs.select(
         pl.any_horizontal(
             pl.col(side).str.contains(pattern) for pattern in patterns for side in ("query", "positive")
         )
     ).to_series()
-    found = pairs.filter(hit).select(
-        pl.concat_str("query", "positive", separator="\n").str.to_lowercase().alias("text")
-    )["text"]
-    count = pl.zeros(len(found), dtype=pl.UInt32, eager=True)
+    both = pl.concat_str("query", "positive", separator="\n").str.to_lowercase()
+    texts = pairs.filter(hit).select(both.alias("text"))["text"]
+    count = pl.zeros(len(texts), dtype=pl.UInt32, eager=True)
     if latin:
-        count += found.str.extract_all(alone).list.n_unique()
+        count += texts.str.extract_all(alone).list.n_unique()
     if other:
-        count += found.str.extract_many(other).list.n_unique()
+        count += texts.str.extract_many(other).list.n_unique()
     return pl.zeros(pairs.height, dtype=pl.UInt32, eager=True).scatter(hit.arg_true(), count)
+
+
+def _patterns(words: list[str]) -> list[str]:
+    """Return patterns that find any of the words; those without cases take a third less time alone."""
+    cased = [re.escape(word) for word in words if word.upper() != word]
+    uncased = [re.escape(word) for word in words if word.upper() == word]
+    return [f"(?i){'|'.join(cased)}"] * bool(cased) + ["|".join(uncased)] * bool(uncased)
 
 
 def _blocked_hosts(domains: frozenset[str]) -> pl.Expr:
@@ -118,18 +115,28 @@ def _blocked_hosts(domains: frozenset[str]) -> pl.Expr:
     return pl.col("hosts").list.eval(blocked).list.sum()
 
 
-def check_safety(pairs: pl.DataFrame, lists: BlockLists, setting: Safety) -> Outcome:
-    """Drop pairs by `unsafe_words` (the default list), `blocked_words`, `blocked_domains`; the value counts
-    the hits.
+@dataclass(frozen=True)
+class Safe:
+    """The stage: drop pairs with block-listed words or links; the value counts the hits.
+
+    Reasons: `unsafe_words` (the default lists), `blocked_words` and `blocked_domains` (lists of your own).
     """
-    counts: dict[str, tuple[pl.Series | pl.Expr, int]] = {}
-    if lists.default_words:
-        counts["unsafe_words"] = (_different(pairs, lists.default_words), setting.default_minimum)
-    if lists.words:
-        counts["blocked_words"] = (_different(pairs, lists.words), 1)
-    if lists.domains and "hosts" in pairs.columns:
-        counts["blocked_domains"] = (_blocked_hosts(lists.domains), 1)
-    counted = pairs.with_columns(count.alias(f"_{name}") for name, (count, _) in counts.items())
-    reasons = {name: (pl.col(f"_{name}") >= least, pl.col(f"_{name}")) for name, (_, least) in counts.items()}
-    outcome = split(counted, "safety", reasons)
-    return Outcome(outcome.kept.select(pairs.columns), outcome.dropped, outcome.applied)
+
+    lists: BlockLists
+    setting: Safety
+    name: str = "safety"
+
+    def __call__(self, pairs: pl.DataFrame) -> Outcome:
+        counts: dict[str, tuple[pl.Series | pl.Expr, int]] = {}
+        if self.lists.default_words:
+            unsafe = _count_words(pairs, self.lists.default_words)
+            counts["unsafe_words"] = (unsafe, self.setting.min_default_words)
+        if self.lists.words:
+            counts["blocked_words"] = (_count_words(pairs, self.lists.words), 1)
+        if self.lists.domains and "hosts" in pairs.columns:
+            counts["blocked_domains"] = (_blocked_hosts(self.lists.domains), 1)
+        counted = pairs.with_columns(count.alias(f"_{name}") for name, (count, _) in counts.items())
+        columns = {name: pl.col(f"_{name}") for name in counts}
+        reasons = {name: (columns[name] >= least, columns[name]) for name, (_, least) in counts.items()}
+        outcome = split(counted, self.name, reasons)
+        return replace(outcome, kept=outcome.kept.select(pairs.columns))

@@ -1,33 +1,33 @@
 """`summary.json` of a filter run: the funnel, the reasons, the languages, the scores, and samples to read.
 
-The shape (what `conan_embed.reporting` draws):
-
-    rows        {"read", "kept", "dropped"}
-    speed       {"seconds", "rows_per_second", "workers", "stages": {stage: {"seconds", "rows_per_second"}}};
-                the seconds of a stage are of processor time, so its rate is per core
-    funnel      {"stages": ["read", ...], "total": {stage: pairs left},
-                 "categories": {category: {stage: pairs left}}}
-    sources     {source: {"read", "kept", "languages": {"query": {code: share}, "positive": {code: share}}}}
-    reasons     [{"stage", "reason", "about", "dropped", "applied", "categories": {category: pairs},
-                 "samples": [...]}], in the order of the stages; `applied` also counts pairs that an earlier
-                reason took
-    scores      {"edges": [...], "minimum", "categories": {category: [pairs a bin]}}, where there is a teacher
-    duplicates  {"compared", "similar", "undecided"}
+`Summary` and the classes around it are its shape, key by key; `conan_embed.reporting` draws it.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from conan_embed.files import read_json
+from conan_embed.filtering.duplicates import JoinResult
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
 from conan_embed.filtering.rules import RULES
-from conan_embed.filtering.steps import SCORE_BINS, STAGES, Run
+from conan_embed.filtering.steps import SCORE_BINS, Run, ShardResult, read_result
 
+STAGES = (  # as in the paper
+    "normalise",
+    "language",
+    "rules",
+    "prompt_response",
+    "duplicates",
+    "safety",
+    "decontamination",
+    "teacher",
+)
 ABOUT = {
     "empty": "a side with no text once normalised",
     "query_language": "the query is in a language that is not kept",
@@ -46,129 +46,229 @@ ABOUT = {
     "teacher_rank": "rank of the positive among the passages of its shard, by the teacher",
     **{rule.name: rule.about for rule in (*RULES, *PROMPT_RESPONSE_RULES)},
 }
+_SAMPLE_KEYS = ("query", "positive", "category", "source", "value", "duplicate_of", "id")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Numbers of pairs."""
+
+    read: int
+    kept: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class StageSpeed:
+    """Processor seconds of a stage, so that its rate is per core."""
+
+    seconds: float
+    rows_per_second: int | None
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Wall-clock seconds of the run, over all its starts."""
+
+    seconds: float
+    rows_per_second: float | None
+    workers: int
+    stages: dict[str, StageSpeed]
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Pairs left after each stage: in total, and category -> stage -> pairs."""
+
+    stages: list[str]
+    total: dict[str, int]
+    categories: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """Pairs of a source; languages: side -> language -> share."""
+
+    read: int
+    kept: int
+    languages: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Pairs that went for a reason; `applied` also counts those that an earlier reason took."""
+
+    stage: str
+    reason: str
+    about: str
+    dropped: int
+    applied: int
+    categories: dict[str, int]
+    samples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Pairs of texts compared for near-duplicates, those that were similar, and texts left undecided."""
+
+    compared: int
+    similar: int
+    undecided: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Histogram of the teacher's scores: category -> pairs in each bin."""
+
+    edges: list[float]
+    minimum: float
+    categories: dict[str, list[int]]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Attributes:
-    read, kept: pairs.
-    path: `summary.json`.
-    content: what it holds.
+    """The result of a filter run.
+
+    Attributes:
+        reasons: in the order of the stages.
+        duplicates: None where the stage did not run.
+        scores: None without a teacher.
     """
 
-    read: int
-    kept: int
-    path: Path
-    content: dict[str, Any]
+    rows: Rows
+    speed: Speed
+    funnel: Funnel
+    sources: dict[str, SourceCounts]
+    reasons: list[Reason]
+    duplicates: Comparisons | None = None
+    scores: Scores | None = None
+
+    @property
+    def read(self) -> int:
+        """Pairs read."""
+        return self.rows.read
+
+    @property
+    def kept(self) -> int:
+        """Pairs kept."""
+        return self.rows.kept
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `summary.json`; what did not run is left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def summarise(run: Run, *, seconds: float, workers: int, join: dict[str, Any]) -> dict[str, Any]:
-    """Add up the parts of all shards."""
-    shards = [read_json(run.place("finish", shard.number) / "counts.json") for shard in run.shards]
-    parts = [part for shard in shards for part in shard["parts"]]
+def read_summary(path: Path) -> Summary:
+    """Read `summary.json`."""
+    return TypeAdapter(Summary).validate_python(read_json(path))
+
+
+def summarise(run: Run, *, seconds: float, workers: int, join: JoinResult | None) -> Summary:
+    """Add up the results of all shards."""
+    shards = [read_result(run, shard.number) for shard in run.shards]
+    funnel = _funnel(shards)
+    read, kept = funnel.total["read"], funnel.total[funnel.stages[-1]]
+    teacher = run.recipe.teacher
+    return Summary(
+        rows=Rows(read, kept, read - kept),
+        speed=_speed(shards, read, seconds, workers, join),
+        funnel=funnel,
+        sources=_sources(shards),
+        reasons=_reasons(shards, run.recipe.engine.samples),
+        duplicates=None if join is None else Comparisons(join.compared, join.similar, join.undecided),
+        scores=None if teacher.model is None else _scores(shards, teacher.min_score),
+    )
+
+
+def _sum(counts: Iterable[dict[str, Any]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
+
+
+def _funnel(shards: list[ShardResult]) -> Funnel:
     left: dict[str, Counter[str]] = defaultdict(Counter)
-    for part in parts:
-        for stage, counts in part.get("left", {}).items():
-            left[stage].update(counts)
+    for shard in shards:
+        for step in shard.counts:
+            for stage, counts in step.left.items():
+                left[stage].update(counts)
     stages = ["read", *(stage for stage in STAGES if stage in left)]
     # A category that a stage emptied is not in its counts, and is 0 there.
-    categories = sorted(left["read"])
-    total = {stage: left[stage].total() for stage in stages}
-    spent: Counter[str] = Counter()
-    for part in parts:
-        spent.update(part.get("seconds", {}))
-    spent["duplicates"] += join.get("seconds", 0.0)
-    read, kept = total["read"], total[stages[-1]]
-    summary = {
-        "rows": {"read": read, "kept": kept, "dropped": read - kept},
-        "speed": {
-            "seconds": round(seconds, 2),
-            "rows_per_second": round(read / seconds, 1) if seconds else None,
-            "workers": workers,
-            "stages": {
-                stage: {"seconds": round(taken, 3), "rows_per_second": round(read / taken) if taken else None}
-                for stage, taken in spent.items()
-            },
-        },
-        "funnel": {
-            "stages": stages,
-            "total": total,
-            "categories": {name: {stage: left[stage][name] for stage in stages} for name in categories},
-        },
-        "sources": _sources(shards),
-        "reasons": _reasons(shards, parts, run.recipe.engine.samples),
-        "duplicates": {name: join[name] for name in ("compared", "similar", "undecided") if name in join},
+    categories = {name: {stage: left[stage][name] for stage in stages} for name in sorted(left["read"])}
+    return Funnel(stages, {stage: left[stage].total() for stage in stages}, categories)
+
+
+def _speed(
+    shards: list[ShardResult], read: int, seconds: float, workers: int, join: JoinResult | None
+) -> Speed:
+    spent = _sum(step.seconds for shard in shards for step in shard.counts)
+    spent["duplicates"] += join.seconds if join else 0.0
+    stages = {
+        stage: StageSpeed(round(taken, 3), round(read / taken) if taken else None)
+        for stage, taken in spent.items()
     }
-    if run.recipe.teacher.model is not None:
-        bins: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(SCORE_BINS, int))
-        for shard in shards:
-            for category, counts in shard["scores"].items():
-                bins[category] += np.array(counts)
-        summary["scores"] = {
-            "edges": np.linspace(-1, 1, SCORE_BINS + 1).round(3).tolist(),
-            "minimum": run.recipe.teacher.minimum,
-            "categories": {category: bins[category].tolist() for category in sorted(bins)},
-        }
-    return summary
+    return Speed(round(seconds, 2), round(read / seconds, 1) if seconds else None, workers, stages)
 
 
-def _sources(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    read: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
-    languages: dict[str, dict[str, Counter[str]]] = {}
+def _sources(shards: list[ShardResult]) -> dict[str, SourceCounts]:
+    read = _sum(step.sources for shard in shards for step in shard.counts)
+    kept = _sum(shard.kept_sources for shard in shards)
+    languages: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for shard in shards:
-        read.update(shard["parts"][0]["sources"])
-        kept.update(shard["kept_sources"])
-        for side, counts in shard["parts"][0]["languages"].items():
-            for name, number in counts.items():
-                source, code = name.split("\t")
-                languages.setdefault(source, {}).setdefault(side, Counter())[code] += number
+        for step in shard.counts:
+            for side, counts in step.languages.items():
+                for name, count in counts.items():
+                    source, code = name.split("\t")
+                    languages[source][side][code] += count
     return {
-        source: {
-            "read": read[source],
-            "kept": kept[source],
-            "languages": {
-                side: {code: round(number / counts.total(), 4) for code, number in counts.most_common()}
-                for side, counts in languages.get(source, {}).items()
-            },
-        }
+        source: SourceCounts(read[source], kept[source], _shares(languages[source]))
         for source in sorted(read)
     }
 
 
-def _reasons(
-    shards: list[dict[str, Any]], parts: Iterable[dict[str, Any]], samples: int
-) -> list[dict[str, Any]]:
+def _shares(languages: dict[str, Counter[str]]) -> dict[str, dict[str, float]]:
+    return {
+        side: {code: round(count / counts.total(), 4) for code, count in counts.most_common()}
+        for side, counts in languages.items()
+    }
+
+
+def _reasons(shards: list[ShardResult], max_samples: int) -> list[Reason]:
     dropped: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    samples: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for shard in shards:
-        for stage, reason, category, _, number in shard["dropped"]:
-            dropped[stage, reason][category] += number
-    applied: Counter[str] = Counter()
-    for part in parts:
-        applied.update(part.get("applied", {}))
-    shown: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for shard in shards:
-        for sample in shard["samples"]:
-            shown[sample["dropped_by"]].append(sample)
-    order = list(ABOUT)
-    place = {stage: number for number, stage in enumerate(STAGES)}
+        for stage, reason, category, count in shard.dropped:
+            dropped[stage, reason][category] += count
+        for sample in shard.samples:
+            samples[str(sample["dropped_by"])].append(sample)
+    applied = _sum(step.applied for shard in shards for step in shard.counts)
+    order = {reason: number for number, reason in enumerate(ABOUT)}
     return [
-        {
-            "stage": stage,
-            "reason": reason,
-            "about": ABOUT[reason],
-            "dropped": counts.total(),
-            "applied": max(applied[reason], counts.total()),
-            "categories": dict(counts.most_common()),
-            "samples": [
-                {
-                    key: sample[key]
-                    for key in ("query", "positive", "category", "source", "value", "duplicate_of", "id")
-                }
-                for sample in sorted(shown[reason], key=lambda sample: sample["order"])[:samples]
-            ],
-        }
+        Reason(
+            stage=stage,
+            reason=reason,
+            about=ABOUT[reason],
+            dropped=counts.total(),
+            applied=max(applied[reason], counts.total()),
+            categories=dict(counts.most_common()),
+            samples=_first_samples(samples[reason], max_samples),
+        )
         for (stage, reason), counts in sorted(
-            dropped.items(), key=lambda item: (place[item[0][0]], order.index(item[0][1]))
+            dropped.items(), key=lambda item: (STAGES.index(item[0][0]), order[item[0][1]])
         )
     ]
+
+
+def _first_samples(samples: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    first = sorted(samples, key=lambda sample: sample["order"])[:count]
+    return [{key: sample[key] for key in _SAMPLE_KEYS} for sample in first]
+
+
+def _scores(shards: list[ShardResult], minimum: float) -> Scores:
+    bins: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(SCORE_BINS, int))
+    for shard in shards:
+        for category, counts in shard.scores.items():
+            bins[category] += np.array(counts)
+    edges = np.linspace(-1, 1, SCORE_BINS + 1).round(3).tolist()
+    return Scores(edges, minimum, {category: bins[category].tolist() for category in sorted(bins)})

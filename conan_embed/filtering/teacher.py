@@ -1,11 +1,12 @@
 """Teacher scores: the cosine of query and positive under a given embedding model, and the positive's rank.
 
-Pairs under the recipe's minimum go (0.4 with bge-large-zh-v1.5 in the paper, section 2.1); the score stays as
-a column. With ranking consistency, the positive must also be among the `top` passages nearest to its query,
-of a pool taken from the same shard: a positive that fits every query scores well and ranks badly.
+Pairs under the recipe's minimum go (0.4 with bge-large-zh-v1.5 in the paper, section 2.1); the score stays as a column.
+With `max_rank`, the positive must also be among the passages nearest to its query, in a pool taken from the same shard:
+a positive that fits every query scores well and ranks badly.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ _BLOCK = 1024  # queries whose scores with the whole pool are in memory at once
 
 
 class Encoder(Protocol):
-    """Anything that embeds texts; `conan_embed.encoder.model` does."""
+    """Anything that embeds texts; `conan_embed.encoder.model.EmbeddingModel` does."""
 
     @property
     def prompts(self) -> Mapping[str, str]: ...
@@ -32,45 +33,51 @@ def score_pairs(pairs: pl.DataFrame, encoder: Encoder, setting: Teacher) -> pl.D
     """Score every pair; each distinct text is encoded once.
 
     Returns:
-        `id`, `score` (Float32, the cosine) and, with ranking, `rank` (UInt32, 1 where no passage of the pool
+        `id`, `score` (Float32, the cosine) and, with `max_rank`, `rank` (UInt32, 1 where no passage of the pool
         scores above the positive).
     """
-    prompts = encoder.prompts
-    sides = {
-        "query": setting.query_prompt if setting.query_prompt is not None else prompts.get("query", ""),
-        "positive": setting.positive_prompt
-        if setting.positive_prompt is not None
-        else prompts.get("passage", ""),
-    }
-    vectors, places = {}, {}
-    for side, prompt in sides.items():
-        texts = pairs[side].unique(maintain_order=True)
-        numbers = pl.DataFrame({side: texts, "place": np.arange(len(texts))})
-        places[side] = (
-            pairs.select(side).join(numbers, on=side, how="left", maintain_order="left")["place"].to_numpy()
-        )
-        vectors[side] = (
-            encoder.encode(texts.to_list(), prompt=prompt) if len(texts) else np.zeros((0, 1), np.float32)
-        )
+    query_UD, query_index = _encode(pairs["query"], encoder, _prompt(setting.query_prompt, encoder, "query"))
+    passage_UD, passage_index = _encode(
+        pairs["positive"], encoder, _prompt(setting.positive_prompt, encoder, "passage")
+    )
     score = np.empty(pairs.height, np.float32)
     rank = np.empty(pairs.height, np.uint32)
-    pool = vectors["positive"][: setting.ranking.pool]
+    pool_PD = passage_UD[: setting.rank_pool]
     for start in range(0, pairs.height, _BLOCK):
         block = slice(start, start + _BLOCK)
-        query_QD = vectors["query"][places["query"][block]]
-        score[block] = np.einsum("qd,qd->q", query_QD, vectors["positive"][places["positive"][block]])
-        if setting.ranking.enabled:
+        query_QD = query_UD[query_index[block]]
+        score[block] = np.einsum("qd,qd->q", query_QD, passage_UD[passage_index[block]])
+        if setting.max_rank is not None:
             # A positive that is in the pool itself must not outrank itself by rounding.
-            rank[block] = 1 + (query_QD @ pool.T > score[block, None] + 1e-5).sum(1)
+            rank[block] = 1 + (query_QD @ pool_PD.T > score[block, None] + 1e-5).sum(1)
     scores = pl.DataFrame({"id": pairs["id"], "score": score})
-    return scores.with_columns(pl.Series("rank", rank)) if setting.ranking.enabled else scores
+    return scores if setting.max_rank is None else scores.with_columns(pl.Series("rank", rank))
 
 
-def check_teacher(pairs: pl.DataFrame, setting: Teacher) -> Outcome:
-    """Drop pairs by `teacher_score` (under the minimum) and `teacher_rank` (not among the top); they carry
-    `score`, `rank`.
-    """
-    reasons = {"teacher_score": (pl.col("score") < setting.minimum, pl.col("score"))}
-    if setting.ranking.enabled:
-        reasons["teacher_rank"] = (pl.col("rank") > setting.ranking.top, pl.col("rank"))
-    return split(pairs, "teacher", reasons)
+def _prompt(prompt: str | None, encoder: Encoder, name: str) -> str:
+    return encoder.prompts.get(name, "") if prompt is None else prompt
+
+
+def _encode(texts: pl.Series, encoder: Encoder, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings of the distinct texts (float32 [U, D]) and the index of each text's among them (int64 [N])."""
+    distinct = texts.unique(maintain_order=True)
+    if not len(distinct):
+        return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
+    numbered = pl.DataFrame({texts.name: distinct, "index": np.arange(len(distinct))})
+    index = texts.to_frame().join(numbered, on=texts.name, how="left", maintain_order="left")["index"]
+    return encoder.encode(distinct.to_list(), prompt=prompt), index.to_numpy()
+
+
+@dataclass(frozen=True)
+class TeacherScores:
+    """The stage: drop pairs by `teacher_score` and `teacher_rank`; the pairs carry `score` and `rank`."""
+
+    setting: Teacher
+    name: str = "teacher"
+
+    def __call__(self, pairs: pl.DataFrame) -> Outcome:
+        score, rank = pl.col("score"), pl.col("rank")
+        reasons = {"teacher_score": (score < self.setting.min_score, score)}
+        if self.setting.max_rank is not None:
+            reasons["teacher_rank"] = (rank > self.setting.max_rank, rank)
+        return split(pairs, self.name, reasons)
