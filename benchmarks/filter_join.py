@@ -1,6 +1,6 @@
 """Memory and time of the join that finds duplicates, at sizes that nobody has texts for at hand.
 
-    python benchmarks/filter_join.py --pairs 5000000 [--memory 1.5GB]
+    python -m benchmarks.filter_join --pairs 5000000 [--memory 1.5GB]
 
 Writes shards of made-up pairs whose keys and bands are drawn instead of computed (one in ten texts repeats an earlier
 one, one in ten shares half its bands with one and is compared with it), runs `find_duplicates` over them and prints the
@@ -22,7 +22,8 @@ for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS"):
 import numpy as np  # noqa: E402
 import polars as pl  # noqa: E402
 
-from conan_embed.filtering.duplicates import SIDES, SKETCH, find_duplicates  # noqa: E402
+from conan_embed.filtering.duplicates import find_duplicates  # noqa: E402
+from conan_embed.filtering.minhash import SIDES, SKETCH  # noqa: E402
 from conan_embed.filtering.recipe import Duplicates  # noqa: E402
 
 SHARD = 250_000

@@ -1,7 +1,7 @@
 """The filter's speed by stage, beside datatrove's comparable steps on the same pairs in the same process.
 
-    python benchmarks/filter_speed.py DATA [--rows 20000] [--output results.md]
-    python benchmarks/filter_speed.py DATA --evaluation EVALUATION      (a whole run on all of DATA, by stage)
+    python -m benchmarks.filter_speed DATA [--rows 20000] [--output results.md]
+    python -m benchmarks.filter_speed DATA --evaluation EVALUATION      (a whole run on all of DATA, by stage)
 
 DATA is a folder, file or glob of Parquet with the columns query, positive, category. Times are of processor time on
 one thread, so that other users of the machine change them little; ratios of one run may be compared, seconds of two
@@ -33,15 +33,16 @@ import polars as pl  # noqa: E402
 
 from conan_embed.files import read_json  # noqa: E402
 from conan_embed.filtering import filter_pairs  # noqa: E402
-from conan_embed.filtering.duplicates import find_duplicates, fingerprints  # noqa: E402
-from conan_embed.filtering.language import check_language, with_languages  # noqa: E402
-from conan_embed.filtering.measures import with_measures  # noqa: E402
-from conan_embed.filtering.normalise import normalise  # noqa: E402
-from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, check_prompt_response  # noqa: E402
+from conan_embed.filtering.duplicates import find_duplicates  # noqa: E402
+from conan_embed.filtering.language import Languages  # noqa: E402
+from conan_embed.filtering.measures import Measures  # noqa: E402
+from conan_embed.filtering.minhash import fingerprints  # noqa: E402
+from conan_embed.filtering.normalise import Normaliser  # noqa: E402
+from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, PromptResponseRules  # noqa: E402
 from conan_embed.filtering.readers import plan_shards, read_shard  # noqa: E402
 from conan_embed.filtering.recipe import Decontaminate, Engine, FilterRecipe, Source  # noqa: E402
-from conan_embed.filtering.rules import RULES, apply_rules  # noqa: E402
-from conan_embed.filtering.safety import check_safety, read_block_lists  # noqa: E402
+from conan_embed.filtering.rules import RULES, Rules  # noqa: E402
+from conan_embed.filtering.safety import Safe, read_block_lists  # noqa: E402
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
@@ -55,7 +56,7 @@ def timed(run: Callable[[], Any]) -> tuple[Any, float]:
 def sample(data: str, rows: int) -> pl.DataFrame:
     """Return `rows` pairs, taken evenly from all over the data."""
     sources = (Source(path=data),)
-    pairs = pl.concat([read_shard(shard, sources[0]) for shard in plan_shards(sources, 50_000)])
+    pairs = pl.concat([read_shard(shard, sources[0]).pairs for shard in plan_shards(sources, 50_000)])
     return (
         pairs.sample(min(rows, pairs.height), seed=0)
         .sort("id")
@@ -66,17 +67,26 @@ def sample(data: str, rows: int) -> pl.DataFrame:
 def ours(pairs: pl.DataFrame, recipe: FilterRecipe) -> tuple[dict[str, float], set[int], set[int]]:
     """Return seconds by stage, ids that rules drop, ids that near-duplicates drop."""
     seconds: dict[str, float] = {}
-    # What is loaded once a process is not counted on either side.
-    with_languages(with_measures(normalise(pairs.head(200), recipe.normalise)), recipe.language)
-    clean, seconds["normalise"] = timed(lambda: normalise(pairs, recipe.normalise))
-    clean = clean.filter((pl.col("query") != "") & (pl.col("positive") != ""))
-    measured, seconds["measures"] = timed(lambda: with_measures(clean))
-    spoken, seconds["language"] = timed(lambda: with_languages(measured, recipe.language))
-    check_language(spoken, recipe.language)
-    ruled, seconds["rules"] = timed(lambda: apply_rules(spoken, RULES, "rules"))
-    generated = list(PROMPT_RESPONSE_RULES)
-    answered, seconds["prompt_response"] = timed(lambda: check_prompt_response(ruled.kept, generated))
-    gone = {*ruled.dropped["id"], *answered.dropped["id"]}
+    stages = [
+        Normaliser(recipe.normalise),
+        Measures(),
+        Languages(recipe.language),
+        Rules(RULES),
+        PromptResponseRules(PROMPT_RESPONSE_RULES),
+        Safe(read_block_lists(recipe.safety), recipe.safety),
+    ]
+    few = pairs.head(200)
+    for stage in stages[:3]:  # what is loaded once a process is not counted on either side
+        few = stage(few).kept
+    gone: set[int] = set()
+    left = clean = pairs
+    for stage in stages:
+        outcome, seconds[stage.name] = timed(lambda: stage(left))  # noqa: B023
+        left = outcome.kept
+        if stage.name in ("rules", "prompt_response"):
+            gone |= set(outcome.dropped["id"])
+        elif stage.name == "normalise":
+            clean = left
     folder = Path(tempfile.mkdtemp())
 
     def duplicates() -> set[int]:
@@ -86,14 +96,12 @@ def ours(pairs: pl.DataFrame, recipe: FilterRecipe) -> tuple[dict[str, float], s
         clean.write_parquet(shard / "pairs.parquet")
         keys.write_parquet(shard / "keys.parquet")
         texts.write_parquet(shard / "texts.parquet")
-        limits = recipe.duplicates.model_copy(update={"query_at_most": None, "positive_at_most": None})
+        limits = recipe.duplicates.model_copy(update={"max_per_query": None, "max_per_positive": None})
         find_duplicates([shard], folder / "out", limits, memory="1GB", work=folder / "work")
         return set(pl.read_parquet(folder / "out" / "*.parquet")["id"])
 
     twins, seconds["near-duplicates"] = timed(duplicates)
     shutil.rmtree(folder)
-    lists = read_block_lists(recipe.safety)
-    _, seconds["safety"] = timed(lambda: check_safety(answered.kept, lists, recipe.safety))
     return seconds, gone, twins
 
 
@@ -221,8 +229,8 @@ def whole_run(data: str, evaluation: str) -> list[str]:
     )
     folder = Path(tempfile.mkdtemp())
     summary, whole = timed(lambda: filter_pairs(recipe, folder / "out"))
-    seconds = {name: stage["seconds"] for name, stage in summary.content["speed"]["stages"].items()}
-    join = read_json(folder / "out" / "work" / "join" / "found.json")["seconds"]
+    seconds = {name: stage.seconds for name, stage in summary.speed.stages.items()}
+    join = read_json(folder / "out" / "work" / "join" / "result.json")["seconds"]
     seconds["duplicates"] -= join
     seconds["the join of duplicates"] = join
     shutil.rmtree(folder)
@@ -259,7 +267,7 @@ def main() -> None:
     seconds, gone, twins = ours(pairs, recipe)
     lines += table(seconds, pairs.height)
     try:
-        their_seconds, their_gone, their_twins = theirs(normalise(pairs, recipe.normalise))
+        their_seconds, their_gone, their_twins = theirs(Normaliser(recipe.normalise)(pairs).kept)
     except ImportError as error:
         lines += [f"datatrove was not measured: {error}.", ""]
     else:

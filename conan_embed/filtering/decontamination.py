@@ -8,6 +8,7 @@ translations, and a short evaluation text inside a long one are not caught.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -19,14 +20,16 @@ from conan_embed.filtering.normalise import normalise_texts
 from conan_embed.filtering.readers import source_files
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
 from conan_embed.filtering.stage import Outcome, split
+from conan_embed.texts.columns import Column, TableSchema
 from conan_embed.texts.ragged import expand_ranges
+from conan_embed.texts.readers import read_rows
 
 
 def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
     """Return the distinct evaluation texts, normalised as pairs are and then made plain: `text`, `key`.
 
     Raises:
-        UserError: a path has no Parquet file, or no file there has one of the columns.
+        UserError: a path has no files, or none of them has text in one of the columns.
     """
     texts = pl.concat([_read_texts(path, setting.columns) for path in setting.paths])
     texts = texts.drop_nulls().unique(maintain_order=True)
@@ -40,17 +43,20 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
 
 def _read_texts(path: str, columns: Sequence[str]) -> pl.Series:
     texts = []
-    for file in source_files(path, suffixes=(".parquet",)):
-        frame = pl.read_parquet(file)
-        for name in columns:
-            dtype = frame.schema.get(name)
-            if dtype == pl.List(pl.String):
-                texts.append(frame[name].explode().rename("text"))
-            elif dtype == pl.String:
-                texts.append(frame[name].rename("text"))
-    if not texts:
+    for file in source_files(path):
+        schema = _schema(file, columns)
+        frame = read_rows(file, schema).good_rows()
+        texts += [frame[name].explode().rename("text") for name in frame.columns]
+    if not any(column.count() for column in texts):
         raise UserError(f"{path}: none of the columns {', '.join(columns)} there holds text.")
     return pl.concat(texts)
+
+
+def _schema(file: Path, columns: Sequence[str]) -> TableSchema:
+    if file.suffix == ".parquet":  # where a column of another type would be an error of the whole file
+        types = pl.read_parquet_schema(file)
+        columns = [name for name in columns if types.get(name) in (pl.String, pl.List(pl.String))]
+    return TableSchema(tuple(Column(name, "texts", required=False, filled=False) for name in columns))
 
 
 def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:

@@ -119,11 +119,14 @@ def _by_script(setting: Language) -> pl.Expr:
     # A Han character says about as much as four Latin letters: Chinese full of product names is Chinese.
     ideographs = 4 * han + kana + hangul
     is_japanese = (kana >= 3) & (2 * kana >= han) & (2 * kana + 3 * han >= letters)
-    language = pl.when((han + kana + hangul + letters) == 0).then(pl.lit("und"))
-    language = language.when((hangul > 2 * han) & (2 * hangul >= letters)).then(pl.lit("ko"))
-    language = language.when(is_japanese).then(pl.lit("ja"))
-    language = language.when(ideographs >= letters).then(pl.lit("zh"))
-    return language.when(letters < setting.min_letters).then(pl.lit("und"))
+    conditions = (
+        ("und", (han + kana + hangul + letters) == 0),
+        ("ko", (hangul > 2 * han) & (2 * hangul >= letters)),
+        ("ja", is_japanese),
+        ("zh", ideographs >= letters),
+        ("und", letters < setting.min_letters),
+    )
+    return pl.coalesce(pl.when(holds).then(pl.lit(code)) for code, holds in conditions)
 
 
 def _is_english(texts: pl.DataFrame) -> pl.Series:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from conan_embed.console import progress_bar
+from conan_embed.console import console, progress_bar
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.filtering.decontamination import index_evaluation, read_evaluation
@@ -25,6 +25,7 @@ from conan_embed.filtering.steps import Run, check_step, finish_step, read_step,
 from conan_embed.filtering.summary import Summary, read_summary, summarise
 from conan_embed.filtering.teacher import Encoder
 
+_PRINTED_FILES = 10  # with bad rows
 _NO_EFFECT_ON_OUTPUT = {"engine": {"workers", "memory", "keep_work", "samples"}}
 
 
@@ -74,6 +75,7 @@ def filter_pairs(
     driver.clock.save()
     summary = summarise(run, seconds=driver.clock.seconds(), workers=driver.workers, join=join)
     write_json(run.output / "summary.json", summary.to_json())
+    _print_bad_rows(summary)
     _clean_up(run)
     return summary
 
@@ -121,6 +123,15 @@ def _remove_run(output: Path) -> None:
         shutil.rmtree(output / name, ignore_errors=True)
     for name in ("filter.json", "summary.json"):
         (output / name).unlink(missing_ok=True)
+
+
+def _print_bad_rows(summary: Summary) -> None:
+    for bad in summary.bad_rows[:_PRINTED_FILES]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in bad.reasons.items())
+        console.print(f"{bad.path}: left out {bad.rows} bad rows ({reasons}); the first is {bad.first}.")
+    more = len(summary.bad_rows) - _PRINTED_FILES
+    if more > 0:
+        console.print(f"... and bad rows in {more} more files: see bad_rows in summary.json.")
 
 
 def _clean_up(run: Run) -> None:

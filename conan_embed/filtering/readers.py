@@ -1,176 +1,194 @@
 """Where raw pairs come from: files are cut into shards, and a shard is read into a batch.
 
-A shard is a range of rows of a Parquet file or a range of bytes of a JSON-lines file (at line ends), so that
-it can be read without the rest. The list of shards is a function of the recipe and the files; a pair's id is
-its shard's number and its row there, so ids do not depend on who reads what when.
+Files are read by `texts.readers`, as everywhere: the same formats, column names and checks. A shard is a range of rows
+of a Parquet file, a range of bytes of JSON lines (cut at line ends), or a whole file of another kind. The shards are a
+function of the recipe and the files; a pair's id is the number of its shard and its number there, so it does not depend
+on who reads what when. A bad row does not end the run: it is left out and counted, with its place.
 """
 
-import glob
-import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 
-from conan_embed.errors import UserError, suggestion
-from conan_embed.filtering.conversations import read_alpaca, read_messages
+from conan_embed.errors import UserError
+from conan_embed.filtering.conversations import alpaca_pairs, conversation_pairs
 from conan_embed.filtering.recipe import Source
+from conan_embed.texts.columns import RETRIEVAL, Column, TableSchema
+from conan_embed.texts.formats import format_of
+from conan_embed.texts.readers import data_files, read_rows
 
-SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json")
 GENERATED = ("instruction", "llm_generated")  # categories written by language models
-_LINE_BYTES = 1024  # what a line is taken to weigh when JSON lines are cut
+_LINE_BYTES = 1024  # assumed weight of a line where JSON lines are cut
+
+_COLUMNS = {
+    "pairs": RETRIEVAL.columns[:2],
+    "alpaca": (
+        Column("instruction", "text"),
+        Column("input", "text", required=False),
+        Column("output", "text"),
+    ),
+    "messages": (Column("messages", "messages", ("conversations", "conversation")),),
+}
+_CATEGORY = Column("category", "name", required=False)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Attributes:
-    number: place in the list of shards.
-    source: place of its source in the recipe.
-    path: the file.
-    start, stop: rows (Parquet) or bytes (JSON lines); a JSON array is one shard.
+    """A unit of work.
+
+    Attributes:
+        number: its index in the list of shards.
+        source: the index of its source in the recipe.
+        path: the file.
+        part: start and stop, rows (Parquet) or bytes (JSON lines); None for the whole file.
     """
 
     number: int
     source: int
     path: str
-    start: int
-    stop: int
+    part: tuple[int, int] | None
 
 
-def source_files(path: str, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
-    """Return the files that a path, a folder or a glob names, sorted.
+@dataclass(frozen=True)
+class BadRows:
+    """Rows of a file that cannot be used.
+
+    Attributes:
+        path: the file.
+        rows: how many.
+        reasons: reason -> rows.
+        first: place and fault of the first: "line 7: column 'query': found the number 3, expected a string".
+    """
+
+    path: str
+    rows: int
+    reasons: dict[str, int]
+    first: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is read of a shard: pairs, and what was wrong with the other rows."""
+
+    pairs: pl.DataFrame
+    bad: list[BadRows] = field(default_factory=list)
+
+
+def source_files(path: str) -> list[Path]:
+    """Return the files that a path, a folder (with those below it) or a pattern stands for, sorted.
 
     Raises:
-        UserError: there is none, or one of another kind.
+        UserError: there is none, or one of an unknown format.
     """
-    place = Path(path)
-    if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.suffix in suffixes)
-    elif place.is_file():
-        files = [place]
-    else:
-        files = sorted(Path(name) for name in glob.glob(path, recursive=True))
-    if not files:
-        raise UserError(f"{path}: no file there (expected {', '.join(suffixes)}).")
-    for file in files:
-        if file.suffix not in suffixes:
-            raise UserError(f"{file}: cannot read {file.suffix!r} files (expected {', '.join(suffixes)}).")
-    return files
+    folder = Path(path).expanduser()
+    if not folder.is_dir() or format_of(folder):
+        return data_files(path)
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and format_of(file))
+    return [file for file in files if not file.name.startswith(".")] or data_files(path)
 
 
-def plan_shards(sources: tuple[Source, ...], shard_rows: int) -> list[Shard]:
+def plan_shards(sources: Sequence[Source], shard_rows: int) -> list[Shard]:
     """Cut the files of all sources into shards of about `shard_rows` rows.
 
     Raises:
         UserError: a source has no files, or a Parquet file cannot be read.
     """
-    ranges: list[tuple[int, str, int, int]] = []
-    for place, source in enumerate(sources):
-        for file in source_files(source.path):
-            if file.suffix == ".parquet":
-                try:
-                    size = pq.read_metadata(file).num_rows
-                except (OSError, ValueError) as error:
-                    raise UserError(f"{file}: not a Parquet file: {error}.") from None
-                step = shard_rows
-            else:
-                size = file.stat().st_size
-                step = size if file.suffix == ".json" else shard_rows * _LINE_BYTES
-            # An empty file still is one (empty) shard, so that it shows in the summary.
-            ranges += [
-                (place, str(file), at, min(at + step, size)) for at in range(0, max(size, 1), max(step, 1))
-            ]
-    return [Shard(number, *rest) for number, rest in enumerate(ranges)]
+    parts = [
+        (number, str(file), part)
+        for number, source in enumerate(sources)
+        for file in source_files(source.path)
+        for part in _parts(file, shard_rows)
+    ]
+    return [Shard(number, *part) for number, part in enumerate(parts)]
 
 
-def _read_json_lines(shard: Shard) -> pl.DataFrame:
-    """Read the lines that begin in the shard's range of bytes."""
-    with open(shard.path, "rb") as file:
-        # A line belongs to the range in which its first byte lies.
-        if shard.start:
-            file.seek(shard.start - 1)
-            file.readline()
-        begin = file.tell()
-        size = Path(shard.path).stat().st_size
-        file.seek(min(shard.stop, size) - 1 if shard.stop else 0)
-        file.readline()
-        end = file.tell()
-        if end <= begin:
-            return pl.DataFrame()
-        file.seek(begin)
-        content = file.read(end - begin)
-    records = []
-    for offset, line in enumerate(content.splitlines()):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                where = f"byte {begin}, line {offset + 1} from there" if begin else f"line {offset + 1}"
-                raise UserError(f"{shard.path}: {where}: not JSON: {error}.") from None
-    return _frame(records, shard.path)
+def _parts(file: Path, shard_rows: int) -> Iterable[tuple[int, int] | None]:
+    if file.suffix == ".parquet":
+        try:
+            size, step = pq.read_metadata(file).num_rows, shard_rows
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: not a Parquet file: {error}.") from None
+    elif file.suffix in (".jsonl", ".ndjson"):
+        size, step = file.stat().st_size, shard_rows * _LINE_BYTES
+    else:
+        return [None]
+    # An empty file is one empty shard, so that it shows in the summary.
+    return [(start, min(start + step, size)) for start in range(0, max(size, 1), step)]
 
 
-def _frame(records: list[object], path: str) -> pl.DataFrame:
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            raise UserError(f"{path}: record {number}: expected an object, found {type(record).__name__}.")
-    return pl.DataFrame(records, infer_schema_length=None, strict=False)
+def read_shard(shard: Shard, source: Source) -> Batch:
+    """Read a shard.
 
-
-def _read_json_array(path: str) -> pl.DataFrame:
-    try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}.") from None
-    if not isinstance(records, list):
-        raise UserError(f"{path}: expected a JSON array of records, found {type(records).__name__}.")
-    return _frame(records, path)
-
-
-def read_shard(shard: Shard, source: Source) -> pl.DataFrame:
-    """Read a shard: `id`, `query`, `positive`, `category`, `source`, `prompt_response` (boolean).
+    Returns:
+        `id`, `query`, `positive`, `category`, `source`, `prompt_response` (boolean); a row with several positives
+        gives a pair for each.
 
     Raises:
-        UserError: a column is missing or is not text, or a record is not JSON.
+        UserError: the file cannot be read, or its first shard lacks a column.
     """
-    suffix = Path(shard.path).suffix
-    if suffix == ".parquet":
-        records = pl.scan_parquet(shard.path).slice(shard.start, shard.stop - shard.start).collect()
-    elif suffix == ".json":
-        records = _read_json_array(shard.path)
-    else:
-        records = _read_json_lines(shard)
+    rows = read_rows(Path(shard.path), _schema(shard, source), shard.part)
+    first = rows.first_fault()
+    bad = [BadRows(shard.path, rows.reasons.total(), dict(rows.reasons), first)] if first else []
+    records = rows.good_rows()
     if not records.width:
-        records = pl.DataFrame(schema={source.query: pl.String, source.positive: pl.String})
-    elif source.format == "alpaca":
-        records = read_alpaca(records, source)
+        return Batch(_with_ids(_no_pairs(), shard, source), bad)
+    if source.format == "alpaca":
+        records = alpaca_pairs(records)
     elif source.format == "messages":
-        records = read_messages(records, source)
-    columns = (source.query, source.positive) if source.format == "pairs" else ("query", "positive")
-    for name in columns:
-        if name not in records.columns:
-            found = ", ".join(records.columns)
-            raise UserError(
-                f"{shard.path}: no column {name!r}{suggestion(name, records.columns)} (found: {found})."
-            )
-        if records.schema[name] not in (pl.String, pl.Null):
-            raise UserError(f"{shard.path}: column {name!r} holds {records.schema[name]}, expected text.")
-    if source.category is not None or "category" not in records.columns:
-        category = pl.lit(source.category or "uncategorised")
+        records = conversation_pairs(records, source.turns)
     else:
-        category = pl.col("category").cast(pl.String).fill_null("uncategorised")
-    marked = source.prompt_response
-    chat = (
-        pl.lit(marked)
-        if marked is not None
-        else pl.lit(source.format != "pairs") | pl.col("category").is_in(GENERATED)
+        # An empty list becomes null, which stays a pair (and is dropped as empty); exploded, it would be lost.
+        filled = pl.when(pl.col("positive").list.len() > 0).then("positive")
+        records = records.with_columns(filled.alias("positive")).explode("positive")
+    return Batch(_with_ids(records, shard, source), bad)
+
+
+def _no_pairs() -> pl.DataFrame:
+    return pl.DataFrame(schema=dict.fromkeys(("query", "positive", "category"), pl.String))
+
+
+def _schema(shard: Shard, source: Source) -> TableSchema:
+    """Return what to read of a file; only its first shard must have all columns, since lines may leave some out."""
+    is_first = shard.part is None or shard.part[0] == 0
+    columns = _COLUMNS[source.format] + ((_CATEGORY,) if source.category is None else ())
+    schema = TableSchema(
+        tuple(replace(column, required=column.required and is_first, filled=False) for column in columns)
     )
-    rows = pl.int_range(pl.len(), dtype=pl.UInt64)
+    names = {"query": source.query, "positive": source.positive} if source.format == "pairs" else {}
+    return schema.with_names({ours: theirs for ours, theirs in names.items() if theirs is not None})
+
+
+def _with_ids(records: pl.DataFrame, shard: Shard, source: Source) -> pl.DataFrame:
+    category = pl.lit(source.category) if source.category else pl.col("category").fill_null("uncategorised")
+    generated = pl.lit(source.format != "pairs") | pl.col("category").is_in(GENERATED)
     return records.select(
-        (rows + (shard.number << 32)).alias("id"),
-        pl.col(columns[0]).cast(pl.String).alias("query"),
-        pl.col(columns[1]).cast(pl.String).alias("positive"),
-        category.alias("category"),
-        pl.lit(source.name or Path(shard.path).stem).alias("source"),
-    ).with_columns(chat.alias("prompt_response"))
+        id=pl.int_range(pl.len(), dtype=pl.UInt64) + (shard.number << 32),
+        query=pl.col("query"),
+        positive=pl.col("positive"),
+        category=category,
+        source=pl.lit(source.name or Path(shard.path).stem),
+    ).with_columns(
+        prompt_response=generated if source.prompt_response is None else pl.lit(source.prompt_response)
+    )
+
+
+def merge_bad_rows(parts: Iterable[BadRows]) -> list[BadRows]:
+    """Add up the bad rows of each file; the first place is that of its first shard that has any."""
+    by_path: dict[str, list[BadRows]] = {}
+    for part in parts:
+        by_path.setdefault(part.path, []).append(part)
+    return [
+        BadRows(path, sum(bad.rows for bad in parts_of_file), _add_up(parts_of_file), parts_of_file[0].first)
+        for path, parts_of_file in by_path.items()
+    ]
+
+
+def _add_up(parts: list[BadRows]) -> dict[str, int]:
+    reasons: Counter[str] = Counter()
+    for bad in parts:
+        reasons.update(bad.reasons)
+    return dict(reasons.most_common())

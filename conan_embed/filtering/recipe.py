@@ -18,6 +18,7 @@ from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
 from conan_embed.filtering.rules import RULES, active_rules
 from conan_embed.recipes.schema import checked_recipe
 
+Turns = Literal["first", "each", "context"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -25,11 +26,12 @@ class Source(Section):
     """One collection of raw pairs: files of one format, with a category.
 
     Attributes:
-        path: a file, a folder or a glob; Parquet (`.parquet`), JSON lines (`.jsonl`) or one JSON array (`.json`).
+        path: a file, a folder (with those below it) or a pattern: Parquet, JSON lines, JSON arrays, CSV, TSV (see
+            `texts.readers`).
         name: the column `source` of every pair; the stem of each file by default.
         format: `pairs` (two text columns), `alpaca` (instruction, input, output) or `messages` (ShareGPT
             `conversations` with from/value, or `messages` with role/content).
-        query, positive: the columns of a `pairs` source.
+        query, positive: the columns of a `pairs` source; by default those with the usual names.
         category: a word for the funnel; the column `category` by default.
         prompt_response: whether the prompt-response rules apply; by default they do for `alpaca` and `messages`,
             and for the categories `instruction` and `llm_generated`.
@@ -40,11 +42,11 @@ class Source(Section):
     path: str
     name: str | None = None
     format: Literal["pairs", "alpaca", "messages"] = "pairs"
-    query: str = "query"
-    positive: str = "positive"
+    query: str | None = None
+    positive: str | None = None
     category: str | None = None
     prompt_response: bool | None = None
-    turns: Literal["first", "each", "context"] = "first"
+    turns: Turns = "first"
 
 
 class Normalise(Section):
@@ -123,7 +125,7 @@ class Decontaminate(Section):
     """Evaluation texts that no side of a kept pair may repeat.
 
     Attributes:
-        paths: files, folders (read recursively) or globs of Parquet; without any, the stage does not run.
+        paths: files, folders (with those below them) or patterns; without any, the stage does not run.
         columns: the columns that are read, strings or lists of strings.
         near: whether near-duplicates (Jaccard similarity of character 5-grams) count.
         min_characters: shorter evaluation texts are ignored ("thanks", "good").

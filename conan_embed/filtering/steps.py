@@ -17,8 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
+from pydantic import TypeAdapter
 
 from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.filtering.decontamination import Decontamination, EvaluationIndex
@@ -29,13 +31,14 @@ from conan_embed.filtering.measures import Measures
 from conan_embed.filtering.minhash import fingerprints
 from conan_embed.filtering.normalise import Normaliser
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, PromptResponseRules
-from conan_embed.filtering.readers import Shard, read_shard
+from conan_embed.filtering.readers import BadRows, Shard, read_shard
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.filtering.rules import RULES, Rules, active_rules
 from conan_embed.filtering.safety import Safe, read_block_lists, with_hosts
 from conan_embed.filtering.stage import LANGUAGE_COLUMNS, PAIR_COLUMNS, Stage
 from conan_embed.filtering.teacher import Encoder, TeacherScores, score_pairs
 
+Result = TypeVar("Result")
 SCORE_BINS = 100  # of the cosine from -1 to 1: the scores of some models all lie within a few tenths
 _SAMPLE_CHARACTERS = 400
 _GROUP_ROWS = 8192  # streamed training shuffles row groups: small ones shuffle well
@@ -79,6 +82,7 @@ class Counts:
         seconds: processor time of each stage (which other users of the machine do not change).
         sources: pairs read, by source.
         languages: side -> "source\\tlanguage" -> pairs.
+        bad_rows: rows that could not be read, by file.
     """
 
     left: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -86,6 +90,7 @@ class Counts:
     seconds: dict[str, float] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
     languages: dict[str, dict[str, int]] = field(default_factory=dict)
+    bad_rows: list[BadRows] = field(default_factory=list)
 
     def count(self, stage: str, pairs: pl.DataFrame) -> None:
         self.left[stage] = _value_counts(pairs, "category")
@@ -135,7 +140,8 @@ def read_step(run: Run, number: int) -> Progress:
     """Read a shard and apply the stages that need neither other shards nor lists."""
     recipe, shard, counts = run.recipe, run.shards[number], Counts()
     with counts.timed("read"):
-        pairs = read_shard(shard, recipe.sources[shard.source])
+        batch = read_shard(shard, recipe.sources[shard.source])
+    pairs, counts.bad_rows = batch.pairs, batch.bad
     rows = pairs.height
     counts.count("read", pairs)
     counts.sources = _value_counts(pairs, "source")
@@ -232,7 +238,7 @@ def finish_step(run: Run, number: int) -> Progress:
         dropped += low
     every_dropped = pl.concat(dropped).sort("id")
     _write_pairs(run, number, kept.sort("id"), every_dropped)
-    earlier = [Counts(**read_json(run.folder(step, number) / "counts.json")) for step in steps]
+    earlier = [read_as(Counts, run.folder(step, number) / "counts.json") for step in steps]
     result = ShardResult(
         counts=[*earlier, counts],
         kept_sources=_value_counts(kept, "source"),
@@ -247,8 +253,12 @@ def finish_step(run: Run, number: int) -> Progress:
 
 def read_result(run: Run, number: int) -> ShardResult:
     """Read what `finish_step` wrote."""
-    content = read_json(run.folder("finish", number) / "result.json")
-    return ShardResult(**{**content, "counts": [Counts(**counts) for counts in content["counts"]]})
+    return read_as(ShardResult, run.folder("finish", number) / "result.json")
+
+
+def read_as(kind: type[Result], path: Path) -> Result:
+    """Read a dataclass that was written as JSON."""
+    return TypeAdapter(kind).validate_python(read_json(path))
 
 
 def _write_pairs(run: Run, number: int, kept: pl.DataFrame, dropped: pl.DataFrame) -> None:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from conan_embed.files import read_json
 from conan_embed.filtering.duplicates import JoinResult
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
+from conan_embed.filtering.readers import BadRows, merge_bad_rows
 from conan_embed.filtering.rules import RULES
-from conan_embed.filtering.steps import SCORE_BINS, Run, ShardResult, read_result
+from conan_embed.filtering.steps import SCORE_BINS, Run, ShardResult, read_as, read_result
 
 STAGES = (  # as in the paper
     "normalise",
@@ -131,6 +130,7 @@ class Summary:
 
     Attributes:
         reasons: in the order of the stages.
+        bad_rows: rows that could not be read, by file; they are not among `rows`.
         duplicates: None where the stage did not run.
         scores: None without a teacher.
     """
@@ -140,6 +140,7 @@ class Summary:
     funnel: Funnel
     sources: dict[str, SourceCounts]
     reasons: list[Reason]
+    bad_rows: list[BadRows]
     duplicates: Comparisons | None = None
     scores: Scores | None = None
 
@@ -160,7 +161,7 @@ class Summary:
 
 def read_summary(path: Path) -> Summary:
     """Read `summary.json`."""
-    return TypeAdapter(Summary).validate_python(read_json(path))
+    return read_as(Summary, path)
 
 
 def summarise(run: Run, *, seconds: float, workers: int, join: JoinResult | None) -> Summary:
@@ -175,12 +176,13 @@ def summarise(run: Run, *, seconds: float, workers: int, join: JoinResult | None
         funnel=funnel,
         sources=_sources(shards),
         reasons=_reasons(shards, run.recipe.engine.samples),
+        bad_rows=merge_bad_rows(bad for shard in shards for step in shard.counts for bad in step.bad_rows),
         duplicates=None if join is None else Comparisons(join.compared, join.similar, join.undecided),
         scores=None if teacher.model is None else _scores(shards, teacher.min_score),
     )
 
 
-def _sum(counts: Iterable[dict[str, Any]]) -> Counter[str]:
+def _sum(counts: Iterable[dict[str, Any]]) -> Any:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
@@ -203,7 +205,7 @@ def _speed(
     shards: list[ShardResult], read: int, seconds: float, workers: int, join: JoinResult | None
 ) -> Speed:
     spent = _sum(step.seconds for shard in shards for step in shard.counts)
-    spent["duplicates"] += join.seconds if join else 0.0
+    spent.update({"duplicates": join.seconds if join else 0.0})
     stages = {
         stage: StageSpeed(round(taken, 3), round(read / taken) if taken else None)
         for stage, taken in spent.items()

@@ -1,3 +1,4 @@
+import json
 import random
 
 import numpy as np
@@ -6,14 +7,13 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.filtering.decontamination import (
+    Decontamination,
     EvaluationIndex,
-    Places,
-    check_evaluation,
+    HashIndex,
     index_evaluation,
     read_evaluation,
-    resemblance,
 )
-from conan_embed.filtering.duplicates import fingerprints
+from conan_embed.filtering.minhash import fingerprints
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
 
 HAN = [chr(c) for c in range(0x4E00, 0x4E00 + 3000)]
@@ -37,8 +37,7 @@ def decontaminate(pairs, folder, **more):
     setting = Decontaminate(paths=(str(folder),), **more)
     index = EvaluationIndex(index_evaluation(read_evaluation(setting, Normalise()), Duplicates()))
     keys, texts = fingerprints(pairs, Duplicates())
-    keyed = pairs.join(keys, on="id", how="left", maintain_order="left")
-    return check_evaluation(keyed, resemblance(pairs, texts, index, setting))
+    return Decontamination(index, setting, pairs, keys, texts)(pairs)
 
 
 def test_equal_and_near_texts_of_either_side_go(evaluation, make_pairs):
@@ -60,7 +59,14 @@ def test_equal_and_near_texts_of_either_side_go(evaluation, make_pairs):
     assert outcome.dropped["value"].to_list()[:2] == [1.0, 1.0]
     assert outcome.dropped["value"][2] == pytest.approx(51 / 61)
     assert decontaminate(pairs, evaluation, near=False).kept["id"].to_list() == [2, 3, 4, 5]
-    assert decontaminate(pairs, evaluation, minimum_characters=2).kept["id"].to_list() == [3, 5]
+    assert decontaminate(pairs, evaluation, min_characters=2).kept["id"].to_list() == [3, 5]
+
+
+def test_evaluation_texts_of_other_formats(tmp_path, make_pairs):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text(1), "id": 7, "title": 3}) + "\n")
+    (tmp_path / "b.csv").write_text(f"query,score\n{text(2)},1\n")
+    pairs = make_pairs([(text(2), "答案"), (text(3), "答案")])
+    assert decontaminate(pairs, tmp_path).dropped["query"].to_list() == [text(2)]
 
 
 def test_a_folder_without_texts_is_named(tmp_path):
@@ -70,20 +76,20 @@ def test_a_folder_without_texts_is_named(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere: no file there"):
+    with pytest.raises(UserError, match="nowhere: no such file"):
         read_evaluation(Decontaminate(paths=(str(tmp_path / "nowhere"),)), Normalise())
 
 
 @pytest.mark.parametrize("kind", [np.uint32, np.uint64])
 @pytest.mark.parametrize("size", [0, 1, 50, 3000])
-def test_places_are_those_of_all_equal_values(kind, size):
+def test_all_equal_values_are_found(kind, size):
     """Also of values that repeat on either side, and of the lowest and the highest."""
     rng = np.random.default_rng(size)
     most = np.iinfo(kind).max
     pool = np.append(rng.integers(0, most, 1000, dtype=kind), np.array([0, most], kind))
     column, values = rng.choice(pool, size), rng.choice(pool, 500)
-    found = Places(column).find(values)
+    indices = HashIndex(column).find(values)
     expected = {(i, j) for i, value in enumerate(values) for j in np.flatnonzero(column == value)}
-    assert len(found[0]) == len(expected)
-    assert set(zip(*(each.tolist() for each in found), strict=True)) == expected
-    assert Places(column).find(values[:0])[0].size == 0
+    assert len(indices[0]) == len(expected)
+    assert set(zip(*(each.tolist() for each in indices), strict=True)) == expected
+    assert HashIndex(column).find(values[:0])[0].size == 0

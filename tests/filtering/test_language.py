@@ -5,7 +5,7 @@ import pytest
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from conan_embed.filtering import language
-from conan_embed.filtering.language import LanguageModel, check_language
+from conan_embed.filtering.language import LanguageModel, Languages
 from conan_embed.filtering.recipe import Language
 
 
@@ -37,15 +37,15 @@ CHINESE = "敏捷的棕色狐狸跳过了懒狗。"
 
 def test_sides_in_other_languages_go(make_pairs):
     pairs = make_pairs([(CHINESE, ENGLISH), (GERMAN, CHINESE), (CHINESE, GERMAN), ("Docker", CHINESE)])
-    outcome = check_language(pairs, Language())
+    outcome = Languages(Language())(pairs)
     assert outcome.kept["id"].to_list() == [0, 3]
     assert outcome.dropped["dropped_by"].to_list() == ["query_language", "positive_language"]
-    assert check_language(pairs, Language(keep=("zh", "en", "de"))).kept.height == 4
+    assert Languages(Language(keep=("zh", "en", "de")))(pairs).kept.height == 4
 
 
 def test_one_language_where_asked_for(make_pairs):
     pairs = make_pairs([(CHINESE, ENGLISH), (ENGLISH, ENGLISH), ("Docker", CHINESE)])
-    outcome = check_language(pairs, Language(same=True))
+    outcome = Languages(Language(same=True))(pairs)
     assert outcome.kept["id"].to_list() == [1, 2]
     assert outcome.dropped["dropped_by"].to_list() == ["same_language"]
 
@@ -66,6 +66,6 @@ def test_all_texts_at_once_get_the_answers_of_one_by_one(monkeypatch):
         monkeypatch.setattr(language, "_BATCH_BYTES", most)
         model = LanguageModel.load(candidates)
         best, probability = model.classify(texts)
-        assert [model.languages[place] for place in best] == list(codes)
+        assert [model.languages[index] for index in best] == list(codes)
         np.testing.assert_allclose(probability, probabilities, atol=1e-4)  # sums of float32
     assert model.classify([])[0].tolist() == []

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conan_embed.filtering import normalise as code
-from conan_embed.filtering.normalise import normalise, normalise_texts
+from conan_embed.filtering.normalise import Normaliser, normalise_texts
 from conan_embed.filtering.recipe import Normalise
 
 
@@ -43,7 +43,6 @@ def test_normalise(raw, expected):
 def test_parts_can_be_left_out():
     assert clean("<p>a</p>", markup=False) == "<p>a</p>"
     assert clean("itâ€™s", mojibake=False, form="NFC") == "itâ€™s"
-    assert clean("你好，", keep_chinese_punctuation=False) == "你好,"
     assert clean("①，", form="NFC") == "①，"
 
 
@@ -54,10 +53,17 @@ def test_normalising_again_changes_little(text):
 
 
 def test_pairs_keep_their_order_and_missing_texts_become_empty():
-    pairs = pl.DataFrame({"id": [3, 1, 2], "query": ["Ａ", None, "Ａ"], "positive": ["<p>x</p>", "y", None]})
-    found = normalise(pairs, Normalise())
-    assert found.rows() == [(3, "A", "x"), (1, "", "y"), (2, "A", "")]
-    assert normalise(pairs, Normalise(enabled=False))["query"].to_list() == ["Ａ", "", "Ａ"]
+    texts = {"query": ["Ａ", None, "Ａ", "Ａ"], "positive": ["<p>x</p>", "y", None, "z"]}
+    pairs = pl.DataFrame(
+        {"id": pl.Series([3, 1, 2, 4], dtype=pl.UInt64), **texts, "category": "c", "source": "s"}
+    )
+    outcome = Normaliser(Normalise())(pairs)
+    assert outcome.kept.rows() == [(3, "A", "x", "c", "s"), (4, "A", "z", "c", "s")]
+    assert outcome.dropped.select("id", "query", "positive", "dropped_by").rows() == [
+        (1, "", "y", "empty"),
+        (2, "A", "", "empty"),
+    ]
+    assert Normaliser(Normalise(enabled=False))(pairs).kept["query"].to_list() == ["Ａ", "Ａ"]
 
 
 def slow(text: pl.Expr, setting: Normalise) -> pl.Expr:
@@ -91,12 +97,9 @@ def slow(text: pl.Expr, setting: Normalise) -> pl.Expr:
             bare = bare.str.replace_all(pattern, new)
         text = pl.when(marked).then(bare).otherwise(text)
     text = text.str.replace_all(r"[\p{Co}\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]", "")
-    keep = setting.form == "NFKC" and setting.keep_chinese_punctuation
-    if keep:
-        text = text.str.replace_many(list(code._CHINESE_PUNCTUATION), code._HIDDEN)
+    text = text.str.replace_many(list(code._CHINESE_PUNCTUATION), code._HIDDEN)
     text = text.str.normalize(setting.form)
-    if keep:
-        text = text.str.replace_many(code._HIDDEN, list(code._CHINESE_PUNCTUATION))
+    text = text.str.replace_many(code._HIDDEN, list(code._CHINESE_PUNCTUATION))
     text = text.str.replace_all(r"\r\n?|[\u2028\u2029]", "\n").str.replace_all(r"[^\P{Cc}\n\t]", "")
     text = text.str.replace_all(code._DRAWN_OUT, "$a$b$c$d$e$f$g")
     text = text.str.replace_all(r" *[\p{Zs}\t&&[^ ]][\p{Zs}\t]*|  +", " ")
@@ -157,7 +160,7 @@ TEXTS = st.lists(PIECES | st.characters(codec="utf-8"), max_size=14).map("".join
 SETTINGS = [
     Normalise(),
     Normalise(form="NFC"),
-    Normalise(keep_chinese_punctuation=False, mojibake=False),
+    Normalise(mojibake=False),
     Normalise(markup=False),
 ]
 

@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from conan_embed.errors import UserError
+from conan_embed.filtering.bounds import RuleSettings
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, with_echo
-from conan_embed.filtering.recipe import RuleSetting
-from conan_embed.filtering.rules import RULES, active_rules, apply_rules
+from conan_embed.filtering.rules import RULES, Rules, active_rules
 
 ZH = "北京是中华人民共和国的首都，也是全国的政治中心与文化中心。"
 EN = "Beijing is the capital of China and the centre of its politics and culture."
@@ -230,7 +230,7 @@ def test_every_rule_has_chinese_and_english_cases():
 def test_rule_passes_and_drops(name, make_pairs):
     rule = rules_by_name()[name]
     for passes, goes in CASES[name]:
-        outcome = apply_rules(with_echo(make_pairs([passes, goes])), [rule], "rules")
+        outcome = Rules([rule])(with_echo(make_pairs([passes, goes])))
         assert outcome.kept["id"].to_list() == [0], (passes, goes, outcome.dropped)
         assert outcome.dropped["dropped_by"].to_list() == [name]
         assert outcome.dropped["stage"].to_list() == ["rules"]
@@ -239,11 +239,11 @@ def test_rule_passes_and_drops(name, make_pairs):
 
 def test_good_pairs_pass_every_rule(make_pairs):
     pairs = with_echo(make_pairs([(ZH_Q, ZH), (EN_Q, EN), (ZH_Q, EN), (EN_Q, ZH)]))
-    assert apply_rules(pairs, [*RULES, *PROMPT_RESPONSE_RULES], "rules").kept.height == 4
+    assert Rules([*RULES, *PROMPT_RESPONSE_RULES])(pairs).kept.height == 4
 
 
 def test_first_broken_rule_is_the_reason_and_all_are_counted(make_pairs):
-    outcome = apply_rules(make_pairs([(ZH_Q, "！")]), RULES, "rules")
+    outcome = Rules(RULES)(make_pairs([(ZH_Q, "！")]))
     assert outcome.dropped["dropped_by"].to_list() == ["positive_characters"]
     assert outcome.applied["positive_tokens"] == outcome.applied["positive_letters"] == 1
 
@@ -252,8 +252,8 @@ def test_recipe_moves_bounds_by_language(make_pairs):
     pairs = make_pairs([(ZH_Q, ZH), (EN_Q, EN)])
 
     def kept(**setting):
-        rules = active_rules(RULES, {"positive_tokens": RuleSetting(**setting)}, "rules")
-        return apply_rules(pairs, rules, "rules").kept["id"].to_list()
+        rules = active_rules(RULES, {"positive_tokens": RuleSettings(**setting)}, "rules")
+        return Rules(rules)(pairs).kept["id"].to_list()
 
     assert kept(minimum=20) == [0]
     assert kept(en={"minimum": 20}) == [0]
@@ -265,13 +265,12 @@ def test_recipe_moves_bounds_by_language(make_pairs):
 
 
 def test_unknown_rule_is_named():
-    with pytest.raises(UserError, match=r"rules\.copi: no such rule \(did you mean 'copy'\?\)"):
-        active_rules(RULES, {"copi": RuleSetting()}, "rules")
+    with pytest.raises(UserError, match=r"rules\.copi: unknown rule \(did you mean 'copy'\?\)"):
+        active_rules(RULES, {"copi": RuleSettings()}, "rules")
 
 
 def test_no_pairs_are_no_trouble(make_pairs):
-    outcome = apply_rules(
-        with_echo(make_pairs([(ZH_Q, ZH)]).clear()), [*RULES, *PROMPT_RESPONSE_RULES], "rules"
-    )
+    pairs = with_echo(make_pairs([(ZH_Q, ZH)]).clear())
+    outcome = Rules([*RULES, *PROMPT_RESPONSE_RULES])(pairs)
     assert outcome.kept.height == outcome.dropped.height == 0
     assert outcome.dropped.schema["value"] == pl.Float64

@@ -2,7 +2,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.filtering.recipe import Safety
-from conan_embed.filtering.safety import BlockLists, check_safety, read_block_lists, with_hosts
+from conan_embed.filtering.safety import BlockLists, Safe, read_block_lists, with_hosts
 
 
 def test_words_of_the_user_stand_alone_in_latin_and_anywhere_in_chinese(make_pairs):
@@ -10,7 +10,7 @@ def test_words_of_the_user_stand_alone_in_latin_and_anywhere_in_chinese(make_pai
     pairs = make_pairs(
         [("Buy SPAM now", "x"), ("spammer", "x"), ("q", "澳门赌场上线"), ("请发spam邮件", "x")]
     )
-    outcome = check_safety(pairs, lists, Safety())
+    outcome = Safe(lists, Safety())(pairs)
     assert outcome.kept["id"].to_list() == [1]
     assert set(outcome.dropped["dropped_by"]) == {"blocked_words"}
 
@@ -18,9 +18,9 @@ def test_words_of_the_user_stand_alone_in_latin_and_anywhere_in_chinese(make_pai
 def test_default_words_need_several(make_pairs):
     lists = BlockLists(default_words=frozenset({"坏词", "恶语", "badword"}))
     pairs = make_pairs([("坏词坏词", "坏词"), ("坏词", "恶语"), ("BadWord", "坏词"), ("好", "的")])
-    assert check_safety(pairs, lists, Safety()).kept["id"].to_list() == [0, 3]
-    assert check_safety(pairs, lists, Safety(default_minimum=1)).kept["id"].to_list() == [3]
-    assert check_safety(pairs, lists, Safety(default_minimum=1)).dropped["value"].to_list() == [1.0, 2.0, 2.0]
+    assert Safe(lists, Safety())(pairs).kept["id"].to_list() == [0, 3]
+    assert Safe(lists, Safety(min_default_words=1))(pairs).kept["id"].to_list() == [3]
+    assert Safe(lists, Safety(min_default_words=1))(pairs).dropped["value"].to_list() == [1.0, 2.0, 2.0]
 
 
 def test_default_list_has_both_languages_and_spares_medicine():
@@ -44,7 +44,7 @@ def test_domains_and_what_is_below_them(make_pairs, tmp_path):
         ("无", "bad.com"),
         ("https://co.uk", "http://bad.com.cn"),
     ]
-    outcome = check_safety(with_hosts(make_pairs(texts)), lists, setting)
+    outcome = Safe(lists, setting)(with_hosts(make_pairs(texts)))
     assert outcome.kept["id"].to_list() == [2, 3, 4]
     assert outcome.dropped["dropped_by"].to_list() == ["blocked_domains"] * 2
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from conan_embed.filtering.recipe import Ranking, Teacher
-from conan_embed.filtering.teacher import check_teacher, score_pairs
+from conan_embed.filtering.recipe import Teacher
+from conan_embed.filtering.teacher import TeacherScores, score_pairs
 
 
 class Angles:
@@ -31,18 +31,18 @@ def test_scores_are_cosines_and_each_text_is_encoded_once(make_pairs):
 def test_low_scores_go(make_pairs):
     pairs = make_pairs([("0", "60"), ("0", "90"), ("30", "60")])
     scored = pairs.join(score_pairs(pairs, Angles(), Teacher(model="angles")), on="id")
-    outcome = check_teacher(scored, Teacher(model="angles"))
+    outcome = TeacherScores(Teacher(model="angles"))(scored)
     assert outcome.kept["id"].to_list() == [0, 2]
     assert outcome.dropped["dropped_by"].to_list() == ["teacher_score"]
     assert outcome.dropped["value"][0] == pytest.approx(0, abs=1e-6)
 
 
 def test_rank_counts_the_better_passages_of_the_pool(make_pairs):
-    setting = Teacher(model="angles", minimum=-1, ranking=Ranking(enabled=True, top=2))
+    setting = Teacher(model="angles", min_score=-1, max_rank=2)
     pairs = make_pairs([("0", "10"), ("0", "30"), ("0", "30"), ("0", "50"), ("90", "50")])
     scores = score_pairs(pairs, Angles(), setting)
     assert scores["rank"].to_list() == [1, 2, 2, 3, 1]
-    outcome = check_teacher(pairs.join(scores, on="id"), setting)
+    outcome = TeacherScores(setting)(pairs.join(scores, on="id"))
     assert outcome.dropped["id"].to_list() == [3]
     assert outcome.dropped["dropped_by"].to_list() == ["teacher_rank"]
 
