@@ -50,11 +50,6 @@ def filter_pairs(
 
     Raises:
         UserError: something in the recipe or the files is wrong, or `output` holds a run of another recipe.
-
-    Example:
-        >>> recipe = FilterRecipe(sources=[{"path": "pairs.jsonl"}])  # doctest: +SKIP
-        >>> filter_pairs(recipe, "clean").kept  # doctest: +SKIP
-        1234
     """
     if teacher is not None and recipe.teacher.model is None:
         named = recipe.teacher.model_copy(update={"model": type(teacher).__name__})

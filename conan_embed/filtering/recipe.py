@@ -177,7 +177,13 @@ class Engine(Section):
 
 
 class FilterRecipe(Section):
-    """Everything that decides which pairs are kept."""
+    """Everything that decides which pairs are kept.
+
+    Example:
+        >>> recipe = ce.FilterRecipe(sources=[{"path": "faq.jsonl"}], language={"keep": ["en"]})
+        >>> recipe.duplicates.threshold
+        0.8
+    """
 
     sources: tuple[Source, ...] = Field(min_length=1)
     normalise: Normalise = Normalise()
