@@ -38,7 +38,8 @@ from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.files import write_json
 from conan_embed.planning.plan import Planner, StepPlan
-from conan_embed.recipes.schema import Recipe, load_recipe
+from conan_embed.recipes.loading import load_recipe
+from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.training import loop, run
 from conan_embed.training.step import ReadyStep, embed_step, make_ready, step_loss

@@ -48,7 +48,7 @@ def train(
     On several processes: `torchrun --nproc-per-node 4 -m conan_embed train RECIPE`. The loss stays the same.
     """
     from conan_embed.distributed import collectives
-    from conan_embed.recipes.schema import load_recipe
+    from conan_embed.recipes.loading import load_recipe
     from conan_embed.reporting.page import report as write_report
     from conan_embed.training.run import train as run
 
@@ -70,7 +70,7 @@ def mine(
 
     `train` uses them where a data set says `ranking: OUTPUT`. Without it, `train` mines by itself.
     """
-    from conan_embed.recipes.schema import load_recipe
+    from conan_embed.recipes.loading import load_recipe
     from conan_embed.training.run import mine as run
 
     folder = run(load_recipe(recipe, overrides), output)
@@ -331,7 +331,7 @@ def recipe(
     """List the built-in recipes, or print one to start from."""
     from conan_embed.recipes.show import all_keys, listed, text_of
 
-    typer.echo(all_keys() if keys else listed() if name is None else text_of(name))
+    typer.echo(list_keys() if keys else list_recipes() if name is None else recipe_text(name))
 
 
 @app.command()

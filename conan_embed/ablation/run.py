@@ -46,7 +46,8 @@ from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, read_json_lines, write_json, write_text
-from conan_embed.recipes.schema import Evaluation, Recipe, differences, load_recipe
+from conan_embed.recipes.loading import changed_keys, load_recipe
+from conan_embed.recipes.schema import Evaluation, Recipe
 from conan_embed.training.loop import stop_requested
 from conan_embed.training.run import load_model, mine, train
 
@@ -221,11 +222,7 @@ def _check_unchanged(job: Job) -> None:
     if not job.saved_recipe.exists() or not (job.result.exists() or job.run.exists()):
         return
     before = yaml.safe_load(job.saved_recipe.read_text(encoding="utf-8"))
-    changes = [
-        f"{key} (was {old}, is {new})"
-        for key, old, new in differences(before, job.recipe.as_dict())
-        if not {key, key.split(".")[0]} & {*_MAY_DIFFER}
-    ]
+    changes = changed_keys(before, job.recipe.as_dict(), _MAY_DIFFER)
     if changes:
         raise UserError(
             f"{job.saved_recipe}: the recipe of {job} changed since: {'; '.join(changes)}. "

@@ -12,7 +12,7 @@ from conan_embed.console import console
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines
 from conan_embed.quickstart.python_docs import build
-from conan_embed.recipes.schema import load_recipe
+from conan_embed.recipes.loading import load_recipe
 from conan_embed.reporting.page import report
 from conan_embed.search.index import search, show
 from conan_embed.training.run import train

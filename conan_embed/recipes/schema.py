@@ -1,32 +1,39 @@
-"""What a recipe may say: every key, its default, and what it means.
+"""The keys of a recipe, their defaults and meanings.
 
-A recipe is a YAML file; `load_recipe` reads it, lays `key=value` overrides over it, and checks every word against the
-classes below. An unknown key is refused with the nearest known one. The comments are the documentation of the keys:
-`conan-embed recipe --help-keys` prints them.
+loading.py reads a recipe from YAML and validates it against these classes. The descriptions are the documentation of
+the keys: `conan-embed recipe --keys` prints them.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+import os.path
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from conan_embed.errors import UserError, suggestion
-
 Share = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[float, Field(ge=0, lt=1)]
+PathString = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, or a glob; `~` is the home directory."""
+
+
+def _checked_name(name: str) -> str:
+    """Names become file names (rankings): one that is none, or leaves its folder, is refused."""
+    if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"} or len(name.encode()) > 200:
+        raise ValueError(f"found {name!r}, expected a name that can be a file name (without / and \\)")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 class _Section(BaseModel):
@@ -36,7 +43,7 @@ class _Section(BaseModel):
 class Model(_Section):
     """The encoder to start from and the embedding that it makes. What is left out comes from the base model."""
 
-    base: str = Field(description="hub name, transformers folder or sentence-transformers folder")
+    base: PathString = Field(description="hub name, transformers folder or sentence-transformers folder")
     pooling: Literal["cls", "mean", "last"] | None = Field(
         None, description="else the base model's, else mean"
     )
@@ -57,20 +64,22 @@ class Model(_Section):
 class RetrievalData(_Section):
     """Queries with their positives, and negatives or a passage collection to mine them from."""
 
-    name: str
-    path: str = Field(
+    name: Name
+    path: PathString = Field(
         description="file, folder or glob: .jsonl, .parquet, .csv, or a saved Hugging Face data set"
     )
     columns: dict[str, str] = Field(
         {}, description="query, positive, negative: the names of the columns in the file"
     )
-    corpus: str | None = Field(None, description="passages to mine from; else all passages of this data set")
+    corpus: PathString | None = Field(
+        None, description="passages to mine from; else all passages of this data set"
+    )
     corpus_columns: dict[str, str] = {}
     negative_source: Literal["mined", "given", "random", "none"] = Field(
         "mined",
         description="mined rankings, the file's own lists, random other passages, or none (in-batch only)",
     )
-    ranking: str | None = Field(
+    ranking: PathString | None = Field(
         None, description="folder written by `conan-embed mine`; else mined at the start"
     )
     weight: PositiveFloat | None = Field(None, description="share of the queries; else by size")
@@ -80,8 +89,8 @@ class RetrievalData(_Section):
 class ClassificationData(_Section):
     """Labelled texts, turned into retrieval: same class positive, other class negative (section 2.2 of the paper)."""
 
-    name: str
-    path: str
+    name: Name
+    path: PathString
     columns: dict[str, str] = {}
     negative_source: Literal["mined", "random", "none"] = "random"
     weight: PositiveFloat | None = None
@@ -91,8 +100,8 @@ class ClassificationData(_Section):
 class StsData(_Section):
     """Graded text pairs."""
 
-    name: str
-    path: str
+    name: Name
+    path: PathString
     columns: dict[str, str] = Field(
         {}, description="text_a, text_b, score: the names of the columns in the file"
     )
@@ -263,7 +272,7 @@ class Training(_Section):
 class Evaluation(_Section):
     """A development folder to watch; the best model by the average is the one that is kept."""
 
-    folder: str | None = None
+    folder: PathString | None = None
     tasks: list[str] | None = Field(None, description='as "retrieval/MedicalQA" or "sts"; else all')
     every: int = Field(0, ge=0, description="steps; 0: before and after training only")
     keep_best: bool = Field(True, description="model/ is the best evaluated step, else the last")
@@ -315,8 +324,8 @@ class Recipe(_Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
-    output: str = "runs/conan-embed"
-    cache: str = "cache"
+    output: PathString = "runs/conan-embed"
+    cache: PathString = "cache"
 
     @model_validator(mode="after")
     def _tasks_have_data(self) -> "Recipe":
@@ -384,14 +393,15 @@ class Recipe(_Section):
             >>> recipe.data.retrieval[0].name, recipe.step.sts_pairs
             ('faq', 0)
         """
+        from conan_embed.recipes.loading import data_entry, load_recipe, validate  # which import this file
+
         values = load_recipe("small").as_dict()
         values["model"]["base"] = str(model)
-        values["data"] |= {"retrieval": [_entry(retrieval)], "sts": [] if sts is None else [_entry(sts)]}
+        values["data"] |= {"retrieval": [data_entry(retrieval)], "sts": [] if sts is None else [data_entry(sts)]}
         if sts is None:
             values["step"]["sts_pairs"] = 0
         values["evaluation"]["folder"] = None if evaluation is None else str(evaluation)
-        recipe: Recipe = checked_recipe(values | {"output": str(output)}, "Recipe.small")
-        return recipe
+        return validate(values | {"output": str(output)}, "Recipe.small", Recipe)
 
     @classmethod
     def load(cls, source: str | Path, overrides: list[str] | None = None) -> "Recipe":
@@ -404,6 +414,8 @@ class Recipe(_Section):
             >>> ce.Recipe.load("small", ["step.queries=64"]).step.queries
             64
         """
+        from conan_embed.recipes.loading import load_recipe
+
         return load_recipe(source, overrides)
 
     def with_(self, **changes: Any) -> "Recipe":
@@ -422,8 +434,9 @@ class Recipe(_Section):
                 ...
             conan_embed.errors.UserError: Recipe.with_: step.querys: unknown key (did you mean 'queries'?); ...
         """
-        recipe: Recipe = checked_recipe(_merge(self.as_dict(), changes), "Recipe.with_")
-        return recipe
+        from conan_embed.recipes.loading import merge, validate
+
+        return validate(merge(self.as_dict(), changes), "Recipe.with_", Recipe)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain values, fit for JSON and YAML."""
@@ -437,127 +450,3 @@ class Recipe(_Section):
     def as_yaml(self) -> str:
         """The resolved recipe, every default written out."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
-
-
-def _entry(data: "str | Path | Mapping[str, Any] | RecipeData") -> dict[str, Any]:
-    """Return one element of `data.retrieval` or `data.sts`; its name is the file's where it has no other."""
-    if isinstance(data, str | Path):
-        data = {"path": data}
-    entry = dict(data) if isinstance(data, Mapping) else data.recipe_entry()
-    entry = _plain(entry)
-    return {
-        "name": re.sub(r"\W+", "-", Path(entry.get("path", "")).name.split(".")[0]).strip("-") or "data"
-    } | entry
-
-
-def _merge(values: Any, changes: Any) -> Any:
-    """Return `values` with `changes` laid over it: mappings key by key, anything else whole."""
-    if not (isinstance(values, dict) and isinstance(changes, Mapping)):
-        return _plain(changes)
-    return values | {key: _merge(values.get(key), change) for key, change in changes.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` as YAML could have written it: paths as text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package, by name."""
-    return {
-        path.stem: path
-        for path in sorted(Path(__file__).parent.glob("*.yaml"))
-        if not path.stem.startswith("filter")
-    }
-
-
-def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe by path or by the name of a shipped one, with `dotted.key=value` overrides on top.
-
-    Raises:
-        UserError: no such recipe, not YAML, an unknown key, or a value that does not fit.
-    """
-    path = shipped_recipes().get(str(source), Path(source))
-    if not path.is_file():
-        known = shipped_recipes()
-        near = suggestion(str(source), known)
-        raise UserError(f"{source}: no such recipe{near}; expected a YAML file or one of {', '.join(known)}.")
-    try:
-        tree = OmegaConf.load(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}.") from None
-    except OSError as error:  # a file that holds a single word is one too
-        raise UserError(f"{path}: cannot be read as a mapping of keys: {error}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path}: {where}not YAML: {getattr(error, 'problem', error)}.") from None
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"{path}: a recipe is a mapping of keys, found a list.")
-    for override in overrides or []:
-        if not re.match(r"[^=\s]+=", override):
-            raise UserError(f"{override}: not an override; expected dotted.key=value.")
-        try:
-            tree.merge_with_dotlist([override])
-        except (
-            OmegaConfBaseException,
-            yaml.YAMLError,
-            AttributeError,
-            IndexError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise UserError(
-                f"{override}: cannot be laid over {path}: {str(error).splitlines()[0]}."
-            ) from None
-    try:
-        values = OmegaConf.to_container(tree, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}.") from None
-    return checked_recipe(values, path)
-
-
-def differences(before: Any, now: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield each dotted key in which two recipes (as dictionaries) differ, with the old and the new value."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in {**before, **now}:
-            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
-    elif before != now:
-        yield key, before, now
-
-
-def checked_recipe(values: Any, source: str | Path, schema: type[BaseModel] = Recipe) -> Any:
-    """Return `values` as `schema`; the first mistake becomes a UserError that names its key."""
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error, schema)}") from None
-
-
-def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
-    # A misspelt key is often a missing one too; its name says more.
-    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(schema, first["loc"][:-1])
-        return f"{key}: unknown key{suggestion(str(first['loc'][-1]), known)}; expected one of {', '.join(known)}."
-    if first["type"] == "missing":
-        return f"{key}: missing; it has no default."
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{message}."
-    return f"{key}: found {first['input']!r}; {message[0].lower() + message[1:]}."
-
-
-def _known_keys(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = schema.model_fields[part].annotation
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return list(schema.model_fields)

@@ -10,22 +10,23 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from conan_embed.errors import UserError, suggestion
-from conan_embed.recipes.schema import Recipe, shipped_recipes
+from conan_embed.recipes.loading import shipped_recipes
+from conan_embed.recipes.schema import Recipe
 
 
-def listed() -> str:
-    """Return the shipped recipes, one a line with its first comment."""
+def list_recipes() -> str:
+    """Return the shipped recipes, one per line, each with the first line of its comment."""
     lines = [f"{name:22} {_first_comment(path)}" for name, path in shipped_recipes().items()]
     return "\n".join(
         [*lines, "", "conan-embed recipe NAME prints one; conan-embed recipe --keys lists every key."]
     )
 
 
-def text_of(name: str) -> str:
+def recipe_text(name: str) -> str:
     """Return the text of a shipped recipe.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no recipe of that name.
     """
     known = shipped_recipes()
     if name not in known:
@@ -35,8 +36,8 @@ def text_of(name: str) -> str:
     return known[name].read_text(encoding="utf-8").rstrip()
 
 
-def all_keys() -> str:
-    """Return every key of a recipe with its kind, default and meaning, in YAML order."""
+def list_keys() -> str:
+    """Return every key of a recipe with its default, type and meaning, in the order of the schema."""
     return "\n".join(_lines(Recipe, 0))
 
 

@@ -35,7 +35,8 @@ from conan_embed.negatives.prepare import make_rankings, make_table
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.plan import Planner, check_enough_negatives
 from conan_embed.planning.streaming import StreamPlanner, open_streams
-from conan_embed.recipes.schema import Recipe, differences, load_recipe
+from conan_embed.recipes.loading import changed_keys, load_recipe
+from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.shared import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
 from conan_embed.training.checkpoint import (
@@ -270,12 +271,7 @@ def _clear(run: Path) -> None:
 
 
 def _check_same_recipe(recipe: Recipe, checkpoint: Path, allow_changes: bool) -> None:
-    before, now = saved_recipe(checkpoint), recipe.as_dict()
-    changes = [
-        f"{key} (was {old}, is {new})"
-        for key, old, new in differences(before, now)
-        if not {key, key.split(".")[0]} & {*_MAY_DIFFER}
-    ]
+    changes = changed_keys(saved_recipe(checkpoint), recipe.as_dict(), _MAY_DIFFER)
     if changes and not allow_changes:
         raise UserError(
             f"{checkpoint}: the recipe changed since: {'; '.join(changes)}. "

@@ -121,7 +121,7 @@ def test_table_4_needs_both_tasks_and_negatives(step):
 
 
 def test_numbers_of_a_grid_reach_the_recipe_as_numbers(tmp_path):
-    from conan_embed.recipes.schema import load_recipe
+    from conan_embed.recipes.loading import load_recipe
 
     (tmp_path / "r.yaml").write_text(recipe().as_yaml())
     arm = grid(["optimizer.learning_rate=1e-5,2e-5"])[1]

@@ -11,7 +11,7 @@ import pytest
 
 from conan_embed.ablation.arms import Arm, grid, table_4
 from conan_embed.ablation.comparison import compare
-from conan_embed.recipes.schema import load_recipe
+from conan_embed.recipes.loading import load_recipe
 from tests.support.planted import planted
 
 FOLDER = Path(__file__).parents[2] / "experiments"

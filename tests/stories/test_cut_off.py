@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from conan_embed.files import read_json_lines
-from conan_embed.recipes.schema import load_recipe
+from conan_embed.recipes.loading import load_recipe
 from conan_embed.training.run import train
 from tests.support.many_processes import start_world
 from tests.tiny_models import SENTENCES, make_tiny_model

@@ -99,7 +99,7 @@ def recipe_of(scenario):
         "step": {"queries": 5, "sts_pairs": 4, **scenario["step"]},
         "loss": {"temperature": 0.05, **scenario["loss"]},
         "mining": {"offset": 0},
-        "negatives": scenario["hard_negatives"],
+        "hard_negatives": scenario["hard_negatives"],
         # A large epsilon: AdamW divides by the gradient's size, and a gradient of nothing but rounding must stay one.
         "optimizer": {"learning_rate": scenario["learning_rate"], "epsilon": 1e-4},
         "training": {"precision": "float32", **scenario["training"]},

@@ -1,0 +1,192 @@
+"""Recipes from YAML: read, overridden from the command line, validated, compared.
+
+What is wrong is told in one sentence that names the file and the key. A key of an earlier version is unknown like any
+other, but the message names its successor.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from conan_embed.errors import UserError, suggestion
+from conan_embed.recipes.schema import Recipe, RecipeData
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+_RENAMED = {
+    "below_positive": ["max_positive_ratio"],
+    "ceiling": ["max_score"],
+    "keep": ["keep_checkpoints"],
+    "max_gradient_norm": ["max_grad_norm"],
+    "negatives": ["num_negatives", "negative_source", "hard_negatives"],
+    "recompute": ["activation_checkpointing"],
+    "relative": ["subtract_background"],
+    "when_used_up": ["on_exhausted"],
+    "window": ["shuffle_window"],
+}
+"""Keys of earlier versions and what they are called now (one name had three meanings)."""
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
+    paths = sorted(Path(__file__).parent.glob("*.yaml"))
+    return {path.stem: path for path in paths if not path.stem.startswith("filter")}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] | None = None) -> Recipe:
+    """Read a recipe by path or by the name of a shipped one, with `dotted.key=value` overrides on top.
+
+    Raises:
+        UserError: no such recipe, not YAML, an unknown key, or a value that does not fit.
+
+    Example:
+        >>> load_recipe("small", ["step.queries=8"]).step.queries
+        8
+    """
+    known = shipped_recipes()
+    path = known.get(str(source), Path(source).expanduser())
+    if not path.is_file():
+        near = suggestion(str(source), known)
+        raise UserError(f"{source}: no such recipe{near}; expected a YAML file or one of {', '.join(known)}.")
+    return validate(read_yaml(path, overrides or []), path, Recipe)
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> Any:
+    """Read a mapping of keys from a YAML file, with `dotted.key=value` overrides on top.
+
+    Raises:
+        UserError: not UTF-8, not YAML, not a mapping, or an override that does not fit the file.
+    """
+    tree = _parse(path)
+    for override in overrides:
+        if not re.match(r"[^=\s]+=", override):
+            raise UserError(f"{override}: not an override; expected dotted.key=value.")
+        try:
+            tree.merge_with_dotlist([override])
+        except (
+            OmegaConfBaseException,
+            yaml.YAMLError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise UserError(f"{override}: does not fit {path}: {str(error).splitlines()[0]}.") from None
+    try:
+        return OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}.") from None
+
+
+def _parse(path: Path) -> DictConfig:
+    try:
+        tree = OmegaConf.load(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}.") from None
+    except OSError as error:  # also raised for a file that holds a single word
+        raise UserError(f"{path}: not a mapping of keys: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {where}not YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path}: found a list, expected a mapping of keys.")
+    return tree
+
+
+def validate(values: Any, source: str | Path, schema: type[Schema]) -> Schema:
+    """Return `values` as an instance of `schema`.
+
+    Raises:
+        UserError: the first mistake, with `source` and the dotted key.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(error, schema)}") from None
+
+
+def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
+    # A misspelt key is often a missing one too, and its name is the better message.
+    first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(schema, first["loc"][:-1])
+        return f"{key}: unknown key{_successor(str(first['loc'][-1]), known)}; expected one of {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"{key}: missing; it has no default."
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key + ': ' if key else ''}{message}."
+    return f"{key}: found {first['input']!r}; {message[0].lower() + message[1:]}."
+
+
+def _successor(key: str, known: Collection[str]) -> str:
+    renamed = [name for name in _RENAMED.get(key, []) if name in known]
+    return f" (did you mean {renamed[0]!r}?)" if renamed else suggestion(key, known)
+
+
+def _known_keys(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = schema.model_fields[part].annotation
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        schema = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(schema.model_fields)
+
+
+def changed_keys(before: Any, now: Any, ignored: Collection[str] = ()) -> list[str]:
+    """Return each dotted key in which two recipes (as dictionaries) differ, as "KEY (was OLD, is NEW)".
+
+    Args:
+        ignored: sections or dotted keys that may differ.
+    """
+    return [
+        f"{key} (was {old}, is {new})"
+        for key, old, new in _differences(before, now, "")
+        if not {key, key.split(".")[0]} & {*ignored}
+    ]
+
+
+def _differences(before: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in {**before, **now}:
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield key, before, now
+
+
+# --- recipes made in Python
+
+
+def data_entry(data: str | Path | Mapping[str, Any] | RecipeData) -> dict[str, Any]:
+    """Return one element of `data.retrieval` or `data.sts`; its name is the file's where it has no other."""
+    if isinstance(data, str | Path):
+        data = {"path": data}
+    entry = dict(data) if isinstance(data, Mapping) else data.recipe_entry()
+    entry = _plain(entry)
+    stem = re.sub(r"\W+", "-", Path(entry.get("path", "")).name.split(".")[0]).strip("-")
+    return {"name": stem or "data"} | entry
+
+
+def merge(values: Any, changes: Any) -> Any:
+    """Return `values` with `changes` laid over it: mappings key by key, anything else whole."""
+    if not (isinstance(values, dict) and isinstance(changes, Mapping)):
+        return _plain(changes)
+    return values | {key: merge(values.get(key), change) for key, change in changes.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as YAML could have written it: paths as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
