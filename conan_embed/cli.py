@@ -329,7 +329,7 @@ def recipe(
     ] = False,
 ) -> None:
     """List the built-in recipes, or print one to start from."""
-    from conan_embed.recipes.show import all_keys, listed, text_of
+    from conan_embed.recipes.show import list_keys, list_recipes, recipe_text
 
     typer.echo(list_keys() if keys else list_recipes() if name is None else recipe_text(name))
 

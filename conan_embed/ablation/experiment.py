@@ -18,7 +18,7 @@ from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError, suggestion
 from conan_embed.files import write_json, write_text
-from conan_embed.recipes.schema import load_recipe
+from conan_embed.recipes.loading import load_recipe
 
 
 def ablate(

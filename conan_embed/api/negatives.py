@@ -15,7 +15,8 @@ from conan_embed.negatives import mining
 from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.false_negatives import MARGIN
 from conan_embed.negatives.rankings import NONE, Ranking, save_ranking
-from conan_embed.recipes.schema import Data, Mining, RetrievalData, checked_recipe
+from conan_embed.recipes.loading import validate
+from conan_embed.recipes.schema import Data, Mining, RetrievalData
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, load_tasks
 
@@ -134,7 +135,7 @@ def mine_hard_negatives(
         ('How do I reset my password?', 'Open Settings, then Account, and choose Delete; it takes effect in 30 days.')
     """
     model = model if isinstance(model, EmbeddingModel) else load_model(model)
-    settings = checked_recipe(
+    settings = validate(
         {
             "depth": depth,
             "offset": offset,

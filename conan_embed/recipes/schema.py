@@ -397,7 +397,10 @@ class Recipe(_Section):
 
         values = load_recipe("small").as_dict()
         values["model"]["base"] = str(model)
-        values["data"] |= {"retrieval": [data_entry(retrieval)], "sts": [] if sts is None else [data_entry(sts)]}
+        values["data"] |= {
+            "retrieval": [data_entry(retrieval)],
+            "sts": [] if sts is None else [data_entry(sts)],
+        }
         if sts is None:
             values["step"]["sts_pairs"] = 0
         values["evaluation"]["folder"] = None if evaluation is None else str(evaluation)
