@@ -16,7 +16,7 @@ from conan_embed.errors import UserError
 from conan_embed.filtering.bounds import RulesByName, Section
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
 from conan_embed.filtering.rules import RULES, active_rules
-from conan_embed.recipes.schema import checked_recipe
+from conan_embed.recipes.loading import validate
 
 Turns = Literal["first", "each", "context"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -219,5 +219,5 @@ def read_filter_recipe(path: str | Path, overrides: list[str] | None = None) -> 
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
     tree.merge_with_dotlist(overrides or [])
-    recipe: FilterRecipe = checked_recipe(OmegaConf.to_container(tree), path, FilterRecipe)
+    recipe: FilterRecipe = validate(OmegaConf.to_container(tree), path, FilterRecipe)
     return recipe
