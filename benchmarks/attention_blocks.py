@@ -1,6 +1,6 @@
 """How packed attention should cut a stream into texts on a CPU: views of equal length, or a few padded blocks.
 
-    python benchmarks/attention_blocks.py [--texts 36 576] [--write]
+    python -m benchmarks.attention_blocks [--texts 36 576] [--write]
 
 Forward and backward of one layer's attention over texts of skewed lengths. "Views" slices the stream into groups of
 exactly equal length, without a copy or padding; the others copy the tokens into padded blocks whose lengths are rounded
@@ -9,19 +9,15 @@ up to a multiple, and back (`encoder/attention.py`, with its own list of lengths
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
-
+from benchmarks.machine import write_result
 from conan_embed.encoder import packing
 from conan_embed.encoder.attention import packed_attention, packed_stream
 from conan_embed.encoder.packing import Packed

@@ -1,6 +1,6 @@
 """What the size of a packed chunk costs on a CPU: seconds per thousand tokens of a layer's simplest operations.
 
-    python benchmarks/chunk_tokens.py [--hidden 384] [--write]
+    python -m benchmarks.chunk_tokens [--hidden 384] [--write]
 
 Buffers above 32 MB are mapped anew for every use (the C library's largest threshold) and zeroed page by page by the
 kernel. That is why `EmbeddingModel.embed_tokens` keeps to 4,096 tokens where nothing has to be remembered for a
@@ -8,17 +8,14 @@ backward pass. The best of several tries each, sizes in turn.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch.nn.functional import gelu, linear
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
+from benchmarks.machine import write_result
 
 SIZES = (1024, 2048, 4096, 8192, 16_384)
 TRIES = 9

@@ -1,6 +1,6 @@
 """Encoding speed in passages per second, against sentence-transformers' `encode` on the same texts.
 
-    python benchmarks/encode_speed.py [--model FOLDER] [--passages 20000] [--write]
+    python -m benchmarks.encode_speed [--model FOLDER] [--passages 20000] [--write]
 
 Texts are passages of the Python documentation of this machine, tokenising included. Ours, theirs in bfloat16 and theirs
 as it comes (float32) take turns on slices of the texts, so that a busy machine hurts all alike; ours also without
@@ -10,10 +10,8 @@ bfloat16 matrix product alone at the model's shapes: what an encoder would reach
 
 import argparse
 import contextlib
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,10 +19,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
-from texts import passages
-
+from benchmarks.machine import write_result
+from benchmarks.texts import passages
 from conan_embed import malloc
 from conan_embed.encoder import model as encoder_model
 from conan_embed.encoder.model import EmbeddingModel

@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
+from benchmarks.machine import write_result
 
 # Part, its argument, and the most seconds it may take; in the order of what is missed most.
 PARTS = [
@@ -40,7 +39,8 @@ def run_part(arguments: argparse.Namespace, part: str, argument: str, limit: flo
     """Run one part; return its results, the last of which may say how it failed."""
     command = [
         sys.executable,
-        str(Path(__file__).with_name("gpu_parts.py")),
+        "-m",
+        "benchmarks.gpu_parts",
         part,
         *([argument] if argument else []),
     ]

@@ -1,6 +1,6 @@
 """The parts of benchmarks/gpu.sh; each prints one JSON object a line as soon as it knows something.
 
-    python benchmarks/gpu_parts.py PART [ARGUMENT] [--device cuda|cpu] [--small] [--folder FOLDER]
+    python -m benchmarks.gpu_parts PART [ARGUMENT] [--device cuda|cpu] [--small] [--folder FOLDER]
 
 Times are medians over repetitions after a warm-up, by CUDA events or between two synchronisations. Inputs are random,
 never zeros. Nothing here changes the card's settings.
@@ -24,12 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from gpu_models import MAX_LENGTH, NEGATIVES, SIZES, model_folder, rows, texts
+from benchmarks.gpu_models import MAX_LENGTH, NEGATIVES, SIZES, model_folder, rows, texts
 
 if TYPE_CHECKING:
-    from stepping import Stepping
+    from benchmarks.stepping import Stepping
 
 
 class Bench:
@@ -100,11 +98,10 @@ def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def correct(bench: Bench) -> None:
     """Loss and gradient of packed bfloat16 against float32 in padded batches of transformers' own attention."""
-    from tiny_models import FAMILIES, VOCABULARY, make_tiny_model
-
     from conan_embed.encoder.encode import autocast
     from conan_embed.objectives.infonce import infonce
     from conan_embed.objectives.relations import Relations
+    from tests.tiny_models import FAMILIES, VOCABULARY, make_tiny_model
 
     generator = np.random.default_rng()
     lengths = generator.integers(1, 100, 48)
@@ -202,7 +199,7 @@ def world(bench: Bench) -> None:
 def _stepping(
     bench: Bench, size: str, count: int, queries: int, **training: Any
 ) -> AbstractContextManager["Stepping"]:
-    from stepping import stepping
+    from benchmarks.stepping import stepping
 
     return stepping(
         model_folder(size, bench.folder),

@@ -1,6 +1,6 @@
 """Peak memory and time of the streamed Matryoshka InfoNCE against the direct one, forward and backward.
 
-    python benchmarks/loss_memory.py [--write]
+    python -m benchmarks.loss_memory [--write]
 
 Each case runs in a process of its own, so that its peak memory is its own. The direct loss is what one writes down
 first: normalise every prefix, one score matrix per width, cross entropy.
@@ -12,15 +12,12 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
+from benchmarks.machine import write_result
 from conan_embed.objectives.infonce import infonce
 from conan_embed.objectives.relations import Relations
-
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
 
 SHAPES = ((512, 4096), (4096, 32768))
 WIDTH = 1792
@@ -88,7 +85,15 @@ def main() -> None:
     ]
     for queries, candidates in SHAPES:
         for name in ("direct", "streamed"):
-            command = [sys.executable, __file__, "--case", name, str(queries), str(candidates)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.loss_memory",
+                "--case",
+                name,
+                str(queries),
+                str(candidates),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 lines.append(

@@ -28,7 +28,7 @@ def write_result(name: str, what: str, lines: list[str], write: bool) -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     # Where a file lies on this machine says nothing to others: of an absolute path only the name is shown.
     arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv[1:]]
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
+    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
     text = "\n".join(
         [f"# {name}, {today}", "", f"`{command}`", "", f"{describe()}", "", what, "", *lines, ""]
     )

@@ -1,6 +1,6 @@
 """The memory of a run from step to step, with and without giving freed pages back.
 
-    python benchmarks/memory_over_steps.py [--steps 24] [--write]
+    python -m benchmarks.memory_over_steps [--steps 24] [--write]
 
 Packed steps of real texts with the quickstart's MiniLM: every step has another number of tokens, so its buffers have
 other sizes. Each case runs in a process of its own; the figure is the resident memory after the step.
@@ -13,8 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
+from benchmarks.machine import write_result
 
 CASES = {"as it is": 0, "trimmed every 10 steps (training)": 10, "trimmed every step": 1}
 QUERIES, NEGATIVES = 8, 3
@@ -28,9 +27,8 @@ def resident() -> float:
 
 def case(trim_every: int, steps: int) -> list[float]:
     """Return the resident memory after each step."""
-    from stepping import stepping
-    from texts import triples
-
+    from benchmarks.stepping import stepping
+    from benchmarks.texts import triples
     from conan_embed.malloc import trim
     from conan_embed.quickstart.run import bundled_model
 
@@ -58,7 +56,15 @@ def main() -> None:
     shown = sorted({0, arguments.steps // 4, arguments.steps // 2, arguments.steps - 1})
     lines = ["| | " + " | ".join(f"step {step + 1}" for step in shown) + " |", "|---|" + "---|" * len(shown)]
     for name, trim_every in CASES.items():
-        command = [sys.executable, __file__, "--case", str(trim_every), "--steps", str(arguments.steps)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory_over_steps",
+            "--case",
+            str(trim_every),
+            "--steps",
+            str(arguments.steps),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         memory = json.loads(done.stdout.strip().splitlines()[-1])
         lines.append(f"| {name} | " + " | ".join(f"{memory[step]:.2f}" for step in shown) + " |")

@@ -1,6 +1,6 @@
 """What dynamic hard negatives cost, at 100 k queries and 1 M passages (simulated scores and embeddings).
 
-    python benchmarks/negatives_cost.py [--queries 100000] [--passages 1000000] [--width 256] [--flagged 500] [--write]
+    python -m benchmarks.negatives_cost [--queries 100000] [--passages 1000000] [--width 256] [--flagged 500] [--write]
 
 Per step: noting the scores of the step's queries, and writing the step's passages into the bank. Per check: the paper's
 rule over the whole table (`ranking`), and embedding the flagged queries and ranking them anew against the whole bank
@@ -9,19 +9,15 @@ machine, in the same run; queries are embedded by the same model.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
-from texts import triples
-from train_speed import run_case
-
+from benchmarks.machine import write_result
+from benchmarks.texts import triples
+from benchmarks.train_speed import run_case
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.negatives.bank import PassageBank
 from conan_embed.negatives.table import NegativeTable

@@ -1,6 +1,6 @@
 """Which process embeds what, and what mixing tasks does to the losses (section 3 and figure 4 of the paper).
 
-    python benchmarks/placement.py [--model FOLDER] [--data DATA] [--steps 100] [--timed 6] [--write]
+    python -m benchmarks.placement [--model FOLDER] [--data DATA] [--steps 100] [--timed 6] [--write]
 
 Three parts, on the data laid out as in docs/data.md, else on the Python documentation of this machine:
 
@@ -31,9 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
-
+from benchmarks.machine import write_result
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.files import write_json
@@ -62,7 +60,7 @@ def recipe_of(arguments: argparse.Namespace, output: str, **sections: Any) -> Re
         retrieval = [{"name": Path(path).stem, "path": str(arguments.data / path)} for path in RETRIEVAL]
         sts = str(arguments.data / STS)
     else:
-        from texts import documentation
+        from benchmarks.texts import documentation
 
         retrieval = [{"name": "python-docs", "path": str(documentation() / "train/retrieval.parquet")}]
         sts = str(documentation() / "train/sts.parquet")
@@ -259,7 +257,11 @@ def oscillation(arguments: argparse.Namespace) -> list[str]:
         path = arguments.runs / f"{mixing}.yaml"
         path.write_text(recipe.as_yaml(), encoding="utf-8")
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        running.append(subprocess.Popen([sys.executable, __file__, "--train", str(path)], env=environment))
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.placement", "--train", str(path)], env=environment
+            )
+        )
     assert all(process.wait() == 0 for process in running), "a run failed"
     lines = [
         "| loss | measured on | joint: std | sequential: std | ratio | joint: last | sequential: last |",

@@ -1,6 +1,6 @@
 """What a step costs on many GPUs, at the paper's size and at ten times its size: bytes, memory, seconds.
 
-    python benchmarks/scaling.py [--write]
+    python -m benchmarks.scaling [--write]
 
 A calculation, not a measurement: no GPU is used. Rates are those that NVIDIA publishes for the H100 SXM (dense bf16
 989 TFLOP/s, 80 GB of HBM3 at 3.35 TB/s, NVLink 450 GB/s in each direction) with one 400 Gb/s network port a GPU, eight
@@ -13,12 +13,9 @@ negatives a query, 200 tokens a text, seven Matryoshka widths up to 1792. Placem
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
+from benchmarks.machine import write_result
 
 GEMM = 989e12  # FLOP/s, dense bf16
 HBM = 3.35e12  # bytes/s

@@ -1,6 +1,6 @@
 """Streamed pairs: how long a run takes to begin, how fast steps come, and how much memory they hold.
 
-    python benchmarks/streaming.py [--write]
+    python -m benchmarks.streaming [--write]
 
 Passages of the Python documentation with a number behind them, in shards of 50,000 rows and row groups of 8,192, as
 `conan-embed filter` writes them. The larger sets are links to the same shards: every footer and row group is read as if
@@ -14,12 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import machine
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
-from texts import passages
 
+from benchmarks import machine
+from benchmarks.texts import passages
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.quickstart.run import bundled_model

@@ -1,6 +1,6 @@
 """Training speed in real (non-padding) tokens per second, against SentenceTransformerTrainer on the same rows.
 
-    python benchmarks/train_speed.py [--model FOLDER ...] [--batches 4 16 64] [--seconds 40] [--write]
+    python -m benchmarks.train_speed [--model FOLDER ...] [--batches 4 16 64] [--seconds 40] [--write]
 
 Two comparisons: both in bfloat16 without dropout, and each as it comes by default (ours: bfloat16, no dropout, no
 padding; theirs: float32, the model's dropout, padded batches). Rows are a query, its positive and seven negatives from
@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from machine import write_result
-from texts import triples
+from benchmarks.machine import write_result
+from benchmarks.texts import triples
 
 NEGATIVES = 7
 MAX_LENGTH = 256
@@ -29,8 +28,7 @@ ROWS = 1024
 
 def ours(model: str, batch: int, precision: str, seconds: float) -> dict[str, Any]:
     """Steps of our trainer: plan, embed, loss, backward, update."""
-    from stepping import stepping
-
+    from benchmarks.stepping import stepping
     from conan_embed.training.roofline import matmul_peak_tokens_per_second
 
     with stepping(
@@ -138,7 +136,16 @@ CASES = {
 
 def run_case(name: str, model: str, batch: int, seconds: float) -> dict[str, Any] | str:
     """Run one case in a process of its own; a string says how it failed."""
-    command = [sys.executable, __file__, "--case", name, model, str(batch), str(seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.train_speed",
+        "--case",
+        name,
+        model,
+        str(batch),
+        str(seconds),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
