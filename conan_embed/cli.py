@@ -140,10 +140,10 @@ def evaluate(
     from conan_embed.distributed import collectives
     from conan_embed.encoder.card import note_results
     from conan_embed.evaluation.command import evaluate_as_asked
+    from conan_embed.evaluation.results import read_result
     from conan_embed.evaluation.table import by_type, table
-    from conan_embed.files import read_json
 
-    results = evaluate_as_asked(
+    result = evaluate_as_asked(
         model,
         folder,
         benchmark=benchmark,
@@ -158,13 +158,13 @@ def evaluate(
     collectives.stop()
     if not first:
         return
-    stdout.print(table(results, baseline=None if baseline is None else read_json(baseline)))
-    if (averages := by_type(results)) is not None:
+    stdout.print(table(result, baseline=None if baseline is None else read_result(baseline)))
+    if (averages := by_type(result)) is not None:
         stdout.print(averages)
     if update_card:
-        note_results(Path(model), results)
-    if results.get("missing"):
-        raise UserError(f"not evaluated: {', '.join(results['missing'])}; run the same command to try again.")
+        note_results(Path(model), result.to_json())
+    if result.missing:
+        raise UserError(f"not evaluated: {', '.join(result.missing)}; run the same command to try again.")
 
 
 Seeds = Annotated[str, typer.Option(help="Train each arm once with each of these seeds.")]

@@ -45,7 +45,7 @@ def kept(path: Path, make: Callable[[], Any], title: str) -> Any:
 def main_scores(model: EmbeddingModel, data: Path, tasks: Sequence[str]) -> dict[str, float]:
     """Return the main score of each task, as a fraction of one."""
     results = evaluate(model, data / "eval", tasks=tasks)
-    return {key: result["main_score"] for key, result in results["tasks"].items()}
+    return {key: task.main for key, task in results.items()}
 
 
 def spread(values: Sequence[float]) -> str:

@@ -44,6 +44,7 @@ from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
+from conan_embed.evaluation.results import TaskResult
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.loading import changed_keys, load_recipe
@@ -277,27 +278,26 @@ def _train_and_score(job: Job) -> None:
         model = EmbeddingModel.load(job.run / "model") if job.arm.trained else load_model(job.recipe)
         settings = job.recipe.evaluation
         assert settings.folder is not None
-        found = evaluate(model.to(device), settings.folder, tasks=settings.tasks, items=True)
-        tasks = found["tasks"]
+        result = evaluate(model.to(device), settings.folder, tasks=settings.tasks, items=True)
         times = {"seconds": round(time.time() - started, 1)}
         write_json(
             job.result,
             {
                 "arm": job.arm.name,
                 "seed": job.seed,
-                "scores": {key: _score(result) for key, result in tasks.items()},
+                "scores": {key: _score(task) for key, task in result.items()},
                 "seen": _seen(job),
                 **times,
-                "items": {key: result["items"] for key, result in tasks.items() if "items" in result},
+                "items": {key: list(task.items) for key, task in result.items() if task.items is not None},
             },
         )
         shutil.rmtree(job.run / "checkpoints", ignore_errors=True)  # as large as several models, each
     collectives.barrier()
 
 
-def _score(result: dict[str, Any]) -> float:
+def _score(task: TaskResult) -> float:
     """The main score; of clustering, where one k-means decides by chance, the mean of several."""
-    return result.get("mean_v_measure", result["main_score"])
+    return task.scores.get("mean_v_measure", task.main)
 
 
 def _seen(job: Job) -> dict[str, int]:

@@ -7,8 +7,9 @@
 The first two are what mteb writes and its tools read, `model_meta.json` beside them. A task whose file is there, of
 the same model and the same data, is not computed again, so an evaluation that was stopped goes on.
 
-Each task is encoded once, at full width (`vectors`); mteb's classes then run once per width over prefixes. Under
-torchrun each process takes every so many-th task with a device of its own; the costly types come first.
+Each task is encoded once, at full width (`CachedEncoder`); mteb's classes then run once per width over prefixes. Under
+torchrun tasks are dealt out round-robin, the costly types first, each process with a device of its own. Tasks may take
+hours: whoever is done waits at the patient barrier of `distributed.collectives`.
 
 mteb is an extra, so everything that imports it is imported here, once it is known to be there.
 """
@@ -20,23 +21,24 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-
 from conan_embed.console import console
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.evaluation.local import check_widths, summarise
-from conan_embed.evaluation.vectors import VectorCache
+from conan_embed.evaluation.cached_encoder import CachedEncoder
+from conan_embed.evaluation.local import check_widths
+from conan_embed.evaluation.results import EvaluationResult, NotFinite, TaskResult, check_finite
 from conan_embed.files import write_json
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.cache import ResultCache
     from mteb.models.model_meta import ModelMeta
-    from mteb.results import TaskResult
+    from mteb.results import TaskResult as MtebResult
 
 _COSTLY_FIRST = ("retrieval", "reranking", "clustering", "classification")
 _BATCH = 512  # texts that mteb's loader hands over at once; how they are encoded is the cache's affair
@@ -52,7 +54,7 @@ def evaluate_benchmark(
     widths: Sequence[int] | None = None,
     precision: str = "bfloat16",
     name: str = "model",
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Evaluate `model` on a benchmark of mteb, a list of its tasks, or the sets of a folder.
 
     Args:
@@ -64,11 +66,12 @@ def evaluate_benchmark(
         name: a model folder or hub name, from which results get theirs.
 
     Returns:
-        As `conan_embed.evaluation.evaluate`, with `benchmark`, `precision` and `missing` (keys of the tasks that
-        failed, each told on the console) besides; every process returns the same.
+        As `conan_embed.evaluation.evaluate`, with `missing`: keys of the tasks that failed, each told on the console.
+        Every process returns the same.
 
     Raises:
-        UserError: mteb is not installed, something of that name does not exist, or every task failed.
+        UserError: mteb is not installed, something of that name does not exist, every task failed, or embeddings or
+            scores are not finite.
     """
     if importlib.util.find_spec("mteb") is None:
         raise UserError('evaluate: mteb is not installed; expected pip install "conan-embed[mteb]".')
@@ -88,13 +91,21 @@ def evaluate_benchmark(
         }
         cache = ResultCache(output)
         _compute(model, chosen, metas, cache, precision, scratch=output)
-        if dist.is_initialized():
-            dist.barrier()
-        results = _collect(model, chosen, metas, cache, bool(widths))
-    results |= {"model": model_name, "benchmark": benchmark, "precision": precision}
-    if _rank() == 0:
-        write_json(output / f"{metas[model.width].model_name_as_path()}.json", results)
-    return results
+        collectives.barrier()
+        tasks_found, missing = _collect(chosen, metas, cache, model.width)
+    result = EvaluationResult(
+        model=model_name,
+        width=model.width,
+        prompts=dict(model.prompts),
+        tasks=tasks_found if widths else {k: replace(task, by_width={}) for k, task in tasks_found.items()},
+        widths=tuple(all_widths) if widths else (),
+        benchmark=benchmark,
+        precision=precision,
+        missing=missing,
+    )
+    if collectives.is_main_process():
+        write_json(output / f"{metas[model.width].model_name_as_path()}.json", result.to_json())
+    return result
 
 
 def result_name(model: str) -> str:
@@ -109,10 +120,6 @@ def result_name(model: str) -> str:
     return f"local/{path.parent.name if path.name == 'model' else path.name}"
 
 
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
 def _compute(
     model: EmbeddingModel,
     tasks: Sequence["AbsTask"],
@@ -122,36 +129,52 @@ def _compute(
     scratch: Path,
 ) -> None:
     """Compute what the cache lacks of this process's share of the tasks."""
-    from conan_embed.evaluation.mteb_tasks import key_of
-
-    def cost(task: "AbsTask") -> int:
-        type_ = key_of(task).split("/")[0]
-        return _COSTLY_FIRST.index(type_) if type_ in _COSTLY_FIRST else len(_COSTLY_FIRST)
-
     lacking = {
-        id(task): [width for width, meta in metas.items() if _found(cache, task, meta) is None]
+        id(task): [width for width, meta in metas.items() if _saved(cache, task, meta) is None]
         for task in tasks
     }
-    if dist.is_initialized():
-        dist.barrier()  # all have looked before the first one writes, so all share out the same list
-    pending = sorted((task for task in tasks if lacking[id(task)]), key=cost)
-    if _rank() == 0 and len(pending) < len(tasks):
+    collectives.barrier()  # all have looked before the first one writes, so all deal out the same list
+    pending = sorted((task for task in tasks if lacking[id(task)]), key=_cost)
+    if collectives.is_main_process() and len(pending) < len(tasks):
         console.print(f"{len(tasks) - len(pending)} of {len(tasks)} tasks were evaluated before")
-    world = dist.get_world_size() if dist.is_initialized() else 1
-    for number, task in enumerate(pending):
-        if number % world != _rank():
-            continue
-        started = time.perf_counter()
-        console.print(f"{number + 1}/{len(pending)} {key_of(task)}", highlight=False)
-        try:
-            wanted = {width: metas[width] for width in lacking[id(task)]}
-            count = _compute_task(model, task, wanted, cache, precision, scratch)
-        except Exception as error:  # the network, the data, the libraries: the other tasks are worth having
-            reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-            console.print(f"  failed: {reason}", style="red", markup=False, soft_wrap=True)
-        else:
-            seconds = time.perf_counter() - started
-            console.print(f"  {count:,} texts, {seconds:,.1f} s", highlight=False)
+    for number in range(collectives.rank(), len(pending), collectives.world_size()):
+        task = pending[number]
+        console.print(f"{number + 1}/{len(pending)} {_key_of(task)}")
+        _try_task(
+            model, task, {width: metas[width] for width in lacking[id(task)]}, cache, precision, scratch
+        )
+
+
+def _key_of(task: "AbsTask") -> str:
+    from conan_embed.evaluation.mteb_tasks import key_of
+
+    return key_of(task)
+
+
+def _cost(task: "AbsTask") -> int:
+    type_ = _key_of(task).split("/")[0]
+    return _COSTLY_FIRST.index(type_) if type_ in _COSTLY_FIRST else len(_COSTLY_FIRST)
+
+
+def _try_task(
+    model: EmbeddingModel,
+    task: "AbsTask",
+    metas: dict[int, "ModelMeta"],
+    cache: "ResultCache",
+    precision: str,
+    scratch: Path,
+) -> None:
+    """Compute one task and print how it went; one that fails ends nothing."""
+    started = time.perf_counter()
+    try:
+        count = _compute_task(model, task, metas, cache, precision, scratch)
+    except NotFinite:
+        raise  # the model is broken, and no other task would tell anything
+    except Exception as error:  # the network, the data, the libraries: the other tasks are worth having
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        console.print(f"  failed: {reason}", style="red")
+    else:
+        console.print(f"  {count:,} texts, {time.perf_counter() - started:,.1f} s")
 
 
 def _compute_task(
@@ -168,14 +191,11 @@ def _compute_task(
     from conan_embed.evaluation.mteb_model import MtebEncoder
     from conan_embed.evaluation.mteb_tasks import parts_of
 
-    def encode(texts: Sequence[str], prompt: str) -> Any:
-        return model.encode(texts, prompt=prompt, precision=precision, show_progress=len(texts) > 1000)
-
-    with VectorCache(encode, model.width, scratch) as vectors:
+    with CachedEncoder(model, scratch, precision=precision, show_progress=True) as vectors:
         for part in parts_of(task):
             part.load_data()
         for width, meta in metas.items():
-            encoder: Any = MtebEncoder(vectors, model.prompts, width, meta)
+            encoder: Any = MtebEncoder(vectors, width, meta)
             mteb.evaluate(
                 encoder,
                 task,
@@ -190,7 +210,7 @@ def _compute_task(
         return len(vectors)
 
 
-def _found(cache: "ResultCache", task: "AbsTask", meta: "ModelMeta") -> "TaskResult | None":
+def _saved(cache: "ResultCache", task: "AbsTask", meta: "ModelMeta") -> "MtebResult | None":
     """Return the saved result of a task, if it is whole and of the same data."""
     result = cache.load_task_result(task.metadata.name, meta)
     if result is None or result.dataset_revision != task.metadata.revision:
@@ -199,62 +219,46 @@ def _found(cache: "ResultCache", task: "AbsTask", meta: "ModelMeta") -> "TaskRes
 
 
 def _collect(
-    model: EmbeddingModel,
-    tasks: Sequence["AbsTask"],
-    metas: dict[int, "ModelMeta"],
-    cache: "ResultCache",
-    with_widths: bool,
-) -> dict[str, Any]:
-    """Read the results of all tasks into our form (`conan_embed.evaluation.evaluate`)."""
-    from conan_embed.evaluation.mteb_tasks import key_of
-
-    collected: dict[str, dict[str, Any]] = {}
+    tasks: Sequence["AbsTask"], metas: dict[int, "ModelMeta"], cache: "ResultCache", full_width: int
+) -> tuple[dict[str, TaskResult], list[str]]:
+    """Read the results of all tasks into our form; return them by key, and the keys of those that lack one."""
+    collected: dict[str, TaskResult] = {}
     missing = []
     for task in tasks:
-        results = {width: _found(cache, task, meta) for width, meta in metas.items()}
-        full = results[model.width]
-        if full is None or None in results.values():
-            missing.append(key_of(task))
-            continue
-        collected[key_of(task)] = {
-            "main_score": float(full.get_score()),
-            "metric": task.metadata.main_score,
-            **_average_precision(full),
-            "seconds": full.evaluation_time,
-            "dataset": {
-                "path": task.metadata.dataset["path"],
-                "revision": full.dataset_revision,
-                "splits": list(task.eval_splits),
-            },
-        }
-        if with_widths:
-            collected[key_of(task)]["widths"] = {
-                str(width): float(result.get_score())
-                for width, result in results.items()
-                if result is not None
-            }
+        saved = {width: _saved(cache, task, meta) for width, meta in metas.items()}
+        results = {width: result for width, result in saved.items() if result is not None}
+        if len(results) < len(metas):
+            missing.append(_key_of(task))
+        else:
+            collected[_key_of(task)] = _task_result(task, results, full_width)
     if not collected:
         raise UserError("evaluate: every task failed; the reasons stand above.")
-    report = {
-        "width": model.width,
-        "prompts": dict(model.prompts),
-        "tasks": collected,
-        "summary": summarise({key: result["main_score"] for key, result in collected.items()}),
-        "missing": missing,
-    }
-    if with_widths:
-        report["widths"] = {
-            str(width): summarise({key: result["widths"][str(width)] for key, result in collected.items()})
-            for width in metas
-        }
-    return report
+    return collected, missing
 
 
-def _average_precision(result: "TaskResult") -> dict[str, float]:
+def _task_result(task: "AbsTask", results: dict[int, "MtebResult"], full_width: int) -> TaskResult:
+    full, metric = results[full_width], task.metadata.main_score
+    by_width = {width: float(result.get_score()) for width, result in results.items()}
+    check_finite(_key_of(task), {f"{metric} at width {width}": score for width, score in by_width.items()})
+    return TaskResult(
+        main=by_width[full_width],
+        metric=metric,
+        scores={metric: by_width[full_width], **_average_precision(full)},
+        by_width=by_width,
+        seconds=full.evaluation_time,
+        dataset={
+            "path": task.metadata.dataset["path"],
+            "revision": full.dataset_revision,
+            "splits": list(task.eval_splits),
+        },
+    )
+
+
+def _average_precision(result: "MtebResult") -> dict[str, float]:
     """Return the measure by which pair classification was ranked formerly, where a task has it."""
     entries = [entry for of_split in result.scores.values() for entry in of_split]
-    found = [float(entry["cosine_ap"]) for entry in entries if "cosine_ap" in entry]
-    return {"average_precision": sum(found) / len(found)} if found else {}
+    scores = [float(entry["cosine_ap"]) for entry in entries if "cosine_ap" in entry]
+    return {"average_precision": sum(scores) / len(scores)} if scores else {}
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,6 +9,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.benchmarks import evaluate_benchmark
 from conan_embed.evaluation.local import evaluate, widths_from
+from conan_embed.evaluation.results import EvaluationResult
 from conan_embed.files import write_json
 
 
@@ -24,7 +24,7 @@ def evaluate_as_asked(
     precision: str,
     output: Path | None,
     device: torch.device,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Evaluate on `folder`, or, without one, through mteb on `benchmark`, `tasks` or the sets of `local`.
 
     Raises:
@@ -40,10 +40,10 @@ def evaluate_as_asked(
     wanted = widths_from(widths)
     if folder is not None:
         loaded = EmbeddingModel.load(model).to(device)
-        results = evaluate(loaded, folder, tasks=tasks, widths=wanted, name=model)
+        result = evaluate(loaded, folder, tasks=tasks, widths=wanted, precision=precision, name=model)
         if output is not None:
-            write_json(output, results)
-        return results
+            write_json(output, result.to_json())
+        return result
     return evaluate_benchmark(
         EmbeddingModel.load(model).to(device),
         output or Path("results"),

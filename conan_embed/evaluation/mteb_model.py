@@ -11,26 +11,26 @@ from mteb.types import PromptType
 from numpy.typing import NDArray
 
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.evaluation.vectors import VectorCache
+from conan_embed.evaluation.cached_encoder import CachedEncoder
 
 _ROLES = {PromptType.query: "query", PromptType.document: "passage"}
 
 
 class MtebEncoder(AbsEncoder):
-    """One width of a model, its vectors taken from a cache that all widths share.
+    """One width of a model, its embeddings taken from a cache that all widths share.
 
     Prompts are the model's own, by role: queries and documents of retrieval and reranking have theirs, all other texts
     are `sts`. The instructions that mteb keeps for its tasks are not used.
     """
 
-    def __init__(self, vectors: VectorCache, prompts: dict[str, str], width: int, meta: ModelMeta) -> None:
-        self.vectors, self.prompts, self.width, self.mteb_model_meta = vectors, prompts, width, meta
+    def __init__(self, encoder: CachedEncoder, width: int, meta: ModelMeta) -> None:
+        self.encoder, self.width, self.mteb_model_meta = encoder, width, meta
 
     def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> NDArray[np.float32]:
         """Return float32 [N, width] for a loader whose batches hold their texts under "text"."""
         texts = [text for batch in inputs for text in batch["text"]]
         role = "sts" if prompt_type is None else _ROLES[prompt_type]
-        return self.vectors(texts, prompt=self.prompts[role], width=self.width)
+        return self.encoder.encode(texts, prompt=self.encoder.prompts[role], width=self.width)
 
 
 def model_meta(

@@ -33,8 +33,8 @@ from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
 
 from conan_embed.errors import UserError, suggestion
 from conan_embed.evaluation import sets
-from conan_embed.evaluation.local import MAIN_SCORES, few_shot_size
 from conan_embed.evaluation.published import C_MTEB
+from conan_embed.evaluation.scorers import MAIN_SCORES, few_shot_size
 from conan_embed.evaluation.sets import LocalTask
 
 TYPES = {
@@ -231,6 +231,8 @@ def _own_task(local: LocalTask) -> AbsTask:
         modalities=["text"],
     )
     attributes: dict[str, Any] = {"metadata": metadata, "local_key": local.key}
+    if local.type == "retrieval":
+        attributes["ignore_identical_ids"] = sets.ignores_identical_ids(local.path)
     if local.type == "classification":
         attributes["samples_per_label"] = few_shot_size(local.name)
     return type(local.name, (_CLASSES[local.type],), attributes)()
@@ -249,21 +251,24 @@ def _retrieval(path: Path, split: str) -> dict[str, Any]:
     data = sets.read_retrieval(path)
     # `documents` are sorted by falling id, and ties go to the larger id: numbers that fall keep the order.
     document_ids = [f"{len(data.documents) - number:09d}" for number in range(len(data.documents))]
-    # A query that is a document has that document's id, by which mteb leaves it out of its own answers.
+    # A document that is no answer to a query has the query's id, by which mteb leaves it out.
     query_ids = [
-        document_ids[own] if own >= 0 else f"query-{number}"
-        for number, own in enumerate(data.own_document.tolist())
+        document_ids[excluded] if excluded >= 0 else f"query-{number}"
+        for number, excluded in enumerate(data.excluded_document.tolist())
     ]
     judged: dict[str, dict[str, int]] = {}
-    for query, document, gain in zip(
-        data.judged_query.tolist(), data.judged_document.tolist(), data.judged_gain.tolist(), strict=True
-    ):
-        judged.setdefault(query_ids[query], {})[document_ids[document]] = int(gain)
+    columns = (data.judged_query.tolist(), data.judged_document.tolist(), data.judged_gain.tolist())
+    for number, (query, document, gain) in enumerate(zip(*columns, strict=True)):
+        if gain != int(gain):
+            raise UserError(
+                f"{path}: found the judgement {gain:g}, expected whole numbers, as mteb has them."
+            )
+        name = document_ids[document] if document >= 0 else f"missing-{number}"
+        judged.setdefault(query_ids[query], {})[name] = int(gain)
+    corpus = {"id": document_ids, "title": [""] * len(document_ids), "text": data.documents}
     return {
         split: {
-            "corpus": Dataset.from_dict(
-                {"id": document_ids, "title": [""] * len(document_ids), "text": data.documents}
-            ),
+            "corpus": Dataset.from_dict(corpus),
             "queries": Dataset.from_dict({"id": query_ids, "text": data.queries}),
             "relevant_docs": judged,
             "top_ranked": None,

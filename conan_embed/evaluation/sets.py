@@ -3,7 +3,8 @@
 A folder has one sub-folder per type of task:
 
     retrieval/NAME/           corpus (doc_id, text and, if there are any, title),
-                              queries (query_id, text), qrels (query_id, doc_id, score)
+                              queries (query_id, text), qrels (query_id, doc_id, score),
+                              task.json (optional): {"ignore_identical_ids": true}
     reranking/NAME            query, positive (list), negative (list)
     sts/NAME                  text_a, text_b, score (higher is closer)
     pair_classification/NAME  text_a, text_b, score (1 positive, 0 not)
@@ -11,30 +12,61 @@ A folder has one sub-folder per type of task:
     clustering/NAME           text, label
     bitext/NAME               two columns of text, named as you like; row i translates row i
 
-Each table is a Parquet file or a file of JSON lines. A retrieval folder as BEIR lays it out works as it is:
-`_id` instead of doc_id and query_id, qrels in `qrels/test.tsv`.
+Each table is a file of any format that `texts.readers` reads, with the same column names as training. A retrieval
+folder as BEIR publishes it works unchanged: `_id` instead of doc_id and query_id, qrels in `qrels/test.tsv`. What mteb
+puts up with in such folders is put up with here, in the same way, and printed: judged documents that the corpus lacks
+(never found), judged queries that are not there (left out), empty documents (ranked like any other).
 
-Everything is read into lists of texts and arrays of indices into them. Whatever is wrong with a file is a
-`UserError` that names the file, the row and the column.
+Everything is read into lists of texts and arrays of indices into them.
 """
 
-import json
-import math
+import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from conan_embed.console import console
 from conan_embed.errors import UserError, suggestion
+from conan_embed.files import read_json
+from conan_embed.texts.columns import (
+    CLASSIFICATION,
+    JUDGED_CORPUS,
+    JUDGED_QUERIES,
+    JUDGEMENTS,
+    LABELLED_PAIRS,
+    RERANKING,
+    STS,
+    Column,
+    TableSchema,
+)
+from conan_embed.texts.formats import format_of
+from conan_embed.texts.readers import column_names, read_table
 
 TYPES = ("retrieval", "reranking", "sts", "pair_classification", "classification", "clustering", "bitext")
 _FOLDER_TYPES = {"retrieval": ("corpus", "queries", "qrels"), "classification": ("train", "test")}
-_SUFFIXES = (".parquet", ".jsonl", ".tsv")
+
+_BEIR_NAMES = ("arguana", "fever", "fiqa", "msmarco", "quora")
+_MTEB_NAMES = """
+    ArguAna ArguAna-Fa ArguAna-Fa.v2 ArguAna-NL ArguAna-NL.v2 ArguAna-PL BSARDRetrieval BSARDRetrieval.v2
+    DanFEVER EcomRetrieval FEVER FEVER-FaHardNegatives FEVER-NL FEVERHardNegatives FEVERHardNegatives.v2
+    FeedbackQARetrieval FiQA-PL FiQA2018 FiQA2018-Fa FiQA2018-Fa.v2 FiQA2018-NL FiQADecontaminated IFIRFiQA
+    JaCWIRRetrieval JaGovFaqsRetrieval LegalQANLRetrieval MLQuestions MMarcoRetrieval
+    MMarcoRetrievalMultilingual MSMARCO MSMARCO-Fa MSMARCO-FaHardNegatives MSMARCO-PL MSMARCO-PLHardNegatives
+    MSMARCOHardNegatives MedicalRetrieval NLPJournalAbsArticleRetrieval NLPJournalAbsArticleRetrieval.V2
+    PersianWebDocumentRetrieval Quora-NL QuoraRetrieval QuoraRetrieval-Fa QuoraRetrieval-Fa.v2
+    QuoraRetrievalDecontaminated QuoraRetrievalHardNegatives QuoraRetrievalHardNegatives.v2 RiaNewsRetrieval
+    RiaNewsRetrievalHardNegatives RiaNewsRetrievalHardNegatives.v2 RuBQRetrieval RuSciBenchCiteRetrieval
+    RuSciBenchCociteRetrieval SynPerChatbotRAGFAQRetrieval SynPerChatbotRAGTopicsRetrieval
+    SynPerChatbotTopicsRetrieval SynPerQARetrieval T2Retrieval TRECDL2019 TRECDL2020
+    VideoRetrieval bBSARDNLRetrieval mMARCO-NL
+"""
+IGNORES_IDENTICAL_IDS = frozenset((*_MTEB_NAMES.split(), *_BEIR_NAMES))
+"""Retrieval tasks of mteb in which the document with the query's own id is no answer (as of mteb 2.26)."""
 
 
 @dataclass(frozen=True)
@@ -55,49 +87,56 @@ def discover(folder: str | Path) -> list[LocalTask]:
     """Return the tasks in `folder`, by type (in the order of `TYPES`) and name.
 
     Raises:
-        UserError: no such folder, or no task in it.
+        UserError: no such folder, no task in it, or two files for one task.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of evaluation sets.")
-    found = []
-    for type_ in TYPES:
-        for path in sorted((folder / type_).iterdir()) if (folder / type_).is_dir() else ():
-            if path.name.startswith("."):
-                continue
-            if type_ in _FOLDER_TYPES and path.is_dir():
-                found.append(LocalTask(type_, path.name, path))
-            elif type_ not in _FOLDER_TYPES and path.suffix in _SUFFIXES:
-                found.append(LocalTask(type_, path.stem, path))
-    if not found:
+    tasks = [task for type_ in TYPES for task in _tasks_of(type_, folder / type_)]
+    if not tasks:
         raise UserError(
             f"{folder}: holds no evaluation set; expected folders like retrieval/NAME/ or files like "
             f"sts/NAME.parquet in it (types: {', '.join(TYPES)})."
         )
-    return found
+    for key, count in Counter(task.key for task in tasks).items():
+        if count > 1:
+            raise UserError(f"{folder / key}: found {count} files of that name, expected one.")
+    return tasks
 
 
-def select(found: Sequence[LocalTask], wanted: Iterable[str] | None) -> list[LocalTask]:
-    """Return the tasks that `wanted` names by type (`"sts"`) or by key (`"sts/STSB"`), in the order found.
+def _tasks_of(type_: str, folder: Path) -> list[LocalTask]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    visible = [path for path in paths if not path.name.startswith(".")]
+    if type_ in _FOLDER_TYPES:
+        return [LocalTask(type_, path.name, path) for path in visible if path.is_dir()]
+    return [LocalTask(type_, _stem(path), path) for path in visible if path.is_file() and format_of(path)]
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name without the endings that say its format and compression."""
+    while format_of(path) and path.suffix:
+        path = path.with_suffix("")
+    return path.name
+
+
+def select(tasks: Sequence[LocalTask], names: Iterable[str] | None) -> list[LocalTask]:
+    """Return the tasks that `names` has by type (`"sts"`) or by key (`"sts/STSB"`), in their order; None: all.
 
     Raises:
         UserError: a name fits no task.
     """
-    if wanted is None:
-        return list(found)
-    wanted = list(wanted)
-    known = {name for task in found for name in (task.type, task.key)}
-    for name in wanted:
+    if names is None:
+        return list(tasks)
+    names = list(names)
+    known = {name for task in tasks for name in (task.type, task.key)}
+    for name in names:
         if name not in known:
             raise UserError(
                 f"evaluation task {name!r} is not in the folder{suggestion(name, known)}; "
-                f"expected a type or type/name among {', '.join(task.key for task in found)}."
+                f"expected a type or type/name among {', '.join(task.key for task in tasks)}."
             )
-    return [task for task in found if task.type in wanted or task.key in wanted]
+    return [task for task in tasks if task.type in names or task.key in names]
 
-
-_Table = dict[str, list[Any]]  # columns by name
-_Check = Callable[[Any], Any]  # of a value: returns it as wanted, or raises ValueError with what was expected
 
 # ---- what the files hold -----------------------------------------------------------------------
 
@@ -106,11 +145,15 @@ _Check = Callable[[Any], Any]  # of a value: returns it as wanted, or raises Val
 class RetrievalSet:
     """Queries, documents and judgements.
 
-    Documents are sorted by falling id: search puts the lower index first among equal scores, and
-    pytrec_eval the larger id, so that sorting makes the two agree. `judged_*` are int64 `[J]` indices
-    and float64 `[J]` relevances; every query is judged at least once. `own_document` is, for each query,
-    the index of the document of the same id (then the query itself is part of the corpus and may not be
-    its own answer), or -1; a document that the judgements call relevant is not meant.
+    Documents are sorted by falling id: search puts the lower index first among equal scores, and pytrec_eval the larger
+    id, so that sorting makes the two agree.
+
+    Attributes:
+        judged_query, judged_document: int64 `[J]`, indices; every query is judged at least once. The document is -1
+            where the corpus lacks it: it counts among the relevant ones, and nothing finds it.
+        judged_gain: float64 `[J]`, relevances.
+        excluded_document: int64 `[Q]`, the document that has the query's own id, or -1. Only for tasks that ignore
+            identical ids (`ignores_identical_ids`); elsewhere equal ids mean nothing.
     """
 
     queries: list[str]
@@ -118,7 +161,7 @@ class RetrievalSet:
     judged_query: NDArray[np.int64]
     judged_document: NDArray[np.int64]
     judged_gain: NDArray[np.float64]
-    own_document: NDArray[np.int64]
+    excluded_document: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -159,63 +202,86 @@ class BitextSet:
 
 def read_retrieval(path: Path, limit: int | None = None) -> RetrievalSet:
     """Read a retrieval folder; `limit` keeps that many of the judged queries, and the whole corpus."""
-    corpus_file, queries_file = _table_path(path, "corpus"), _table_path(path, "queries")
-    qrels_file = _table_path(path, "qrels", "qrels/test")
-    queries = _read(queries_file, {"query_id": _id, "text": _text})
-    corpus = _read(corpus_file, {"doc_id": _id, "text": _any_text}, {"title": _any_text})
-    qrels = _read(qrels_file, {"query_id": _id, "doc_id": _id, "score": _number})
-    _check_ids(queries_file, "query_id", queries, qrels_file, qrels)
-    _check_ids(corpus_file, "doc_id", corpus, qrels_file, qrels)
-
-    text_of_document: dict[str, str] = {}
-    titles = corpus.get("title", [""] * len(corpus["text"]))
-    for row, (name, title, text) in enumerate(zip(corpus["doc_id"], titles, corpus["text"], strict=True), 1):
-        text_of_document[name] = f"{title} {text}".strip()  # as mteb joins them
-        if not text_of_document[name]:
-            raise UserError(f"{corpus_file}: {_row(corpus_file, row)}, column 'text': an empty document.")
-    documents = sorted(text_of_document, reverse=True)
-    document_index = {name: index for index, name in enumerate(documents)}
-
-    # Queries without a judgement say nothing: they are left out, as in mteb.
-    judged_ids = set(qrels["query_id"])
-    kept = [row for row, name in enumerate(queries["query_id"]) if name in judged_ids]
-    kept = [kept[i] for i in _sample(len(kept), limit)]
-    query_index = {queries["query_id"][row]: index for index, row in enumerate(kept)}
-    gain = {
-        (query_index[query], document_index[document]): score
-        for query, document, score in zip(qrels["query_id"], qrels["doc_id"], qrels["score"], strict=True)
-        if query in query_index
-    }
-    own = [(index, document_index.get(name, -1)) for name, index in query_index.items()]
-    judged = np.array(list(gain), dtype=np.int64)
+    qrels_file = _table_path(path, "qrels", "qrels/test", "qrels/dev")
+    queries = read_table(_table_path(path, "queries"), JUDGED_QUERIES)
+    corpus = read_table(_table_path(path, "corpus"), JUDGED_CORPUS)
+    corpus = corpus.sort("doc_id", descending=True).with_row_index("document")
+    qrels = read_table(qrels_file, JUDGEMENTS).unique(
+        ["query_id", "doc_id"], keep="last", maintain_order=True
+    )
+    documents = [  # as mteb joins title and text
+        f"{title or ''} {text or ''}".strip() for title, text in corpus.select("title", "text").iter_rows()
+    ]
+    _print_oddities(path, queries, corpus, qrels, documents)
+    # Queries without a judgement are left out, as in mteb.
+    queries = queries.filter(pl.col("query_id").is_in(qrels["query_id"].unique().implode()))
+    if queries.is_empty():
+        raise UserError(f"{qrels_file}: found no judgement of a query that is there, expected at least one.")
+    if not qrels["doc_id"].is_in(corpus["doc_id"].implode()).any():
+        raise UserError(
+            f"{qrels_file}: found no judgement of a document that is there, expected at least one."
+        )
+    queries = queries[_sample(len(queries), limit)].with_row_index("query")
+    judged = qrels.join(queries, on="query_id", maintain_order="left")
+    judged = judged.join(corpus, on="doc_id", how="left", maintain_order="left")
+    own = queries.join(corpus, left_on="query_id", right_on="doc_id", how="left", maintain_order="left")
+    excluded = own["document"] if ignores_identical_ids(path) else own["document"].clear(len(own))
     return RetrievalSet(
-        queries=[queries["text"][row] for row in kept],
-        documents=[text_of_document[name] for name in documents],
-        judged_query=judged[:, 0],
-        judged_document=judged[:, 1],
-        judged_gain=np.array(list(gain.values()), dtype=np.float64),
-        own_document=np.array([-1 if gain.get(pair, 0) > 0 else pair[1] for pair in own], dtype=np.int64),
+        queries=queries["text"].to_list(),
+        documents=documents,
+        judged_query=_indices(judged["query"]),
+        judged_document=_indices(judged["document"]),
+        judged_gain=judged["score"].to_numpy(),
+        excluded_document=_indices(excluded),
     )
 
 
-def _check_ids(path: Path, column: str, table: _Table, qrels_path: Path, qrels: _Table) -> None:
-    """Refuse ids that occur twice in a table, and judgements of ids that do not occur."""
-    names = table[column]
-    known = set(names)
-    if len(known) < len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        row = names.index(twice, names.index(twice) + 1) + 1
-        raise UserError(f"{path}: {_row(path, row)}, column {column!r}: {twice!r} is there twice.")
-    for row, name in enumerate(qrels[column], start=1):
-        if name not in known:
-            place = f"{_row(qrels_path, row)}, column {column!r}"
-            raise UserError(f"{qrels_path}: {place}: {name!r} is not in {path}.")
+def _indices(column: pl.Series) -> NDArray[np.int64]:
+    return column.cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+def ignores_identical_ids(path: Path) -> bool:
+    """Say whether the document with a query's own id is no answer to it: by task.json, else as mteb's task of the name.
+
+    Raises:
+        UserError: task.json holds something else.
+    """
+    settings = path / "task.json"
+    if not settings.is_file():
+        return path.name in IGNORES_IDENTICAL_IDS
+    value = read_json(settings)
+    if (
+        not isinstance(value, dict)
+        or set(value) != {"ignore_identical_ids"}
+        or type(*value.values()) is not bool
+    ):
+        raise UserError(f'{settings}: found {value!r}, expected {{"ignore_identical_ids": true}} or false.')
+    return bool(value["ignore_identical_ids"])
+
+
+def _print_oddities(
+    path: Path, queries: pl.DataFrame, corpus: pl.DataFrame, qrels: pl.DataFrame, documents: Sequence[str]
+) -> None:
+    """Print how much of a set is not as it should be; it is treated as mteb treats it."""
+    no_query = len(qrels.join(queries, on="query_id", how="anti"))
+    no_document = len(qrels.join(corpus, on="doc_id", how="anti"))
+    for count, what in (
+        (no_query, "judgements are of queries that are not there; they are left out"),
+        (no_document, "judgements are of documents that the corpus lacks; these count as never found"),
+        (documents.count(""), "documents are empty; they are ranked like the others"),
+    ):
+        if count:
+            _print_once(f"{path}: {count:,} {what}.")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    console.print(line)  # a run evaluates the same sets many times
 
 
 def read_reranking(path: Path, limit: int | None = None) -> RerankingSet:
     """Read a reranking file; rows without a positive or without a negative are left out, as in mteb."""
-    table = _read(path, {"query": _text, "positive": _texts, "negative": _texts})
-    groups = [row for row in zip(*table.values(), strict=True) if row[1] and row[2]]
+    groups = [row for row in read_table(path, RERANKING).iter_rows() if row[1] and row[2]]
     if not groups:
         raise UserError(f"{path}: no row has both a positive and a negative candidate.")
     groups = [groups[i] for i in _sample(len(groups), limit)]
@@ -232,28 +298,24 @@ def read_reranking(path: Path, limit: int | None = None) -> RerankingSet:
 
 def read_pairs(path: Path, limit: int | None = None, *, binary: bool = False) -> PairSet:
     """Read a file of scored pairs; with `binary` a score must be 0 or 1, and both must occur."""
-    table = _read(path, {"text_a": _text, "text_b": _text, "score": _zero_or_one if binary else _number})
-    if binary and len(set(table["score"])) < 2:
+    table = read_table(path, LABELLED_PAIRS if binary else STS)
+    if binary and table["score"].n_unique() < 2:
         raise UserError(
             f"{path}: column 'score': every pair has {table['score'][0]:g}, expected both 0 and 1."
         )
-    rows = _sample(len(table["score"]), limit)
-    return PairSet(
-        first=[table["text_a"][i] for i in rows],
-        second=[table["text_b"][i] for i in rows],
-        score=np.array(table["score"], dtype=np.float64)[rows],
-    )
+    table = table[_sample(len(table), limit)]
+    return PairSet(table["text_a"].to_list(), table["text_b"].to_list(), table["score"].to_numpy())
 
 
 def read_labelled(path: Path, limit: int | None = None) -> LabelledSet:
     """Read a file of labelled texts with at least two labels."""
-    table = _read(path, {"text": _text, "label": _label})
-    if len(set(table["label"])) < 2:
+    table = read_table(path, CLASSIFICATION)
+    if table["label"].n_unique() < 2:
         raise UserError(
             f"{path}: column 'label': every text has {table['label'][0]!r}, expected two labels or more."
         )
-    rows = _sample(len(table["label"]), limit)
-    return LabelledSet([table["text"][i] for i in rows], [table["label"][i] for i in rows])
+    table = table[_sample(len(table), limit)]
+    return LabelledSet(table["text"].to_list(), table["label"].to_list())
 
 
 def read_classification(path: Path, limit: int | None = None) -> tuple[LabelledSet, LabelledSet]:
@@ -264,12 +326,12 @@ def read_classification(path: Path, limit: int | None = None) -> tuple[LabelledS
 
 def read_bitext(path: Path, limit: int | None = None) -> BitextSet:
     """Read a file of two columns of text."""
-    names = _column_names(path)
+    names = column_names(path)
     if len(names) != 2:
         raise UserError(f"{path}: found the columns {', '.join(names)}, expected two, one a language.")
-    table = _read(path, dict.fromkeys(names, _text))
-    rows = _sample(len(table[names[0]]), limit)
-    return BitextSet((names[0], names[1]), *([table[name][i] for i in rows] for name in names))
+    table = read_table(path, TableSchema(tuple(Column(name, "text") for name in names)))
+    table = table[_sample(len(table), limit)]
+    return BitextSet((names[0], names[1]), table[names[0]].to_list(), table[names[1]].to_list())
 
 
 def _sample(num_rows: int, limit: int | None) -> list[int]:
@@ -279,152 +341,18 @@ def _sample(num_rows: int, limit: int | None) -> list[int]:
     return sorted(np.random.default_rng(0).permutation(num_rows)[:limit].tolist())
 
 
-# ---- tables ------------------------------------------------------------------------------------
-
-_ALIASES = {  # of BEIR and mteb
-    "doc_id": ("_id", "id", "corpus-id", "corpus_id"),
-    "query_id": ("_id", "id", "query-id"),
-    "text_a": ("sentence1",),
-    "text_b": ("sentence2",),
-    "score": ("label",),
-}
-
-
 def _table_path(folder: Path, *names: str) -> Path:
-    """Return the one file of a folder that holds the table of these names."""
-    paths = [folder / f"{name}{suffix}" for name in names for suffix in _SUFFIXES]
-    found = [path for path in paths if path.is_file()]
-    if not found:
-        raise UserError(f"{folder}: has no {names[0]}.parquet and no {names[0]}.jsonl.")
-    if len(found) > 1:
-        raise UserError(f"{folder}: has {' and '.join(path.name for path in found)}, expected one of them.")
-    return found[0]
-
-
-def _read(path: Path, columns: dict[str, _Check], optional: dict[str, _Check] | None = None) -> _Table:
-    """Read columns of a table as lists, each value passed through the check of its column."""
-    names = _column_names(path)
-    checks = {**columns, **(optional or {})}
-    source = {
-        column: next((name for name in (column, *_ALIASES.get(column, ())) if name in names), None)
-        for column in checks
-    }
-    for column in columns:
-        if source[column] is None:
-            found = ", ".join(names) or "none"
-            raise UserError(f"{path}: no column {column!r}{suggestion(column, names)}; found {found}.")
-    readers = [(column, name, checks[column]) for column, name in source.items() if name is not None]
-    table: _Table = {column: [] for column, _, _ in readers}
-    row = 0
-    for row, record in enumerate(_records(path, [name for _, name, _ in readers]), start=1):
-        for column, name, check in readers:
-            value = record.get(name)
-            try:
-                table[column].append(check(value))
-            except ValueError as error:
-                place = f"{_row(path, row)}, column {name!r}"
-                raise UserError(f"{path}: {place}: found {_shown(value)}, expected {error}.") from None
-    if row == 0:
-        raise UserError(f"{path}: holds no rows.")
-    return table
-
-
-def _column_names(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
-        try:
-            return list(pl.read_parquet_schema(path))
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as Parquet: {error}.") from None
-    return list(next(iter(_records(path, [])), {}))
-
-
-def _records(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a table; of a Parquet file only the columns `names`."""
-    if path.suffix == ".parquet":
-        try:
-            table = pl.read_parquet(path, columns=names)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as Parquet: {error}.") from None
-        yield from table.iter_rows(named=True)
-        return
-    header: list[str] | None = None
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}: line {number}: not UTF-8 at byte {error.start}.") from None
-            if path.suffix == ".jsonl":
-                yield _json_object(path, number, line)
-            elif header is None:
-                header = line.split("\t")
-            else:
-                yield dict(zip(header, line.split("\t"), strict=False))
-
-
-def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {number}: not JSON: {error.msg}.") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: line {number}: found {_shown(record)}, expected an object in braces.")
-    return record
-
-
-def _row(path: Path, row: int) -> str:
-    """Say where row `row` (from 1) is: a line of a text file (TSV has a header), a row of Parquet."""
-    return f"row {row}" if path.suffix == ".parquet" else f"line {row + (path.suffix == '.tsv')}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return "nothing" if value is None else text if len(text) <= 40 else f"{text[:40]}..."
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("a text that is not empty")
-    return value
-
-
-def _any_text(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError("a text")
-    return value
-
-
-def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(text, str) and text.strip() for text in value):
-        raise ValueError("a list of texts that are not empty")
-    return value
-
-
-def _id(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError("an id")
-    return str(value)
-
-
-def _label(value: Any) -> str:
-    if not isinstance(value, str | int) or value == "":
-        raise ValueError("a label")
-    return str(value)
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value) if isinstance(value, int | float | str) else math.nan
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError("a number")
-    return number
-
-
-def _zero_or_one(value: Any) -> float:
-    if not isinstance(value, int | float) or value not in (0, 1):
-        raise ValueError("0 or 1")
-    return float(value)
+    """Return the one file of a folder that holds the table of the first of these names that is there."""
+    for name in names:
+        parent = (folder / name).parent
+        siblings = sorted(parent.iterdir()) if parent.is_dir() else []
+        files = [
+            file for file in siblings if _stem(file) == Path(name).name and file.is_file() and format_of(file)
+        ]
+        if len(files) > 1:
+            raise UserError(
+                f"{folder}: has {' and '.join(file.name for file in files)}, expected one of them."
+            )
+        if files:
+            return files[0]
+    raise UserError(f"{folder}: has no {names[0]}.parquet and no {names[0]}.jsonl.")

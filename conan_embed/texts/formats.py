@@ -237,10 +237,9 @@ JsonRow = dict[str, Any] | Fault
 
 
 def _read_json(path: Path, schema: TableSchema, part: Part | None) -> Rows:
-    batches = _array_batches(path) if _is_array(path) else _line_batches(path, part)
     gathered = _Batches()
     names: dict[str, None] = {}  # a set in order of appearance
-    for numbers, rows in batches:
+    for numbers, rows in _json_batches(path, part):
         gathered.faults |= {n: row for n, row in zip(numbers, rows, strict=True) if isinstance(row, Fault)}
         good = [n for n in numbers if n not in gathered.faults]
         objects = [row for row in rows if not isinstance(row, Fault)]
@@ -250,6 +249,11 @@ def _read_json(path: Path, schema: TableSchema, part: Part | None) -> Rows:
         gathered.add(good, {name: (kind, [row.get(name) for row in objects]) for name, kind in kinds.items()})
     sources = schema.sources(path, list(names)) if gathered.numbers else {c.name: [] for c in schema.columns}
     return gathered.rows(sources, "row {}".format if _is_array(path) else partial(_line, path, part))
+
+
+def _json_batches(path: Path, part: Part | None) -> Iterator[tuple[Sequence[int], list[JsonRow]]]:
+    """Yield rows and their numbers."""
+    return _array_batches(path) if _is_array(path) else _line_batches(path, part)
 
 
 def _line(path: Path, part: Part | None, number: int) -> str:
@@ -349,7 +353,7 @@ Record = list[str] | Fault
 
 def _read_csv(path: Path, schema: TableSchema, part: Part | None) -> Rows:
     assert part is None
-    records = _tsv_records(path) if suffix_of(path) == ".tsv" else _csv_records(path)
+    records = _records(path)
     header = _header(path, records)
     sources = schema.sources(path, header)
     kinds = {name: kind for name in _used(sources) if (kind := schema.kind_of(name))}
@@ -365,6 +369,10 @@ def _read_csv(path: Path, schema: TableSchema, part: Part | None) -> Rows:
         }
         gathered.add([number for number, _ in good], values)
     return gathered.rows(sources, "line {}".format, missing="an empty cell")
+
+
+def _records(path: Path) -> Iterator[tuple[int, Record]]:
+    return _tsv_records(path) if suffix_of(path) == ".tsv" else _csv_records(path)
 
 
 def _header(path: Path, records: Iterator[tuple[int, Record]]) -> list[str]:
@@ -477,6 +485,21 @@ def _parse_array(cell: str) -> list[Any] | Fault:
     if isinstance(value, list):
         return value
     return Fault("broken JSON", describe(cell), "a JSON array, as in the column's first cell")
+
+
+# ----------------------------------------------------------------------------------------------- all formats
+
+
+def names_in(path: Path) -> list[str]:
+    """Return the names of a file's columns (of JSON, those of its first rows)."""
+    match suffix_of(path):
+        case ".parquet":
+            return list(pl.read_parquet_schema(path))
+        case ".csv" | ".tsv":
+            return _header(path, _records(path))
+        case _:
+            _, rows = next(_json_batches(path, None), (range(0), []))
+            return list(dict.fromkeys(itertools.chain(*(row for row in rows if not isinstance(row, Fault)))))
 
 
 READERS: Mapping[str, Callable[[Path, TableSchema, Part | None], Rows]] = {

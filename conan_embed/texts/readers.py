@@ -17,6 +17,7 @@ formats; the first is 1), its column, what was found and what was expected. Text
 included.
 """
 
+import contextlib
 import glob
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,7 @@ from conan_embed.texts.columns import (
     TableSchema,
     listed,
 )
-from conan_embed.texts.formats import COMPRESSIONS, READERS, Part, Rows, first_not_utf8, format_of
+from conan_embed.texts.formats import COMPRESSIONS, READERS, Part, Rows, first_not_utf8, format_of, names_in
 
 OnBadRow = Literal["error", "drop"]
 
@@ -227,8 +228,25 @@ def read_rows(file: Path, schema: TableSchema, part: Part | None = None) -> Chec
     """
     read = format_of(file)
     assert read is not None, file
-    try:
+    with _readable(file):
         return check_rows(read(file, schema, part), schema)
+
+
+def column_names(file: Path) -> list[str]:
+    """Return the names of a file's columns (of JSON, those of its first rows).
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    with _readable(file):
+        return names_in(file)
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Turn what libraries raise about a file into a sentence."""
+    try:
+        yield
     except UnicodeDecodeError:
         raise UserError(f"{file}: {first_not_utf8(file)}.") from None
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:

@@ -17,8 +17,9 @@ from conan_embed.console import console, progress_bar
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.local import evaluate
-from conan_embed.evaluation.neighbours import Remembering, before_and_after, neighbours
+from conan_embed.evaluation.neighbours import examples_after, examples_before, neighbours
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives.dynamic import DynamicNegatives
@@ -148,19 +149,19 @@ class Loop:
     def _evaluate_whole(self, model: EmbeddingModel) -> None:
         settings = self.recipe.evaluation
         assert settings.folder is not None and self.log is not None
-        embedder = Remembering(model)
+        encoder = CachedEncoder(model)
         widths = model.widths if len(model.widths) > 1 else None
-        results = evaluate(embedder, settings.folder, tasks=settings.tasks, widths=widths)
+        result = evaluate(encoder, settings.folder, tasks=settings.tasks, widths=widths)
         self.log.write(
             "evaluation",
-            {"step": self.progress.step, "results": results["tasks"], "summary": results["summary"]},
+            {"step": self.progress.step, "results": result.to_json()["tasks"], "summary": result.summary},
         )
-        console.print(f"step {self.progress.step}: " + _summary(results["summary"]))
+        console.print(f"step {self.progress.step}: " + _summary(result.summary))
         if self.progress.step in (0, self.num_steps):
-            self._write_examples(embedder)
-        self._keep_if_best(model, float(results["summary"]["average"]))
+            self._write_examples(encoder)
+        self._keep_if_best(model, result.average)
 
-    def _write_examples(self, embedder: Remembering) -> None:
+    def _write_examples(self, encoder: CachedEncoder) -> None:
         """Keep what some queries of the first retrieval set find, before training and after it."""
         settings = self.recipe.evaluation
         assert settings.folder is not None
@@ -170,15 +171,11 @@ class Loop:
         if not tasks:
             return
         path = self.run / "examples.json"
-        found = neighbours(embedder, tasks[0])
+        found = neighbours(encoder, tasks[0])
         if self.progress.step == 0:
-            write_json(path, {"corpus": tasks[0].name, "neighbours": found})
+            write_json(path, examples_before(tasks[0].name, found))
         elif path.exists():
-            before = read_json(path)
-            old = before.get("neighbours") or [
-                {**query, "found": query["before"]} for query in before["queries"]
-            ]
-            write_json(path, before_and_after(tasks[0].name, old, found))
+            write_json(path, examples_after(read_json(path), found))
 
     def _keep_if_best(self, model: EmbeddingModel, average: float) -> None:
         if self.progress.best is not None and average <= self.progress.best:

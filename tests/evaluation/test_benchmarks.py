@@ -12,6 +12,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation import benchmarks
 from conan_embed.evaluation.benchmarks import evaluate_benchmark, result_name
+from conan_embed.evaluation.results import EvaluationResult, read_result
 from conan_embed.files import read_json
 from tests.support.evaluation_fakes import small_tables, write_tables
 
@@ -81,14 +82,12 @@ def test_every_type_is_encoded_once_for_all_widths_and_not_computed_again(tiny_m
         "clustering/Small": {row["text"] for row in tables["clustering/Small"]},
     }
     for key, texts in per_task.items():
-        assert set(results["tasks"][key]["widths"]) == {"32", "8", "16"}
+        assert set(results[key].by_width) == {32, 8, 16}
         counted.clear()
         other = evaluate_benchmark(model, tmp_path / "other", local=folder, tasks=[key], widths=[8, 16])
         assert len(counted) == len(texts), key
-        assert other["tasks"][key]["widths"] == results["tasks"][key]["widths"]
-    assert set(results["tasks"]) == {
-        "/".join(name.split("/")[:2]) for name in tables
-    }  # six of them are called Small
+        assert other[key].by_width == results[key].by_width
+    assert set(results) == {"/".join(name.split("/")[:2]) for name in tables}  # six of them are called Small
 
 
 @pytest.mark.usefixtures("offline")
@@ -121,28 +120,27 @@ def test_benchmark_of_hub_copies(tiny_model, tmp_path, counted):
     (copies / "CovidRetrieval/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     model = tiny_model("bert", prompts=PROMPTS)
 
-    def run() -> dict:
+    def run() -> EvaluationResult:
         counted.clear()
         options = {"benchmark": "C-MTEB", "local": copies, "name": "org/tiny"}
         return evaluate_benchmark(model, tmp_path / "out", **options)
 
     first = run()
-    assert set(first["tasks"]) == {"retrieval/CovidRetrieval", "sts/AFQMC"} and not first["missing"]
+    assert set(first) == {"retrieval/CovidRetrieval", "sts/AFQMC"} and first.missing == []
     assert any(line.startswith("how ") for line in counted) and any(line.startswith("好") for line in counted)
     (saved,) = (tmp_path / "out/results/org__tiny").iterdir()
     assert {"AFQMC.json", "CovidRetrieval.json", "model_meta.json"} <= {path.name for path in saved.iterdir()}
     assert read_json(saved / "model_meta.json")["embed_dim"] == 32
-    assert read_json(tmp_path / "out/org__tiny.json")["tasks"] == first["tasks"]
+    assert read_result(tmp_path / "out/org__tiny.json") == first
 
-    assert run()["tasks"] == first["tasks"] and not counted
+    assert run() == first and not counted
     write(
         "C-MTEB/AFQMC/data/validation-00000-of-00001.parquet",
         [{**row, "score": 1 - row["score"]} for row in pairs],
     )
     again = run()
     assert counted and not any(line.startswith(("how ", "read ")) for line in counted)
-    before, after = first["tasks"]["sts/AFQMC"]["main_score"], again["tasks"]["sts/AFQMC"]["main_score"]
-    assert after == pytest.approx(-before, abs=1e-6)
+    assert again["sts/AFQMC"].main == pytest.approx(-first["sts/AFQMC"].main, abs=1e-6)
 
     for wrong, words in (
         ({"benchmark": "MTEB(cmn, v0)"}, "mteb has none of that name.*MTEB"),
@@ -172,9 +170,9 @@ def test_figures_are_those_of_mteb_by_hand(tiny_model, tmp_path, monkeypatch):
     model.save(tmp_path / "model")
     wanted = ["sts/STSB", "classification/EPRSTMT", "retrieval/XQuAD-en-zh"]
 
-    def evaluated() -> dict:
+    def evaluated() -> EvaluationResult:
         options = {"tasks": wanted, "widths": [16], "precision": "float32"}
-        return evaluate_benchmark(model, tmp_path / "out", local=SHARED, **options)["tasks"]
+        return evaluate_benchmark(model, tmp_path / "out", local=SHARED, **options)
 
     ours = evaluated()
     monkeypatch.setattr(EmbeddingModel, "encode", None)  # a second call has nothing left to encode
@@ -240,7 +238,7 @@ def test_figures_are_those_of_mteb_by_hand(tiny_model, tmp_path, monkeypatch):
         )
         for key, result in zip(wanted, found.task_results, strict=True):
             # Packed and padded embeddings differ by rounding, which may turn a decision or two of thousands.
-            assert ours[key]["widths"][str(width)] == pytest.approx(result.get_score(), abs=1e-3), (
+            assert ours[key].by_width[width] == pytest.approx(result.get_score(), abs=1e-3), (
                 key,
                 width,
             )

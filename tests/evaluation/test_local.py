@@ -1,6 +1,5 @@
 """The evaluation of a model: what it encodes, what it scores, and what does not matter."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import numpy as np
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.evaluation import evaluate, metrics, summarise
-from conan_embed.evaluation.local import MAIN_SCORES
+from conan_embed.evaluation import evaluate, metrics
+from conan_embed.evaluation.results import NotFinite
+from conan_embed.evaluation.scorers import MAIN_SCORES
 from tests.support.evaluation_fakes import BagOfWords, small_tables, write_tables
 
 
@@ -19,23 +19,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scores(results) -> dict[str, float]:
-    return {key: result["main_score"] for key, result in results["tasks"].items()}
+    return {key: result.main for key, result in results.items()}
 
 
-def test_every_type_is_scored_by_its_main_metric_and_results_fit_json(folder: Path) -> None:
-    seen = []
-    results = evaluate(
-        BagOfWords(), folder, on_task=lambda key, result: seen.append((key, result)), name="bag"
-    )
-    assert {key.split("/")[0] for key in results["tasks"]} == set(MAIN_SCORES)
-    assert seen == list(results["tasks"].items())
-    for key, result in results["tasks"].items():
-        assert result["metric"] == MAIN_SCORES[key.split("/")[0]]
-        assert 0.2 < result["main_score"] <= 1, key  # words in common are found by a bag of words
-        assert result["main_score"] == result[result["metric"]]
-    assert results["tasks"]["retrieval/Small"]["rows"] == 20
-    assert (results["model"], results["width"]) == ("bag", 32)
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
+def test_every_type_is_scored_by_its_main_metric(folder: Path) -> None:
+    result = evaluate(BagOfWords(), folder, name="bag")
+    assert {key.split("/")[0] for key in result} == set(MAIN_SCORES)
+    for key, task in result.items():
+        assert task.metric == MAIN_SCORES[key.split("/")[0]]
+        assert 0.2 < task.main <= 1, key  # words in common are found by a bag of words
+        assert task.main == task.scores[task.metric]
+    assert result["retrieval/Small"].rows == 20
+    assert (result.model, result.width) == ("bag", 32)
 
 
 def test_each_text_is_encoded_once_a_task_with_its_prompt(folder: Path) -> None:
@@ -72,33 +67,32 @@ def test_retrieval_equals_ranking_by_score_and_falling_id(folder: Path) -> None:
         dcg = sum(gains.get(name, 0) / np.log2(rank + 1) for rank, (_, name) in enumerate(ranking[:10], 1))
         best = sorted(gains.values(), reverse=True)
         ndcg.append(dcg / sum(gain / np.log2(rank + 1) for rank, gain in enumerate(best, 1)))
-    result = evaluate(model, folder, tasks=["retrieval"])["tasks"]["retrieval/Small"]
-    assert result["ndcg_at_10"] == pytest.approx(np.mean(ndcg), abs=1e-9)
+    result = evaluate(model, folder, tasks=["retrieval"])["retrieval/Small"]
+    assert result.scores["ndcg_at_10"] == pytest.approx(np.mean(ndcg), abs=1e-9)
 
 
-def test_a_query_does_not_find_itself(tmp_path: Path) -> None:
+def test_a_query_does_not_find_itself_in_tasks_that_say_so(tmp_path: Path) -> None:
     words = ["猫 狗 鱼", "猫 狗 树", "river stone bread", "river stone light"]
-    write_tables(
-        tmp_path,
-        {
-            "retrieval/Twins/corpus": [{"doc_id": f"t{i}", "text": text} for i, text in enumerate(words)],
-            "retrieval/Twins/queries": [{"query_id": f"t{i}", "text": text} for i, text in enumerate(words)],
-            "retrieval/Twins/qrels": [
-                {"query_id": f"t{i}", "doc_id": f"t{i ^ 1}", "score": 1} for i in range(4)
-            ],
-        },
-    )
-    assert evaluate(BagOfWords(), tmp_path)["tasks"]["retrieval/Twins"]["ndcg_at_10"] == 1
+    for name in ("ArguAna", "Twins"):
+        tables = {
+            "corpus": [{"doc_id": f"t{i}", "text": text} for i, text in enumerate(words)],
+            "queries": [{"query_id": f"t{i}", "text": text} for i, text in enumerate(words)],
+            "qrels": [{"query_id": f"t{i}", "doc_id": f"t{i ^ 1}", "score": 1} for i in range(4)],
+        }
+        write_tables(tmp_path / "retrieval" / name, tables)
+    result = evaluate(BagOfWords(), tmp_path)
+    assert result["retrieval/ArguAna"].main == 1
+    assert result["retrieval/Twins"].main == pytest.approx(1 / np.log2(3))
 
 
 def test_a_width_scores_as_a_model_of_that_width(folder: Path) -> None:
     results = evaluate(BagOfWords(), folder, widths=[32, 8, 3])
     for width in (32, 8, 3):
         alone = evaluate(BagOfWords(keep=width), folder)
-        of_width = {key: result["widths"][str(width)] for key, result in results["tasks"].items()}
+        of_width = {key: task.by_width[width] for key, task in results.items()}
         assert of_width == pytest.approx(scores(alone), abs=1e-6)
-        assert results["widths"][str(width)] == pytest.approx(alone["summary"], abs=1e-6)
-    assert results["widths"]["32"] == results["summary"] != results["widths"]["3"]
+        assert results.summary_at(width) == pytest.approx(alone.summary, abs=1e-6)
+    assert results.summary_at(32) == results.summary != results.summary_at(3)
 
 
 def test_the_order_of_rows_does_not_matter(folder: Path, tmp_path: Path) -> None:
@@ -120,18 +114,14 @@ def test_the_order_of_rows_does_not_matter(folder: Path, tmp_path: Path) -> None
 
 
 def test_tasks_are_chosen_by_type_or_name(folder: Path) -> None:
-    chosen = evaluate(BagOfWords(), folder, tasks=["sts/Other", "bitext"])["tasks"]
+    chosen = evaluate(BagOfWords(), folder, tasks=["sts/Other", "bitext"])
     assert list(chosen) == ["sts/Other", "bitext/Small"]
 
 
 def test_limit_takes_fewer_rows_of_the_types_named(folder: Path) -> None:
     tasks = ["retrieval", "sts/Small", "bitext"]
-    rows = [
-        r["rows"]
-        for r in evaluate(BagOfWords(), folder, tasks=tasks, limit={"retrieval": 7, "sts": 9})[
-            "tasks"
-        ].values()
-    ]
+    limited = evaluate(BagOfWords(), folder, tasks=tasks, limit={"retrieval": 7, "sts": 9})
+    rows = [result.rows for result in limited.values()]
     assert rows[:2] == [7, 9]
     assert rows[2] > 9
 
@@ -149,14 +139,6 @@ def test_massive_and_banking_take_fewer_samples_than_the_tasks_of_cmteb(
     monkeypatch.setattr(metrics, "few_shot_samples", lambda labels, n: counts.append(n) or sample(labels, n))
     evaluate(BagOfWords(), write_tables(tmp_path, tables))
     assert counts == [8, 8, 32]
-
-
-def test_averages_count_types_or_tasks_the_same() -> None:
-    summary = summarise({"sts/A": 0.5, "sts/B": 0.7, "retrieval/C": 0.2})
-    assert summary == pytest.approx(
-        {"retrieval": 0.2, "sts": 0.6, "average": 0.4, "average_of_tasks": 1.4 / 3}, abs=1e-12
-    )
-    assert list(summary)[:2] == ["retrieval", "sts"]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +163,8 @@ def test_what_is_asked_for_wrongly_is_named(folder: Path, options, message: str)
 
 def test_items_are_what_the_main_score_is_the_mean_of(tmp_path):
     folder = write_tables(tmp_path, small_tables())
-    results = evaluate(BagOfWords(), folder, items=True)["tasks"]
-    with_items = {key: result for key, result in results.items() if "items" in result}
+    results = evaluate(BagOfWords(), folder, items=True)
+    with_items = {key: result for key, result in results.items() if result.items is not None}
     assert {key.split("/")[0] for key in with_items} == {
         "retrieval",
         "reranking",
@@ -190,6 +172,46 @@ def test_items_are_what_the_main_score_is_the_mean_of(tmp_path):
         "pair_classification",
     }
     for key, result in with_items.items():
-        assert np.mean(result["items"]) == pytest.approx(result["main_score"], abs=1e-6), key
-    assert len(results["retrieval/Small"]["items"]) == 20
-    assert len(results["reranking/Small"]["items"]) == 15
+        assert np.mean(result.items) == pytest.approx(result.main, abs=1e-6), key
+    assert len(results["retrieval/Small"].items) == 20
+    assert len(results["reranking/Small"].items) == 15
+
+
+class Broken(BagOfWords):
+    """Some of its numbers are none."""
+
+    def __init__(self, value: float, word: str) -> None:
+        super().__init__()
+        self.value, self.word = value, word
+
+    def encode(self, texts, *, prompt=""):
+        vectors = super().encode(texts, prompt=prompt)
+        vectors[[self.word in text for text in texts], 3] = self.value
+        return vectors
+
+
+@pytest.mark.parametrize("task", list(MAIN_SCORES))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_embedding_that_is_no_number_ends_the_evaluation(folder: Path, task: str, value: float) -> None:
+    with pytest.raises(
+        NotFinite, match="hold NaN or infinity, expected finite numbers; the first is that of '"
+    ):
+        evaluate(Broken(value, "狗"), folder, tasks=[task])
+
+
+def test_a_score_that_is_no_number_ends_the_evaluation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "v_measure", lambda *_: float("nan"))
+    with pytest.raises(NotFinite, match=r"clustering/Small: v_measure is nan, expected a finite number"):
+        evaluate(BagOfWords(), folder, tasks=["clustering"])
+
+
+def test_the_precision_is_the_models_to_use(folder: Path) -> None:
+    class Precise(BagOfWords):
+        def encode(self, texts, *, prompt="", precision="bfloat16"):
+            asked.add(precision)
+            return super().encode(texts, prompt=prompt)
+
+    for precision in ("float32", "bfloat16"):
+        asked: set[str] = set()
+        assert evaluate(Precise(), folder, precision=precision).precision == precision
+        assert asked == {precision}

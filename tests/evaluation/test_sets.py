@@ -1,9 +1,10 @@
 """What is read is what was written, in every layout; what is wrong is named."""
 
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from conan_embed.errors import UserError
@@ -90,9 +91,9 @@ def test_retrieval_reads_ids_as_texts_joins_titles_and_drops_unjudged_queries(tm
     )
 
 
-def test_a_query_in_the_corpus_is_not_its_own_answer_unless_judged_so(tmp_path: Path) -> None:
+def own_documents(folder: Path) -> list[int]:
     write_tables(
-        tmp_path,
+        folder,
         {
             "corpus": [{"doc_id": name, "text": name} for name in ("a", "b", "c")],
             "queries": [{"query_id": name, "text": name} for name in ("a", "b", "z")],
@@ -103,9 +104,98 @@ def test_a_query_in_the_corpus_is_not_its_own_answer_unless_judged_so(tmp_path: 
             ],
         },
     )
-    data = sets.read_retrieval(tmp_path)
+    data = sets.read_retrieval(folder)
     assert data.documents == ["c", "b", "a"]
-    assert data.own_document.tolist() == [2, -1, -1]
+    return data.excluded_document.tolist()
+
+
+def test_a_document_of_the_querys_id_is_excluded_only_in_tasks_that_say_so(tmp_path: Path) -> None:
+    assert own_documents(tmp_path / "SciFact") == [-1, -1, -1]
+    assert own_documents(tmp_path / "ArguAna") == own_documents(tmp_path / "fiqa") == [2, 1, -1]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/task.json").write_text('{"ignore_identical_ids": true}')
+    assert own_documents(tmp_path / "mine") == [2, 1, -1]
+    (tmp_path / "ArguAna/task.json").write_text('{"ignore_identical_ids": false}')
+    assert own_documents(tmp_path / "ArguAna") == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"ignore_identical": true}', '{"ignore_identical_ids": 1}', "{}"])
+def test_settings_of_a_task_that_are_not_understood_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "task.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"task.json: found .*, expected {.ignore_identical_ids.: true} or false"
+    ):
+        sets.ignores_identical_ids(tmp_path)
+
+
+def test_the_list_of_tasks_that_ignore_identical_ids_is_mtebs() -> None:
+    pytest.importorskip("mteb")
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    def subclasses(base: type) -> list[type]:
+        return [base, *(each for derived in base.__subclasses__() for each in subclasses(derived))]
+
+    tasks = [task for task in subclasses(AbsTaskRetrieval) if "metadata" in vars(task)]
+    texts = [task for task in tasks if task.metadata.modalities == ["text"]]
+    assert len(texts) > 500
+    for task in texts:
+        ours = task.metadata.name in sets.IGNORES_IDENTICAL_IDS
+        assert ours == task.ignore_identical_ids, task.metadata.name
+
+
+def judged(tmp_path: Path, *, empty: bool = False, qrels: str = "") -> sets.RetrievalSet:
+    """A folder as BEIR has it, with more judgements than those of two queries."""
+    folder = tmp_path / "set"
+    (folder / "qrels").mkdir(parents=True)
+    text = "" if empty else "a queue"
+    corpus = [
+        {"_id": "a", "text": "use"},
+        {"_id": "b", "title": "", "text": text},
+        {"_id": "c", "title": "T", "text": "t"},
+    ]
+    write_lines(folder / "corpus.jsonl", corpus)
+    write_lines(
+        folder / "queries.jsonl", [{"_id": "q", "text": "how"}, {"_id": "r", "text": "what", "metadata": {}}]
+    )
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\nr\tc\t2\n" + qrels)
+    return sets.read_retrieval(folder)
+
+
+def test_a_missing_document_counts_as_never_found(tmp_path: Path, capsys) -> None:
+    data = judged(tmp_path, qrels="q\tgone\t1\nr\tlost\t1\n")
+    assert data.documents == ["T t", "a queue", "use"]
+    assert (data.judged_query.tolist(), data.judged_document.tolist()) == ([0, 1, 0, 1], [2, 0, -1, -1])
+    assert "2 judgements are of documents that the corpus lacks" in capsys.readouterr().err
+
+
+def test_judgements_of_missing_queries_are_left_out(tmp_path: Path, capsys) -> None:
+    data = judged(tmp_path, qrels="x\ta\t1\ny\tb\t1\nz\tgone\t1\n")
+    assert data.judged_query.tolist() == [0, 1]
+    assert "3 judgements are of queries that are not there" in capsys.readouterr().err
+
+
+def test_empty_documents_are_ranked(tmp_path: Path, capsys) -> None:
+    assert judged(tmp_path, empty=True).documents == ["T t", "", "use"]
+    assert "1 documents are empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [("x\ta\t1\n", "no judgement of a query"), ("q\tx\t1\n", "no judgement of a document")],
+)
+def test_judgements_of_nothing_that_is_there_are_refused(tmp_path: Path, qrels: str, message: str) -> None:
+    folder = tmp_path / "set"
+    judged(tmp_path)
+    (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n" + qrels)
+    with pytest.raises(UserError, match=rf"test.tsv: found {message}"):
+        sets.read_retrieval(folder)
+
+
+def test_two_files_of_one_task_are_refused(tmp_path: Path) -> None:
+    write_tables(tmp_path, {"sts/Small": small_tables()["sts/Small"]})
+    write_tables(tmp_path, {"sts/Small": small_tables()["sts/Small"]}, ".jsonl")
+    with pytest.raises(UserError, match=r"sts/Small: found 2 files of that name"):
+        discover(tmp_path)
 
 
 def test_rows_without_positive_or_negative_are_left_out_of_reranking(tmp_path: Path) -> None:
@@ -155,25 +245,41 @@ def without(column: str):
 @pytest.mark.parametrize(
     ("table", "change", "message"),
     [
-        ("sts/Small", without("score"), "sts/Small.jsonl: no column 'score'; found text_a, text_b"),
-        ("sts/Small", with_value(3, "text_b", " "), "sts/Small.jsonl: line 3, column 'text_b': found ' '"),
-        ("sts/Small", with_value(3, "text_b", 7), "line 3, column 'text_b': found 7, expected a text"),
-        ("sts/Small", with_value(4, "text_a", None), "line 4, column 'text_a': found nothing"),
+        (
+            "sts/Small",
+            without("score"),
+            "sts/Small.jsonl: found the columns 'text_a' and 'text_b', expected 'score'",
+        ),
+        (
+            "sts/Small",
+            with_value(3, "text_b", " "),
+            "sts/Small.jsonl: line 3: column 'text_b': found a text with nothing",
+        ),
+        (
+            "sts/Small",
+            with_value(3, "text_b", 7),
+            "line 3: column 'text_b': found the number 7, expected a string",
+        ),
+        ("sts/Small", with_value(4, "text_a", None), "line 4: column 'text_a': found null"),
         (
             "sts/Small",
             with_value(2, "score", "high"),
-            "line 2, column 'score': found 'high', expected a number",
+            "line 2: column 'score': found the text 'high', expected a number",
         ),
-        ("sts/Small", with_value(2, "score", float("nan")), "column 'score': found nan, expected a number"),
-        ("sts/Small", lambda rows: [], "sts/Small.jsonl: no column 'text_a'; found none"),
+        ("sts/Small", with_value(2, "score", float("nan")), "column 'score': found the number nan"),
+        ("sts/Small", lambda rows: [], "sts/Small.jsonl: found no rows"),
+        ("reranking/Small", with_value(2, "positive", 3), "line 2: column 'positive': found the number 3"),
         (
             "reranking/Small",
-            with_value(2, "positive", "x"),
-            "line 2, column 'positive': found 'x', expected a list",
+            with_value(2, "negative", [""]),
+            "column 'negative': found an empty text as element 1",
         ),
-        ("reranking/Small", with_value(2, "negative", [""]), "column 'negative': found ['']"),
         ("reranking/Small", lambda rows: [{**row, "negative": []} for row in rows], "no row has both"),
-        ("pair_classification/Small", with_value(2, "score", 2), "column 'score': found 2, expected 0 or 1"),
+        (
+            "pair_classification/Small",
+            with_value(2, "score", 2),
+            "line 2: column 'score': found the number 2.0, expected 0 or 1",
+        ),
         (
             "pair_classification/Small",
             lambda rows: [{**row, "score": 1} for row in rows],
@@ -182,31 +288,26 @@ def without(column: str):
         (
             "clustering/Small",
             with_value(5, "label", None),
-            "line 5, column 'label': found nothing, expected a label",
+            "line 5: column 'label': found null, expected a label",
         ),
         ("clustering/Small", lambda rows: [{**row, "label": "x"} for row in rows], "every text has 'x'"),
         ("bitext/Small", without("zh"), "found the columns en, expected two"),
         (
             "retrieval/Small/corpus",
             with_value(2, "doc_id", "d0"),
-            "corpus.jsonl: line 2, column 'doc_id': 'd0' is",
+            "corpus.jsonl: found the doc_id 'd0' twice",
         ),
-        ("retrieval/Small/corpus", with_value(2, "text", ""), "line 2, column 'text': an empty document"),
+        ("retrieval/Small/corpus", with_value(2, "doc_id", 1.5), "column 'doc_id': found the number 1.5"),
         (
             "retrieval/Small/corpus",
-            with_value(2, "doc_id", 1.5),
-            "column 'doc_id': found 1.5, expected an id",
+            with_value(2, "doc_id", ""),
+            "line 2: column 'doc_id': found an empty text",
         ),
-        ("retrieval/Small/queries", with_value(2, "query_id", "q0"), "'q0' is there twice"),
+        ("retrieval/Small/queries", with_value(2, "query_id", "q0"), "found the query_id 'q0' twice"),
         (
-            "retrieval/Small/qrels",
-            with_value(4, "doc_id", "no"),
-            "qrels.jsonl: line 4, column 'doc_id': 'no' is not",
-        ),
-        (
-            "retrieval/Small/qrels",
-            with_value(4, "query_id", "no"),
-            "line 4, column 'query_id': 'no' is not in",
+            "retrieval/Small/queries",
+            with_value(2, "text", ""),
+            "queries.jsonl: line 2: column 'text': found an empty",
         ),
     ],
 )
@@ -227,48 +328,36 @@ def test_what_is_wrong_in_a_row_is_named(tmp_path: Path, table: str, change, mes
     assert message in str(caught.value)
 
 
-def test_rows_of_parquet_are_counted_from_one(tmp_path: Path) -> None:
-    pl.DataFrame({"text": ["a", "", "c"], "label": ["x", "y", "x"]}).write_parquet(tmp_path / "c.parquet")
-    with pytest.raises(UserError, match=r"c.parquet: row 2, column 'text': found '', expected a text"):
-        sets.read_labelled(tmp_path / "c.parquet")
+def test_every_format_of_the_reader_is_read(tmp_path: Path) -> None:
+    """Byte order marks, blank last lines and compression, as in training."""
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text_a": "a", "text_b": "b", "score": 1}\n\n')
+    (tmp_path / "b.tsv").write_bytes(b'\xef\xbb\xbfsentence1\tsentence2\tlabel\n"a\tb\t1\n\n')
+    (tmp_path / "c.csv").write_text('sentence1,sentence2,score\n"a",b,1\n')
+    (tmp_path / "d.csv.gz").write_bytes(gzip.compress((tmp_path / "c.csv").read_bytes()))
+    (tmp_path / "e.json").write_text('[{"text1": "a", "text2": "b", "similarity": 1}]')
+    for name, text in {"a.jsonl": "a", "b.tsv": '"a', "c.csv": "a", "d.csv.gz": "a", "e.json": "a"}.items():
+        data = sets.read_pairs(tmp_path / name)
+        assert (data.first, data.second, data.score.tolist()) == ([text], ["b"], [1.0]), name
+    (tmp_path / "sts").mkdir()
+    for name in ("b.tsv", "d.csv.gz", "e.json"):
+        (tmp_path / name).rename(tmp_path / "sts" / name)
+    assert [task.key for task in discover(tmp_path)] == ["sts/b", "sts/d", "sts/e"]
 
 
-def test_an_empty_parquet_file_is_named(tmp_path: Path) -> None:
-    pl.DataFrame({"text": [], "label": []}).write_parquet(tmp_path / "c.parquet")
-    with pytest.raises(UserError, match=r"c.parquet: holds no rows"):
-        sets.read_labelled(tmp_path / "c.parquet")
-
-
-def test_a_column_with_a_slip_in_its_name_is_suggested(tmp_path: Path) -> None:
-    write_lines(tmp_path / "c.jsonl", [{"text": "a", "labels": "x"}])
-    with pytest.raises(UserError, match=r"no column 'label' \(did you mean 'labels'\?\)"):
-        sets.read_labelled(tmp_path / "c.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b'{"text": "a", "label": "x"}\n{"text": \n', r"line 2: not JSON"),
-        (b'{"text": "a", "label": "x"}\n[1]\n', r"line 2: found \[1\], expected an object"),
-        (b'{"text": "a", "label": "x"}\n{"text": "\xff", "label": "y"}\n', r"line 2: not UTF-8 at byte 10"),
-    ],
-)
-def test_a_broken_line_is_named(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "c.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=rf"c.jsonl: {message}"):
-        sets.read_labelled(tmp_path / "c.jsonl")
-
-
-def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
-    (tmp_path / "c.parquet").write_text("text,label\n")
-    with pytest.raises(UserError, match=r"c.parquet: cannot be read as Parquet"):
-        sets.read_labelled(tmp_path / "c.parquet")
+def test_titles_may_be_missing_in_the_first_row(tmp_path: Path) -> None:
+    write_tables(tmp_path, small_tables(), ".jsonl")
+    corpus = tmp_path / "retrieval/Small/corpus.jsonl"
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    del rows[0]["title"]
+    write_lines(corpus, rows)
+    with_titles = [f"{row.get('title', '')} {row['text']}".strip() for row in rows]
+    assert sorted(sets.read_retrieval(tmp_path / "retrieval/Small").documents) == sorted(with_titles)
 
 
 def test_a_table_that_is_missing_or_there_twice_is_named(tmp_path: Path) -> None:
     write_tables(tmp_path, small_tables())
     write_tables(tmp_path, {"retrieval/Small/qrels": small_tables()["retrieval/Small/qrels"]}, ".jsonl")
-    with pytest.raises(UserError, match=r"has qrels.parquet and qrels.jsonl, expected one of them"):
+    with pytest.raises(UserError, match=r"has qrels.jsonl and qrels.parquet, expected one of them"):
         sets.read_retrieval(tmp_path / "retrieval/Small")
     (tmp_path / "classification/Small/test.parquet").unlink()
     with pytest.raises(UserError, match=r"Small: has no test.parquet and no test.jsonl"):

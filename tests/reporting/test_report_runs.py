@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.evaluation.local import summarise
+from conan_embed.evaluation.results import summarise
 from conan_embed.reporting import sentences
 from conan_embed.reporting.runs import FULL_WIDTH, known, read_runs
 from tests.support.fake_run import WIDTHS

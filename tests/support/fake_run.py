@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from conan_embed.evaluation.local import summarise
+from conan_embed.evaluation.results import summarise
 from conan_embed.recipes.schema import Recipe
 
 TASKS = {  # name: kind, metric, score before, gain
