@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-cluster lint clean
+.PHONY: quickstart test test-slow test-cluster lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/conan-embed quickstart
@@ -11,12 +11,20 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
+# Only the tests that take a minute or more each (the notebook, killed runs).
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slow and not cluster and not gpu"
+
 # Nodes as network namespaces, cut off and back: minutes, and root (or the right to make namespaces).
 test-cluster: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m cluster
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+
+# The documentation site, into build/site: a broken link or an undocumented public name fails.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # constraints.txt holds the versions that the project is tested with; torch's is a CPU build where one is offered.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -29,5 +37,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,filter,peers,onnx,mteb,dev]"
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs cache
+	rm -rf $(VENV) runs cache build

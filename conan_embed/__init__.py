@@ -15,7 +15,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conan_embed.ablation.comparison import Comparison as Comparison
+    from conan_embed.api.comparison import compare as compare
+    from conan_embed.api.evaluation import compare_scores as compare_scores
+    from conan_embed.api.evaluation import evaluate as evaluate
     from conan_embed.api.filtering import filter_pairs as filter_pairs
+    from conan_embed.api.index import Index as Index
     from conan_embed.api.model import load_model as load_model
     from conan_embed.api.negatives import MinedNegatives as MinedNegatives
     from conan_embed.api.negatives import find_false_negatives as find_false_negatives
@@ -26,19 +31,26 @@ if TYPE_CHECKING:
     from conan_embed.api.training import train as train
     from conan_embed.encoder.model import EmbeddingModel as EmbeddingModel
     from conan_embed.errors import UserError as UserError
+    from conan_embed.evaluation.results import EvaluationResult as EvaluationResult
     from conan_embed.filtering.recipe import FilterRecipe as FilterRecipe
     from conan_embed.recipes.schema import Recipe as Recipe
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Comparison": "ablation.comparison",
     "EmbeddingModel": "encoder.model",
+    "EvaluationResult": "evaluation.results",
     "FilterRecipe": "filtering.recipe",
+    "Index": "api.index",
     "MinedNegatives": "api.negatives",
     "Pairs": "api.pairs",
     "Recipe": "recipes.schema",
     "Run": "api.training",
     "UserError": "errors",
+    "compare": "api.comparison",
+    "compare_scores": "api.evaluation",
+    "evaluate": "api.evaluation",
     "filter_pairs": "api.filtering",
     "find_false_negatives": "api.negatives",
     "load_model": "api.model",

@@ -14,10 +14,16 @@ import torch
 
 import conan_embed as ce
 from conan_embed import objectives
-from tests.support.docs import MODEL, hub_with_bundled_model, write_faq
+from tests.support.docs import MODEL, hub_with_bundled_model, write_evaluation, write_faq
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-LOSSES = getattr(objectives, "__all__", [])
+LOSSES = [name for name in objectives.__all__ if callable(getattr(objectives, name))]
+# What a function returns has its example there.
+RESULTS = {
+    "Comparison": "compare",
+    "EvaluationResult": "evaluate",
+    "objectives.InfoNCE": "objectives.infonce",
+}
 NOT_EXAMPLES = {"conan_embed.quickstart.docstrings"}  # reads other people's docstrings, and quotes them
 
 
@@ -49,6 +55,7 @@ def test_example_shows_what_it_says(
     example: doctest.DocTest, surroundings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_faq(tmp_path)
+    write_evaluation(tmp_path)
     monkeypatch.chdir(tmp_path)
     example.globs.update(surroundings)
     torch.manual_seed(0)
@@ -87,7 +94,7 @@ def test_public_name_is_documented(thing: Any) -> None:
 @pytest.mark.parametrize("name", [*ce.__all__, *(f"objectives.{name}" for name in LOSSES)])
 def test_public_name_has_an_example(name: str) -> None:
     thing = ce
-    for part in name.split("."):
+    for part in RESULTS.get(name, name).split("."):
         thing = getattr(thing, part)
     methods = "".join(method.__doc__ or "" for method in _own_methods(thing))
     assert ">>>" in (thing.__doc__ or "") + methods

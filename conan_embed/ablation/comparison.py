@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
@@ -77,6 +78,17 @@ class Comparison:
     def tasks(self) -> list[str]:
         """The rows of single tasks."""
         return [name for name in self.rows if "/" in name]
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return a row per task or average and arm: `row`, `arm` and the attributes of `Cell` but `by_seed`."""
+        return pl.DataFrame(
+            [
+                {"row": row, "arm": arm.name, **{k: v for k, v in asdict(cell).items() if k != "by_seed"}}
+                for row, cells in self.rows.items()
+                for arm, cell in zip(self.arms, cells, strict=True)
+            ],
+            infer_schema_length=None,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as results.json holds them."""

@@ -1,5 +1,7 @@
 """Mine hard negatives, look at them, and find those that are probably answers."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +98,9 @@ class MinedNegatives:
 
 def mine_hard_negatives(
     model: EmbeddingModel | str | Path,
-    pairs: "Pairs | str | Path | Frame",
+    pairs: Pairs | str | Path | Frame,
     *,
-    corpus: "str | Path | Frame | Sequence[str] | None" = None,
+    corpus: str | Path | Frame | Sequence[str] | None = None,
     depth: int = 200,
     offset: int = 0,
     max_positive_ratio: float | None = None,

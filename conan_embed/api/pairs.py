@@ -1,5 +1,7 @@
 """Pairs of queries and positives: the training data of a retrieval model, from a file or from memory."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +70,7 @@ class Pairs:
     def _repr_html_(self) -> str:
         return self.frame.head(10)._repr_html_()
 
-    def head(self, n: int = 5) -> "Pairs":
+    def head(self, n: int = 5) -> Pairs:
         """Return the first `n` rows.
 
         Example:
@@ -87,7 +89,7 @@ class Pairs:
         """
         return self.frame
 
-    def split(self, test: float = 0.1, *, seed: int = 0) -> "tuple[Pairs, Pairs]":
+    def split(self, test: float = 0.1, *, seed: int = 0) -> tuple[Pairs, Pairs]:
         """Split into training and test pairs; equal queries go to the same side.
 
         Args:
@@ -136,7 +138,7 @@ class Pairs:
 
 
 def read_pairs(
-    source: "str | Path | Frame | Pairs",
+    source: str | Path | Frame | Pairs,
     columns: ColumnNames | None = None,
     *,
     name: str | None = None,
@@ -179,7 +181,7 @@ def read_pairs(
 
 
 def read_passages(
-    source: "str | Path | Frame | Sequence[str]", columns: ColumnNames | None = None
+    source: str | Path | Frame | Sequence[str], columns: ColumnNames | None = None
 ) -> pl.DataFrame:
     """Return passages, `doc_id: str, text: str`, from a file, a frame, a list of dicts or a list of texts."""
     if isinstance(source, str | Path):
@@ -214,7 +216,7 @@ def _from_memory(data: Frame, schema: TableSchema, columns: ColumnNames | None) 
     return rows.frame
 
 
-def _as_polars(data: "Frame") -> pl.DataFrame:
+def _as_polars(data: Frame) -> pl.DataFrame:
     if isinstance(data, pl.DataFrame):
         return data
     try:

@@ -139,6 +139,7 @@ class EvaluationResult(Mapping[str, TaskResult]):
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "EvaluationResult":
+        """Read what `to_json` returned."""
         return cls(
             value["model"],
             value["width"],

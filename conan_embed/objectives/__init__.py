@@ -6,7 +6,6 @@ relations = Relations.one_positive(8, negatives_per_query=7)
 loss = infonce(query_QD, candidate_CD, relations, temperature=0.02).loss
 """
 
-from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.objectives.cosent import cosent, cosent_of_pairs
 from conan_embed.objectives.infonce import InfoNCE, infonce
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relations
@@ -16,12 +15,8 @@ __all__ = [
     "NEGATIVE",
     "POSITIVE",
     "InfoNCE",
-    "JointLoss",
     "Relations",
-    "RetrievalPart",
-    "StsPart",
     "cosent",
     "cosent_of_pairs",
     "infonce",
-    "joint_loss",
 ]

@@ -85,6 +85,15 @@ def cosent_of_pairs(
         left_PD, right_PD: float [P, D], the pairs' embeddings, not normalised.
         label_P, group_P, temperature: see `cosent`.
         widths: Matryoshka prefixes, none wider than D.
+
+    Example:
+        >>> left_PD, right_PD = torch.eye(3, 4), torch.eye(3, 4)
+        >>> loss, cosine_P = cosent_of_pairs(
+        ...     left_PD, right_PD, torch.tensor([0.0, 1.0, 1.0]), torch.zeros(3, dtype=torch.int64),
+        ...     temperature=0.05, widths=[4],
+        ... )
+        >>> cosine_P
+        tensor([1., 1., 1.])
     """
     cosines = pair_cosines(left_PD, right_PD, widths)
     losses = [cosent(cosine, label_P, group_P, temperature=temperature) for cosine in cosines]

@@ -166,6 +166,7 @@ class Relations:
         )
 
     def to(self, device: torch.device) -> "Relations":
+        """Return the relations on another device."""
         return Relations(*(to_device(tensor, device) for tensor in vars(self).values()))
 
 

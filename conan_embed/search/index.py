@@ -11,6 +11,7 @@ Shapes: Q queries, C passages, D width, K hits.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +70,25 @@ def search(
         UserError: an empty query, a `k` below 1, a model or corpus that cannot be read, a damaged file in the cache.
     """
     queries = [query] if isinstance(query, str) else query
+    check_queries(queries, k)
+    passages = read_corpus(corpus)
+    model = EmbeddingModel.load(model_folder)
+    return find(model, queries, passages, encode_passages(model, passages["text"], Path(cache)), k)
+
+
+def check_queries(queries: Sequence[str], k: int) -> None:
+    """Raise UserError for an empty query or a `k` below 1."""
     for text in queries:
         if not text.strip():
             raise UserError(f"query: found {text!r}, expected some text.")
     if k < 1:
         raise UserError(f"k: found {k}, expected 1 or more.")
-    passages = read_corpus(corpus)
-    model = EmbeddingModel.load(model_folder)
-    passages_CD = _encoded(model, passages["text"], Path(cache))
+
+
+def find(
+    model: EmbeddingModel, queries: Sequence[str], passages: pl.DataFrame, passages_CD: torch.Tensor, k: int
+) -> list[list[Hit]]:
+    """Return the `k` passages (doc_id, text) nearest to each query, given the passages' embeddings."""
     queries_QD = torch.from_numpy(model.encode(queries, prompt=model.prompts["query"]))
     scores_QK, rows_QK = top_k(queries_QD, passages_CD, min(k, len(passages)))
     return [
@@ -88,8 +100,8 @@ def search(
     ]
 
 
-def _encoded(model: EmbeddingModel, texts: pl.Series, cache: Path) -> torch.Tensor:
-    """Return the embeddings of `texts`, float32 [C, D], mapped from the cache; encode them first where it has none."""
+def encode_passages(model: EmbeddingModel, texts: pl.Series, cache: Path) -> torch.Tensor:
+    """Return the embeddings of `texts`, float32 [C, D], mapped from the cache; encode them first if it has none."""
     path = cache / "search" / f"{_key(model, texts)}.safetensors"
     if not path.exists():
         passages_CD = torch.empty(len(texts), model.width)
@@ -106,7 +118,7 @@ def _encoded(model: EmbeddingModel, texts: pl.Series, cache: Path) -> torch.Tens
 
 
 def _key(model: EmbeddingModel, texts: pl.Series) -> str:
-    """Hash all that the embeddings of `texts` hang on."""
+    """Hash all that the embeddings of `texts` depend on."""
     config = {
         name: value for name, value in model.encoder.config.to_dict().items() if not name.startswith("_")
     }
@@ -115,7 +127,7 @@ def _key(model: EmbeddingModel, texts: pl.Series) -> str:
     settings = [model.pooling, model.max_length, model.prompts["passage"]]
     key = xxhash.xxh3_128(json.dumps([config, shapes, settings], sort_keys=True, default=str).encode())
     for weight in weights.values():
-        key.update(weight.flatten().view(torch.uint8).numpy().data)
+        key.update(weight.cpu().flatten().view(torch.uint8).numpy().data)
     key.update(model.tokenizer_text().encode())
     key.update(texts.str.len_bytes().to_numpy().data)
     key.update("".join(texts).encode())

@@ -42,6 +42,20 @@ def write_faq(folder: Path) -> Path:
     return path
 
 
+def write_evaluation(folder: Path) -> Path:
+    """Write FAQ as the retrieval set `eval/retrieval/faq` into `folder`."""
+    path = folder / "eval" / "retrieval" / "faq"
+    path.mkdir(parents=True)
+    tables = {
+        "queries": [{"query_id": f"q{i}", "text": query} for i, (query, _) in enumerate(FAQ)],
+        "corpus": [{"doc_id": f"d{i}", "text": positive} for i, (_, positive) in enumerate(FAQ)],
+        "qrels": [{"query_id": f"q{i}", "doc_id": f"d{i}", "score": 1} for i in range(len(FAQ))],
+    }
+    for name, rows in tables.items():
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "eval"
+
+
 def write_hub_cache(folder: Path) -> Path:
     """Lay the bundled model out in `folder` as the hub's client does once it has downloaded MODEL; return the cache."""
     cache = folder / "hub"
