@@ -77,6 +77,50 @@ def mine(
     console.print(f"rankings: {folder}\nstatistics and examples: {folder / 'mining.json'}")
 
 
+@app.command()
+def pairs(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="folders and files: Markdown, HTML, reST, text, PDF, Word, tables of texts or pairs",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
+    model: Annotated[
+        str | None, typer.Option(help="count tokens with this model's tokenizer; else they are estimated")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=16, help="tokens of a passage at most")] = 256,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="tokens that a passage repeats from the one before it")
+    ] = 0,
+    hold_out: Annotated[
+        float, typer.Option(min=0, max=0.5, help="share of the questions that are never trained on")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="of what is held out")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; else one a core")] = None,
+    resume: Annotated[bool, typer.Option(help="go on from what an earlier run left")] = True,
+) -> None:
+    """Turn documents into passages, training pairs and held-out questions, without a language model.
+
+    Writes passages.parquet, pairs.parquet, test/ and development/ (evaluation folders) and summary.json.
+    """
+    import os
+
+    from conan_embed.documents.build import PairSettings, build_pairs
+
+    settings = PairSettings(
+        model=model,
+        max_tokens=max_tokens,
+        overlap=overlap,
+        hold_out=hold_out,
+        seed=seed,
+        workers=workers or os.cpu_count() or 1,
+    )
+    result = build_pairs(sources, output, settings, resume=resume)
+    console.print("\n".join([*result.lines(), f"pairs: {output / 'pairs.parquet'}"]))
+
+
 @app.command(name="filter")
 def filter_(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file (docs/filtering.md).")],

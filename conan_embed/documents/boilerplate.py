@@ -1,0 +1,81 @@
+"""What many documents repeat: copies of whole documents, menus, footers, notices.
+
+A block counts as boilerplate where it stands in at least `MIN_DOCUMENTS` documents and in a `MIN_SHARE` of them, or in
+`MANY_DOCUMENTS`, however many there are: such a block tells no document from another. Code and tables may repeat.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+MIN_DOCUMENTS = 5
+MIN_SHARE = 0.1
+MANY_DOCUMENTS = 100
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Attributes:
+    copies: numbers of documents that hold the same blocks as an earlier one, int64, sorted.
+    blocks: keys of blocks that are boilerplate, uint64, sorted.
+    headings: headings, in lower case, that stand in several documents, with the number of these.
+    num_documents: without the copies.
+    examples: some of the blocks, the most frequent first.
+    """
+
+    copies: NDArray[np.int64]
+    blocks: NDArray[np.uint64]
+    headings: dict[str, int]
+    num_documents: int
+    examples: list[str]
+
+
+def find_repeated(files: list[Path]) -> Repeated:
+    """Look through the blocks of all batches (see `parsing`), of which only hashes are in memory."""
+    blocks = pl.scan_parquet(files)
+    whole = pl.concat_str("title", pl.col("headings").list.join("/"), "text", separator="\n")
+    content = (
+        blocks.group_by("document")
+        .agg(pl.len().alias("blocks"), whole.hash().sum().alias("content"))
+        .sort("document")
+        .collect(engine="streaming")
+    )
+    is_copy = content.select(pl.struct("blocks", "content").is_first_distinct().not_()).to_series()
+    copies = content.filter(is_copy)["document"]
+    unique = blocks.filter(~pl.col("document").is_in(copies.implode()))
+    num_documents = len(content) - len(copies)
+    return Repeated(
+        copies=copies.to_numpy(),
+        blocks=(frequent := _frequent_blocks(unique, num_documents))["key"].sort().to_numpy(),
+        headings=_repeated_headings(unique),
+        num_documents=num_documents,
+        examples=frequent.sort("documents", descending=True)["text"].head(10).to_list(),
+    )
+
+
+def _frequent_blocks(blocks: pl.LazyFrame, num_documents: int) -> pl.DataFrame:
+    enough = max(MIN_DOCUMENTS, min(MIN_SHARE * num_documents, MANY_DOCUMENTS))
+    return (
+        blocks.filter(pl.col("kind").is_in(["text", "list"]) & (pl.col("section_kind") != "faq"))
+        .group_by("key")
+        .agg(pl.col("document").n_unique().alias("documents"), pl.col("text").first().str.slice(0, 120))
+        .filter(pl.col("documents") >= enough)
+        .collect(engine="streaming")
+    )
+
+
+def _repeated_headings(blocks: pl.LazyFrame) -> dict[str, int]:
+    last = pl.col("headings").list.last().str.to_lowercase().alias("heading")
+    counted = (
+        blocks.select("document", "section", last)
+        .drop_nulls()
+        .unique()
+        .group_by("heading")
+        .len()
+        .filter(pl.col("len") > 1)
+        .collect(engine="streaming")
+    )
+    return dict(counted.iter_rows())

@@ -1,0 +1,284 @@
+"""`build_pairs`: sources to passages, pairs and held-out questions, in one folder.
+
+    passages.parquet      doc_id, text, document (its title), headings, file, line, num_tokens, split (train, held_out)
+    pairs.parquet         query, positive, doc_id, kind, file, heading, line: training pairs only
+    test/, development/   the held-out questions (held_out.py)
+    summary.json          what was read, skipped, repeated, made and held out
+    work/                 intermediate files; gone when all is done
+
+A killed run resumes where it was: what is in work/ for the same sources and settings is not made again. No more than
+a batch of documents is in memory, plus a few dozen bytes for each passage and pair.
+"""
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from xxhash import xxh3_64_hexdigest
+
+from conan_embed.console import tracked
+from conan_embed.documents.boilerplate import Repeated, find_repeated
+from conan_embed.documents.collection import Finished, finish
+from conan_embed.documents.parsing import parse_batches, plan_batches
+from conan_embed.documents.parts import make_part
+from conan_embed.documents.passages import CountTokens, estimate_tokens
+from conan_embed.documents.sources import Skipped, SourceFile, find_files
+from conan_embed.errors import UserError
+from conan_embed.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """How passages and pairs are made.
+
+    Attributes:
+        model: folder or hub name of a model, whose tokenizer counts; else tokens are estimated.
+        max_tokens: of a passage.
+        overlap: tokens that a passage repeats from the one before it in its section.
+        min_tokens: of a passage that may be the positive of a pair.
+        hold_out: share of the questions that are never trained on; 0 for none.
+        workers: processes that read documents; with more than one, a script needs `if __name__ == "__main__"`.
+    """
+
+    model: str | None = None
+    max_tokens: int = 256
+    overlap: int = 0
+    min_tokens: int = 8
+    hold_out: float = 0.1
+    seed: int = 0
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """What `build_pairs` made; `summary.json` holds the same.
+
+    Attributes:
+        output: the folder.
+        name: of the evaluation set in test/ and development/.
+        documents: with text, copies left out.
+        copies: documents that hold the same text as an earlier one.
+        boilerplate: blocks that many documents repeat, left out of all of them, and the most frequent ones.
+        pairs: training pairs by kind.
+        questions: held-out questions: `development`, `test`.
+        unit: what was held out whole: document or section.
+        near_duplicates: training pairs left out since they nearly equal a held-out question or answer.
+        skipped: files by reason, and examples.
+    """
+
+    output: Path
+    name: str
+    files: int
+    documents: int
+    copies: int
+    boilerplate: int
+    boilerplate_examples: list[str]
+    passages: int
+    tokens: int
+    pairs: dict[str, int]
+    questions: dict[str, int]
+    unit: str
+    near_duplicates: int
+    skipped: dict[str, int]
+    skipped_examples: dict[str, str]
+
+    @property
+    def num_pairs(self) -> int:
+        return sum(self.pairs.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "output": str(self.output)}
+
+    def lines(self) -> list[str]:
+        """Return what was done as sentences for a person."""
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in self.pairs.items())
+        return [
+            f"{self.documents:,} documents from {self.files:,} files, {self.passages:,} passages, "
+            f"{self.tokens / max(self.passages, 1):.0f} tokens each on average",
+            *([f"left out: {self.copies:,} copies of documents"] if self.copies else []),
+            *(
+                [f"left out: {self.boilerplate:,} blocks that many documents repeat"]
+                if self.boilerplate
+                else []
+            ),
+            f"{self.num_pairs:,} training pairs ({kinds})",
+            f"held out by {self.unit}: {self.questions['test']:,} questions to report, "
+            f"{self.questions['development']:,} to choose by; {self.near_duplicates:,} training pairs left out "
+            "as near-duplicates of these",
+            *([f"skipped: {_reasons(self.skipped, self.skipped_examples)}"] if self.skipped else []),
+        ]
+
+
+def build_pairs(
+    sources: Sequence[str | Path],
+    output: str | Path,
+    settings: PairSettings = PairSettings(),
+    *,
+    resume: bool = True,
+) -> PairsResult:
+    """Turn documents into passages, training pairs and held-out questions.
+
+    Args:
+        sources: folders and files: Markdown, HTML, reStructuredText, plain text, PDF, Word; tables of texts or pairs.
+        output: the folder to write; see the top of this module.
+        resume: go on with what an earlier run of the same sources and settings left in `output`.
+
+    Raises:
+        UserError: no such source, nothing to read in it, no pair to be made, or `output` holds something else.
+
+    Example:
+        >>> result = build_pairs(["docs/"], "pairs/")  # doctest: +SKIP
+    """
+    output = Path(output)
+    entries = list(tracked(find_files([str(source) for source in sources]), "Looking for documents"))
+    files = [entry for entry in entries if isinstance(entry, SourceFile)]
+    skipped = [entry for entry in entries if isinstance(entry, Skipped)]
+    _check_any(sources, files, skipped)
+    work = _Work(output, files, settings)
+    if work.prepare(resume) and (output / "summary.json").exists():
+        return _read_result(output)
+    batches = plan_batches(files)
+    skipped += parse_batches(batches, work.folder("blocks"), workers=settings.workers)
+    blocks = sorted(work.folder("blocks").glob("*.parquet"))
+    repeated = find_repeated(blocks)
+    if repeated.num_documents == 0:
+        _check_any(sources, [], skipped)
+    count = token_counter(settings.model)
+    for file in tracked(blocks, "Making passages and pairs"):
+        make_part(
+            file,
+            work.folder("parts"),
+            repeated,
+            count,
+            max_tokens=settings.max_tokens,
+            overlap=settings.overlap,
+            min_tokens=settings.min_tokens,
+        )
+    name = name_of(sources)
+    finished = finish(work.folder("parts"), output, name, hold_out=settings.hold_out, seed=settings.seed)
+    result = _result(output, name, len(files), skipped, repeated, finished)
+    write_json(output / "summary.json", result.to_json())
+    shutil.rmtree(work.root)
+    return result
+
+
+def _result(
+    output: Path, name: str, num_files: int, skipped: list[Skipped], repeated: Repeated, finished: Finished
+) -> PairsResult:
+    counts, examples = _count_skipped(skipped)
+    return PairsResult(
+        output=output,
+        name=name,
+        files=num_files,
+        documents=repeated.num_documents,
+        copies=len(repeated.copies),
+        boilerplate=len(repeated.blocks),
+        boilerplate_examples=repeated.examples,
+        **vars(finished),
+        skipped=counts,
+        skipped_examples=examples,
+    )
+
+
+def name_of(sources: Sequence[str | Path]) -> str:
+    """Return a name for the evaluation set, from the first source."""
+    name = re.sub(r"[^\w-]+", "-", Path(sources[0]).expanduser().resolve().stem).strip("-")
+    return name or "documents"
+
+
+def token_counter(model: str | None) -> CountTokens:
+    """Return what counts tokens: the tokenizer of `model`, else an estimate."""
+    if model is None:
+        return estimate_tokens
+    # transformers takes seconds to import, and only a model needs it.
+    from transformers import AutoTokenizer
+
+    from conan_embed.encoder.loading import local_folder, quiet_transformers
+
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(model))
+
+    def count(texts: Sequence[str]) -> np.ndarray:
+        if not len(texts):
+            return np.zeros(0, np.int64)
+        ids = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        return np.fromiter(map(len, ids), np.int64, len(ids))
+
+    return count
+
+
+def _check_any(sources: Sequence[str | Path], files: list[SourceFile], skipped: list[Skipped]) -> None:
+    if files:
+        return
+    where = ", ".join(map(str, sources))
+    if not skipped:
+        raise UserError(
+            f"{where}: found no files, expected documents (Markdown, HTML, text, PDF, tables, ...)."
+        )
+    reasons = _reasons(*_count_skipped(skipped))
+    raise UserError(f"{where}: found no document with text. Skipped: {reasons}.")
+
+
+def _reasons(counts: dict[str, int], examples: dict[str, str]) -> str:
+    return "; ".join(f"{count:,} x {reason} (such as {examples[reason]})" for reason, count in counts.items())
+
+
+def _count_skipped(skipped: list[Skipped]) -> tuple[dict[str, int], dict[str, str]]:
+    counts = Counter(entry.reason for entry in skipped)
+    examples: dict[str, str] = {}
+    for entry in skipped:
+        examples.setdefault(entry.reason, entry.name)
+    return dict(counts.most_common()), examples
+
+
+class _Work:
+    """The folder of intermediate files, and what they were made from."""
+
+    def __init__(self, output: Path, files: list[SourceFile], settings: PairSettings) -> None:
+        self.output, self.root = output, output / "work"
+        stats = [(file.name, *_stat(file.path)) for file in files]
+        decides = [asdict(replace(settings, workers=1)), stats]
+        self.fingerprint = xxh3_64_hexdigest(json.dumps(decides).encode("utf-8", "surrogateescape"))
+
+    def folder(self, name: str) -> Path:
+        (self.root / name).mkdir(parents=True, exist_ok=True)
+        return self.root / name
+
+    def prepare(self, resume: bool) -> bool:
+        """Return whether the folder holds work on the same sources and settings; else remove what an earlier run left.
+
+        Raises:
+            UserError: the folder holds something else.
+        """
+        marker = self.output / "pairs.json"
+        if marker.exists():
+            if resume and read_json(marker)["fingerprint"] == self.fingerprint:
+                return True
+            for name in ("work", "test", "development"):
+                shutil.rmtree(self.output / name, ignore_errors=True)
+            for name in ("summary.json", "passages.parquet", "pairs.parquet"):
+                (self.output / name).unlink(missing_ok=True)
+        elif self.output.is_dir() and any(self.output.iterdir()):
+            raise UserError(
+                f"{self.output}: is not empty and was not written by `pairs`; choose another folder."
+            )
+        write_json(marker, {"fingerprint": self.fingerprint})
+        return False
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read_result(output: Path) -> PairsResult:
+    values = read_json(output / "summary.json")
+    return PairsResult(**{**values, "output": output})

@@ -1,0 +1,181 @@
+"""Sources to files: folders are walked, formats told by name, encodings found out; the rest is skipped and counted."""
+
+import codecs
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conan_embed.documents.office import UnreadableError
+from conan_embed.errors import UserError, suggestion
+from conan_embed.texts.formats import format_of
+
+FORMATS = {
+    **dict.fromkeys((".md", ".markdown", ".mdx", ".mkd", ".qmd", ".rmd"), "markdown"),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".rst", ".rest"), "rst"),
+    **dict.fromkeys((".txt", ".text", ""), "plain"),
+    ".pdf": "pdf",
+    ".docx": "word",
+}
+_SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "site-packages", "dist-packages", "venv"})
+_BARE_NAMES = re.compile(
+    r"(?i)readme|license|copying|changes|changelog|authors|contributing|news|todo|notice|history"
+)
+_MOST_BAD_BYTES = 1 / 200  # of a file in UTF-8 that somebody damaged; more of them is another encoding
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read.
+
+    Attributes:
+        name: under which it is shown.
+        format: a value of FORMATS, or "table".
+        named: whether the user named the file itself, so that it must be readable.
+    """
+
+    path: Path
+    name: str
+    format: str
+    named: bool = False
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not among the documents, and why (a few words, to count by)."""
+
+    name: str
+    reason: str
+
+
+def find_files(sources: list[str]) -> Iterator[SourceFile | Skipped]:
+    """Yield the files of all sources in order, those of a folder sorted; a file that is met again is left out.
+
+    Links are followed, and each folder is entered once, however many links lead into it.
+
+    Raises:
+        UserError: a source that does not exist, or a single file of an unknown format.
+    """
+    visited: set[tuple[int, int]] = set()
+    for source in sources:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            yield from _walk(path, visited)
+        elif path.is_file():
+            format_ = _format(path, alone=True)
+            if format_ is None:
+                known = ", ".join(sorted(filter(None, FORMATS)))
+                raise UserError(
+                    f"{path}: a file of an unknown format; expected {known}, or a table (.jsonl, .csv, .parquet)."
+                )
+            if _new(path, visited):
+                yield SourceFile(path, str(path), format_, named=True)
+        else:
+            raise UserError(f"{path}: no such file or folder{_nearest(path)}.")
+
+
+def _nearest(path: Path) -> str:
+    return (
+        suggestion(path.name, (entry.name for entry in path.parent.iterdir())) if path.parent.is_dir() else ""
+    )
+
+
+def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile | Skipped]:
+    if not _new(folder, visited):
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        yield Skipped(str(folder), "folder that cannot be read")
+        return
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.startswith("."):
+            continue
+        try:
+            if entry.is_dir():
+                if entry.name not in _SKIPPED_FOLDERS:
+                    yield from _walk(path, visited)
+            elif not entry.is_file():
+                yield Skipped(str(path), "broken link" if entry.is_symlink() else "no regular file")
+            elif (format_ := _format(path, alone=False)) is None:
+                yield Skipped(str(path), "another format")
+            elif _new(path, visited):
+                yield SourceFile(path, str(path), format_)
+        except OSError:  # a link that points to itself
+            yield Skipped(str(path), "broken link")
+
+
+def _new(path: Path, visited: set[tuple[int, int]]) -> bool:
+    stat = path.stat()
+    key = (stat.st_dev, stat.st_ino)
+    if key in visited:
+        return False
+    visited.add(key)
+    return True
+
+
+def _format(path: Path, *, alone: bool) -> str | None:
+    suffix = path.suffix.lower()
+    if suffix == "":
+        return "plain" if alone or _BARE_NAMES.match(path.name) else None
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    if format_of(path) and (
+        alone or ".json" not in path.suffixes
+    ):  # a folder's JSON files are settings, mostly
+        return "table"
+    return None
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, UTF-16 or UTF-32 with its mark, or GB 18030 (which contains GBK).
+
+    A few bad bytes in UTF-8 become the replacement character.
+
+    Raises:
+        UnreadableError: empty, binary, of an unknown encoding, or not to be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read ({error.strerror})") from error
+    return decode(data)
+
+
+def decode(data: bytes) -> str:
+    """Return bytes as text; see `read_text`."""
+    if not data.strip():
+        raise UnreadableError("empty")
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if data.startswith(mark):
+            return _lines(data.decode(name, errors="replace"))
+    if b"\x00" in data[:65536]:
+        raise UnreadableError("binary")
+    try:
+        return _lines(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        pass
+    repaired = data.decode("utf-8-sig", errors="replace")
+    if repaired.count("\ufffd") <= _MOST_BAD_BYTES * len(data):
+        return _lines(repaired)
+    try:
+        text = data.decode("gb18030")
+    except UnicodeDecodeError:
+        raise UnreadableError("unknown encoding") from None
+    # Western bytes decode as rare characters; Chinese text is mostly of the common ones of GB 2312.
+    common = len(text.encode("gb2312", errors="ignore").decode("gb2312"))
+    if common < 0.9 * len(text):
+        raise UnreadableError("unknown encoding")
+    return _lines(text)
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,108 @@
+"""Queries that documents hold themselves: of every kind, in Chinese and English."""
+
+import pytest
+
+from conan_embed.documents.markdown import parse_markdown
+from conan_embed.documents.pairs import Query, make_queries
+from conan_embed.documents.passages import Passage, StoredSection
+from conan_embed.documents.questions import is_question, take_out_questions
+
+TEXT = "The server keeps a log. It is rotated every day, and old files are removed after a week or so."
+
+
+def _queries(headings: tuple[str, ...], *texts: str, title: str = "Server guide", **settings) -> list[Query]:
+    repeated = settings.pop("repeated", {})
+    given = {"summary": "", "kind": "section", "is_first": False, **settings}
+    section = StoredSection(
+        1, "a.md", title, given["summary"], headings, given["kind"], 1, given["is_first"], ()
+    )
+    passages = [Passage(text, 1, len(text) // 4) for text in texts or (TEXT,)]
+    return make_queries(section, passages, repeated, min_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("headings", "settings", "expected"),
+    [
+        ((), {}, ("title", "Server guide")),
+        (("Logging",), {}, ("heading", "Server guide: Logging")),
+        (("Rotating the logs of a server",), {}, ("heading", "Rotating the logs of a server")),
+        (("2.1 日志文件的轮转与清理",), {}, ("heading", "日志文件的轮转与清理")),
+        (("Logging", "Examples"), {}, ("heading", "Server guide: Logging: Examples")),
+        (("How do I rotate logs?",), {}, ("question", "How do I rotate logs?")),
+        (("如何清理日志",), {}, ("question", "如何清理日志")),
+        (("How it works",), {"repeated": {"how it works": 3}}, ("question", "Server guide: How it works")),
+        (("rotation",), {"kind": "definition"}, ("definition", "rotation")),
+        (("What then?",), {"kind": "faq"}, ("faq", "What then?")),
+        ((), {"summary": "All about logs.", "is_first": True, "title": ""}, ("summary", "All about logs.")),
+    ],
+)
+def test_each_kind_of_section_has_its_query(headings, settings, expected) -> None:
+    [query] = _queries(headings, **settings)
+    assert (query.kind, query.text, query.positives) == (*expected, (0,))
+
+
+def test_a_generic_heading_alone_asks_nothing() -> None:
+    assert [query.kind for query in _queries(("Overview",), title="")] == ["sentence"]
+
+
+def test_a_first_sentence_is_the_query_where_there_is_no_other_and_the_rest_its_answer() -> None:
+    [query] = _queries((), TEXT, title="")
+    assert (query.kind, query.text) == ("sentence", "The server keeps a log.")
+    assert query.rest == TEXT[len(query.text) :].strip()
+
+
+def test_a_row_of_a_table_is_no_sentence() -> None:
+    assert _queries((), "a1 | 2 | 3 | 4 | 5 | 6 | +---+----+\n" + TEXT, title="") == []
+
+
+def test_the_first_passages_of_a_long_section_answer_its_heading() -> None:
+    [query, *others] = _queries(("Logging",), *[f"{number} {TEXT}" for number in range(6)])
+    assert query.positives == (0, 1, 2, 3)
+    assert [other.positives for other in others if other.kind == "sentence"] in (
+        [],
+        [(4,), (5,)],
+        [(4,)],
+        [(5,)],
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["How to install it", "什么是事务？", "为什么要备份", "Can I use it offline?"]
+)
+def test_questions_are_known(text: str) -> None:
+    assert is_question(text)
+
+
+@pytest.mark.parametrize("text", ["Installation", "事务", "Whatever", "The howling wind", "?"])
+def test_other_headings_are_no_questions(text: str) -> None:
+    assert not is_question(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "questions"),
+    [
+        (
+            "Q: Is it fast?\nA: Yes, quite fast.\n\nQ: Is it safe?\nA: We think so.",
+            ["Is it fast?", "Is it safe?"],
+        ),
+        ("**Q1: Is it fast?**\n\nA1: Yes, quite fast.", ["Is it fast?"]),
+        ("问：能离线使用吗？\n答：可以，先下载模型。", ["能离线使用吗？"]),
+        ("问题1：能离线使用吗？\n\n解答：可以，先下载模型。", ["能离线使用吗？"]),
+    ],
+)
+def test_questions_in_a_text_become_sections_with_their_answers(text: str, questions: list[str]) -> None:
+    document = take_out_questions(parse_markdown("faq.md", f"# FAQ\n\n{text}\n"))
+    faq = [section for section in document.sections if section.kind == "faq"]
+    assert [section.headings[-1] for section in faq] == questions
+    for section in faq:
+        answer = " ".join(block.text for block in section.blocks)
+        assert answer
+        assert section.headings[-1] not in answer, (
+            "an answer that repeats its question is found by the words alone"
+        )
+        assert not answer.startswith(("A", "答", "解答"))
+
+
+def test_a_question_without_an_answer_stays_text() -> None:
+    document = take_out_questions(parse_markdown("a.md", "# T\n\nQ: Is it fast?\n"))
+    assert [section.kind for section in document.sections] == ["section"]
