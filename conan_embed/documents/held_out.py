@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from conan_embed.filtering.duplicates import GRAM, plain, signatures
-from conan_embed.filtering.measures import grams, jaccard
+from conan_embed.filtering.grams import grams, jaccard
+from conan_embed.filtering.minhash import GRAM, plain, signatures
 
 MIN_QUESTIONS = 150
 """So many questions are held out where the share asked for gives fewer, but at most `MAX_SHARE` of all."""

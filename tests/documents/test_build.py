@@ -311,3 +311,12 @@ def test_several_processes_give_the_same(folder: MakeFolder, monkeypatch: pytest
     two = build_pairs([root], root.parent / "two", PairSettings(workers=2))
     for ours, theirs in zip(_texts(one), _texts(two), strict=True):
         assert ours.equals(theirs)
+
+
+def test_the_command_says_what_it_made(folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    from conan_embed.cli import app
+
+    root = folder()
+    app(["pairs", str(root), "-o", str(root.parent / "out"), "--workers", "1"], standalone_mode=False)
+    assert "30 documents from 30 files" in capsys.readouterr().err
+    assert (root.parent / "out" / "pairs.parquet").exists()
