@@ -310,11 +310,11 @@ def report(
     console.print(f"report: {run(folders, output)}")
 
 
-@app.command()
-def suspects(
+@app.command(name="false-negatives")
+def false_negatives(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON lines. Default: suspects.jsonl in the run.")
+        Path | None, typer.Option("--output", "-o", help="JSON lines. Default: a file in the run.")
     ] = None,
     pairs: Annotated[int, typer.Option(min=1, help="Number of likely pairs to check.")] = 500,
     margin: Annotated[
@@ -327,8 +327,8 @@ def suspects(
     """
     from conan_embed.training.run import suspects as find
 
-    written, count, looked_at = find(run, output, limit=pairs, margin=margin)
-    console.print(f"{count:,} suspected false negatives among {looked_at:,} pairs checked: {written}")
+    path, count, num_pairs = find(run, output, limit=pairs, margin=margin)
+    console.print(f"{count:,} suspected false negatives among {num_pairs:,} pairs checked: {path}")
 
 
 @app.command()

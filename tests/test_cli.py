@@ -82,7 +82,7 @@ def test_train_evaluate_search_and_report(project):
     assert set(read_json(project / "scores.json")["tasks"]["sts/Same"]["widths"]) == {"16", "8"}
     assert "| local sets | sts/Same |" in (project / "run/model/README.md").read_text()
 
-    suspected = command("suspects", "run", "--margin", "2", "-o", "label.jsonl", folder=project)
+    suspected = command("false-negatives", "run", "--margin", "2", "-o", "label.jsonl", folder=project)
     assert suspected.returncode == 0, suspected.stderr
     assert {line["label"] for line in read_json_lines(project / "label.jsonl")} == {""}
 
@@ -123,7 +123,7 @@ def test_mined_rankings_are_read_by_train(project):
         (["evaluate", "base", "eval", "--dims", "8,wide"], ["'wide'", "256,512"]),
         (["evaluate", "base", "eval", "--benchmark", "C-MTEB"], ["a folder and --benchmark", "one of them"]),
         (["evaluate", "base"], ["nothing to evaluate on", "--benchmark"]),
-        (["suspects", "eval"], ["eval", "not a finished run", "recipe.yaml"]),
+        (["false-negatives", "eval"], ["eval", "not a finished run", "recipe.yaml"]),
         (["report", "eval"], ["eval", "not a run directory", "filter.json"]),
         (["recipe", "smal"], ["smal", "'small'"]),
     ],
@@ -151,7 +151,7 @@ def test_help_names_every_command_and_is_quick_to_import(tmp_path):
         "search",
         "quickstart",
         "report",
-        "suspects",
+        "false-negatives",
         "recipe",
         "filter",
         "ablate",

@@ -1,6 +1,7 @@
 """The sections of the report that show texts: queries with their neighbours, with their mined negatives, and with
 the hardest negatives that training used."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -40,7 +41,43 @@ class Example:
     note: str = ""
 
 
-def examples(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Group:
+    """Examples under a heading: the first in sight, the others folded away."""
+
+    shown: Sequence[Example]
+    folded: Sequence[Example]
+    name: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Hardest:
+    """The negatives of hard_negatives.jsonl, and the command that lists more of them."""
+
+    summary: str
+    command: str
+    groups: Sequence[Group]
+
+
+@dataclass(frozen=True)
+class MiningRow:
+    """What mining.json says about a data set."""
+
+    name: str
+    cells: Sequence[str]
+    entries: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class MiningTable:
+    """mining.json as a table, a row for each data set."""
+
+    columns: Sequence[str]
+    rows: Sequence[MiningRow]
+
+
+def examples(runs: Sequence[RunRecord]) -> Group | None:
     """Return the queries of examples.json with their neighbours before and after training (of each run)."""
     found = [run for run in runs if _objects(run.examples, "queries")]
     by_query = [
@@ -67,45 +104,44 @@ def examples(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     corpus = found[0].examples.get("corpus")
     of = f" of {corpus}" if corpus else ""
     note = f"The nearest passages{of} to some queries; relevant ones are marked ✓."
-    return {"note": note, "shown": entries[:NUM_SHOWN], "folded": entries[NUM_SHOWN:]}
+    return Group(entries[:NUM_SHOWN], entries[NUM_SHOWN:], note=note)
 
 
-def mining(run: RunRecord) -> dict[str, Any] | None:
+def mining(run: RunRecord) -> MiningTable | None:
     """Return the numbers and examples of mining.json, by data set."""
     columns = dict.fromkeys(
         key for numbers in run.mining.values() for key, v in numbers.items() if _is_plain(v)
     )
-    rows = [{"name": name, "cells": [fact(n.get(key)) for key in columns]} for name, n in run.mining.items()]
-    folded = [
-        {"name": name, "entries": [_mined(record) for record in _objects(numbers, "examples")[:NUM_QUERIES]]}
+    rows = [
+        MiningRow(
+            name,
+            [fact(numbers.get(key)) for key in columns],
+            [_mined(record) for record in _objects(numbers, "examples")[:NUM_QUERIES]],
+        )
         for name, numbers in run.mining.items()
-        if _objects(numbers, "examples")
     ]
-    titles = [key.replace("_", " ") for key in columns]
-    return {"columns": titles, "rows": rows, "folded": folded} if rows else None
+    return MiningTable([key.replace("_", " ") for key in columns], rows) if rows else None
 
 
-def hardest(run: RunRecord) -> dict[str, Any] | None:
+def hardest(run: RunRecord) -> Hardest | None:
     """Return the negatives of hard_negatives.jsonl by query: those that may be answers, and the hardest others."""
     if not run.hardest:
         return None
     suspects = [line for line in run.hardest if line.get("suspect")]
     others = [line for line in run.hardest if line.get("in_use") and not line.get("suspect")]
-    num = len(run.hardest)
-    if suspects:
-        said = f"{len(suspects):,} of the {num:,} hardest negatives look like answers that nobody labelled"
-    else:
-        said = f"None of the {num:,} hardest negatives looks like an answer that nobody labelled"
-    said += ": the trained model scores them like their query's positive, or the model that mined put them above it."
-    if suspects:
-        said += " To have a person label them: "
+    count = f"{len(suspects):,}" if suspects else "None"
+    verb = "look like answers" if len(suspects) > 1 else "looks like an answer"
+    summary = (
+        f"{count} of the {len(run.hardest):,} hardest negatives {verb} that nobody labelled: the trained model scores "
+        "such a negative like its query's positive, or the model that mined scored it above."
+    )
+    command = f"conan-embed false-negatives {shlex.quote(str(run.path))}" if suspects else ""
     groups = [
-        {"name": name, "shown": entries[:NUM_SHOWN], "folded": entries[NUM_SHOWN:]}
+        Group(entries[:NUM_SHOWN], entries[NUM_SHOWN:], name)
         for name, lines in (("Suspected false negatives", suspects), ("The hardest others in use", others))
         if (entries := _by_query(lines))
     ]
-    command = f"conan-embed suspects {run.path}" if suspects else ""
-    return {"said": said, "command": command, "groups": groups}
+    return Hardest(summary + (" To list them for labelling:" if suspects else ""), command, groups)
 
 
 def _by_query(lines: Sequence[Mapping[str, Any]]) -> list[Example]:

@@ -62,7 +62,9 @@ def report(folders: Sequence[Path], output: Path | None = None) -> Path:
         )
     output = Path(output) if output is not None else folders[0] / "report.html"
     if filtered:
-        page = template("filtered.html").render(filters.page_of(filters.read_filtered(folders[0])))
+        from conan_embed.reporting import filter_sections  # which needs `template`
+
+        page = filter_sections.render(filters.read_filtered(folders[0]))
     else:
         page = render(read_runs(folders))
     write_text(output, page)

@@ -3,7 +3,6 @@ them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from conan_embed.reporting import canvas, figures, sentences
 from conan_embed.reporting.runs import RunRecord
@@ -30,6 +29,16 @@ class Drawing:
     latest: str = ""
 
 
+@dataclass(frozen=True)
+class Figures:
+    """Drawings with a sentence about them and a legend; `summaries` are (run, sentence)."""
+
+    drawings: Sequence[Drawing]
+    note: str = ""
+    legend: Sequence[Entry] = ()
+    summaries: Sequence[tuple[str, str]] = ()
+
+
 def run_legend(runs: Sequence[RunRecord]) -> list[Entry]:
     """Return the legend of the runs, each with its colour."""
     return [Entry(run.name, number % canvas.NUM_SERIES) for number, run in enumerate(runs)]
@@ -49,7 +58,7 @@ def evaluation(runs: Sequence[RunRecord]) -> list[Drawing]:
     return drawings
 
 
-def scores(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def scores(runs: Sequence[RunRecord]) -> Figures | None:
     """Return figure 2 of the paper."""
     if not (svg := figures.scores(runs, canvas.WIDE)):
         return None
@@ -63,13 +72,10 @@ def scores(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     else:
         legend = [*run_legend(runs), Entry("positives"), Entry("hard negatives", None, "dashed")]
         note += " The ticks at the foot are checks that replaced negatives." if marks else ""
-    return {
-        "note": note,
-        "drawing": Drawing("Mean cosine", svg, figures.scores(runs, canvas.NARROW), legend),
-    }
+    return Figures([Drawing("Mean cosine", svg, figures.scores(runs, canvas.NARROW), legend)], note)
 
 
-def negatives(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def negatives(runs: Sequence[RunRecord]) -> Figures | None:
     """Return what the checks of the hard negatives recorded."""
     single = len(runs) == 1
     means = _pair("S₀, when chosen", "S, now", single)
@@ -84,8 +90,8 @@ def negatives(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
         Drawing("Share of exhausted rankings", exhausted),
         Drawing("Age of the bank, steps", age, legend=ages),
     )
-    said = [("" if single else run.name, sentences.negatives(run)) for run in runs]
-    return {"said": [(name, text) for name, text in said if text], "drawings": drawings} if drawings else None
+    summaries = [("" if single else run.name, sentences.negatives(run)) for run in runs]
+    return Figures(drawings, summaries=[pair for pair in summaries if pair[1]]) if drawings else None
 
 
 def losses(runs: Sequence[RunRecord]) -> list[Drawing]:
@@ -95,7 +101,7 @@ def losses(runs: Sequence[RunRecord]) -> list[Drawing]:
     return _drawn(*(Drawing(name, figures.loss(runs, key)) for key, name in names.items()))
 
 
-def mixing(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def mixing(runs: Sequence[RunRecord]) -> Figures | None:
     """Return figure 4 of the paper, where runs that mix their tasks differently are compared."""
     ways = [None if run.recipe is None else run.recipe.step.mixing for run in runs]
     if not {"joint", "sequential"} <= set(ways):
@@ -107,18 +113,18 @@ def mixing(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
     ]
     tasks = {"Retrieval": ["retrieval"], "STS": ["sts"], "Retrieval + STS": ["retrieval", "sts"]}
     drawings = _drawn(*(Drawing(name, figures.mixed_loss(runs, keys)) for name, keys in tasks.items()))
-    return {"legend": legend, "drawings": drawings} if drawings else None
+    return Figures(drawings, legend=legend) if drawings else None
 
 
-def speed(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def speed(runs: Sequence[RunRecord]) -> Figures | None:
     """Return throughput, learning rate and gradient norm."""
     drawings = _drawn(
         Drawing("Real tokens a second", figures.throughput(runs)),
         Drawing("Learning rate", figures.learning_rate(runs)),
         Drawing("Gradient norm", figures.gradient_norm(runs)),
     )
-    said = sentences.speed(runs[0]) if len(runs) == 1 else ""
-    return {"said": said, "drawings": drawings} if drawings else None
+    note = sentences.speed(runs[0]) if len(runs) == 1 else ""
+    return Figures(drawings, note) if drawings else None
 
 
 def _pair(first: str, second: str, single: bool) -> list[Entry]:

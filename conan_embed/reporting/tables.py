@@ -48,6 +48,53 @@ class Row:
     track: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows under a title."""
+
+    title: str
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores by task; `scale` are the ticks of the tracks, where there are any."""
+
+    note: str
+    columns: Sequence[str]
+    scale: Sequence[int] | None
+    groups: Sequence[Rows]
+
+
+@dataclass(frozen=True)
+class WidthTable:
+    """Scores by Matryoshka width."""
+
+    note: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class FactRow:
+    """A fact or a key of the recipe, with a cell for each run; `code` for what is set in a fixed width."""
+
+    name: str
+    cells: Sequence[str]
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What run.json and recipe.yaml say; `recipes` are (run, text)."""
+
+    columns: Sequence[str]
+    rows: Sequence[FactRow]
+    differences: Sequence[FactRow]
+    recipes: Sequence[tuple[str, str]]
+
+
 # --- key numbers --------------------------------------------------------------------------------
 
 
@@ -75,17 +122,17 @@ def tiles(run: RunRecord) -> list[Tile]:
     return shown
 
 
-def overview(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """Return the key numbers of several runs as rows with a cell a run."""
+def overview(runs: Sequence[RunRecord]) -> list[tuple[str, list[Tile]]]:
+    """Return the key numbers of several runs: a label, and a tile for each run."""
     columns = [{tile.label: tile for tile in tiles(run)} for run in runs]
     labels = dict.fromkeys(label for column in columns for label in column)
-    return [{"label": label, "cells": [c.get(label, Tile(label, "–")) for c in columns]} for label in labels]
+    return [(label, [column.get(label, Tile(label, "–")) for column in columns]) for label in labels]
 
 
 # --- scores -------------------------------------------------------------------------------------
 
 
-def results(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def results(runs: Sequence[RunRecord]) -> ScoreTable | None:
     """Return the final scores by task, grouped by kind: before, after and difference, or a column a run."""
     start, ended = common_start(runs), [(run, run.after) for run in runs if run.after]
     evaluations = ([start] if start else []) + [after for _, after in ended]
@@ -122,20 +169,19 @@ def results(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
             complete += whole
         if len(whole) > 1:
             lines.append(row(f"Mean of {len(whole)}", means[-1], mean=True))
-        groups.append({"title": title, "rows": lines})
+        groups.append(Rows(title, lines))
     if len(means) > 1:
         lines = [row(f"Mean of {len(means)} kinds", _mean(means), mean=True)]
         lines.append(row(f"Mean of {len(complete)} tasks", _mean(complete), mean=True))
-        groups.append({"title": "All tasks", "rows": lines})
-    return {
-        "note": _results_note(runs, pair),
-        "columns": [*columns, "difference"] if pair else columns,
-        "scale": [low, (low + high) // 2, high] if pair else None,
-        "groups": groups,
-    }
+        groups.append(Rows("All tasks", lines))
+    if not pair:
+        return ScoreTable(_results_note(runs, pair), columns, None, groups)
+    return ScoreTable(
+        _results_note(runs, pair), [*columns, "difference"], [low, (low + high) // 2, high], groups
+    )
 
 
-def widths(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def widths(runs: Sequence[RunRecord]) -> WidthTable | None:
     """Return the final scores by Matryoshka width: of one run by task, of several runs their means."""
     ended = [(run.name, run.after) for run in runs if run.after]
     tasks = [
@@ -164,7 +210,7 @@ def widths(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
         if len(tasks) > 1:
             rows.append(_by_width(f"Mean of {len(tasks)} tasks", _mean(after), _mean(before), mean=True))
     columns = ["full" if width == FULL_WIDTH else f"{width}" for width in known_widths]
-    return {"note": note, "corner": "Run" if len(runs) > 1 else "Task", "columns": columns, "rows": rows}
+    return WidthTable(note, "Run" if len(runs) > 1 else "Task", columns, rows)
 
 
 def common_start(runs: Sequence[RunRecord]) -> Evaluation | None:
@@ -251,29 +297,28 @@ def _results_note(runs: Sequence[RunRecord], pair: bool) -> str:
 # --- facts --------------------------------------------------------------------------------------
 
 
-def facts(runs: Sequence[RunRecord]) -> dict[str, Any] | None:
+def facts(runs: Sequence[RunRecord]) -> Facts | None:
     """Return what run.json and recipe.yaml say; of several runs also the keys in which their recipes
     differ."""
     keys = dict.fromkeys(key for run in runs for key, value in run.facts.items() if value is not None)
     rows = [
-        {
-            "name": key.replace("_", " ").capitalize(),
-            "cells": [fact(run.rows if key == "datasets" else run.facts.get(key)) for run in runs],
-            "code": key == "command",
-        }
+        FactRow(
+            key.replace("_", " ").capitalize(),
+            [fact(run.rows if key == "datasets" else run.facts.get(key)) for run in runs],
+            code=key == "command",
+        )
         for key in keys
     ]
     recipes = [flat(run.recipe.as_dict()) if run.recipe else {} for run in runs]
     differences = [
-        {"name": key, "cells": [fact(recipe.get(key)) for recipe in recipes]}
+        FactRow(key, [fact(recipe.get(key)) for recipe in recipes])
         for key in dict.fromkeys(key for recipe in recipes for key in recipe)
         if any(recipe.get(key) != recipes[0].get(key) for recipe in recipes)
     ]
-    texts = [{"name": run.name, "text": run.recipe_text} for run in runs if run.recipe_text.strip()]
+    texts = [(run.name, run.recipe_text) for run in runs if run.recipe_text.strip()]
     if not rows and not texts:
         return None
-    columns = [run.name for run in runs]
-    return {"columns": columns, "rows": rows, "differences": differences, "recipes": texts}
+    return Facts([run.name for run in runs], rows, differences, texts)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

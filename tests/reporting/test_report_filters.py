@@ -12,7 +12,8 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.reporting import canvas, charts
-from conan_embed.reporting.filters import SECTIONS, bars, behind, behind_runs, read_filtered
+from conan_embed.reporting.filter_sections import SECTIONS
+from conan_embed.reporting.filters import bars, behind, behind_runs, read_filtered
 from conan_embed.reporting.page import report
 from conan_embed.reporting.runs import read_runs
 from tests.support.fake_filter import HOSTILE, LEFT, PAIRS, REASONS, STAGES
@@ -34,9 +35,9 @@ def page(filtered: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
 def test_the_page_has_every_section_and_says_what_happened(page):
     assert set(SECTIONS) <= set(page.values("id"))
     text = " ".join(page.text.split())
-    assert "5,000 of 10,000 pairs (50%) stayed." in text
+    assert "5,000 of 10,000 pairs (50%) were kept." in text
     assert "positive_tokens (2,150), teacher_score (1,370) and near_duplicate (750)" in text
-    assert "knowledge_base (100%) kept most, 社交媒体 (10%) least" in text
+    assert "knowledge_base (100%) kept the largest share, 社交媒体 (10%) the smallest" in text
     assert "243" in text  # pairs a second
     for name, counts in LEFT.items():  # the paper's table 1: every category after every stage
         row = text[text.index(f"{name} {counts[0]:,} ") :]
@@ -96,10 +97,10 @@ def test_a_run_tells_which_filter_its_data_come_from(filtered, dynamic, static, 
     assert behind("干净/kept/news/*.parquet") == filtered.resolve()
     assert behind(str(filtered.parent / "*.parquet")) is None
     (found,) = behind_runs(read_runs([dynamic, static, dynamic]))  # once, however many runs
-    assert found["said"].startswith(
-        "Data set drcd_dev comes out of a filter. 5,000 of 10,000 pairs (50%) stayed."
+    assert found.summary.startswith(
+        "Data set drcd_dev comes from a filter. 5,000 of 10,000 pairs (50%) were kept."
     )
-    assert found["bars"] == bars(read_filtered(filtered))
+    assert found.bars == bars(read_filtered(filtered))
 
 
 def test_pairs_that_are_gone_leave_their_duplicates_alone(copy, tmp_path):
@@ -128,7 +129,7 @@ def test_without_a_teacher_and_without_pairs_there_is_still_a_page(copy):
 def test_an_unfinished_filter_run_is_said(copy):
     (copy / "summary.json").unlink()
     with pytest.raises(
-        UserError, match=r"copy: this filter run is not finished .* it goes on where it stopped"
+        UserError, match=r"copy: this filter run is not finished .* to continue where it stopped"
     ):
         report([copy])
 

@@ -139,7 +139,7 @@ def test_suspected_false_negatives_stand_apart_from_the_other_hard_ones(one):
     suspects, others = text[start:].split("The hardest others in use")
     assert EXAMPLES[0][0] in suspects and EXAMPLES[1][0] not in suspects
     assert EXAMPLES[1][0] in others.split("Mined negatives")[0]
-    assert "conan-embed suspects" in suspects
+    assert "conan-embed false-negatives" in suspects
     assert "0.70 mined 0.79" in suspects
 
 
