@@ -193,11 +193,11 @@ tracking: {{tensorboard: false}}
 
 
 def hash_of_parameters(model: Path) -> str:
-    """Return a hash of all tensors of a model folder, by name."""
+    """Return a hash of all tensors of a model folder that are trained, by name (BERT's pooler is not)."""
     hashed = hashlib.sha256()
     for file in sorted(model.rglob("*.safetensors")):
         tensors = load_file(file)
-        for name in sorted(tensors):
+        for name in sorted(name for name in tensors if "pooler" not in name):
             hashed.update(name.encode() + tensors[name].tobytes())
     return hashed.hexdigest()
 

@@ -4,7 +4,7 @@
 (where each text begins) travels in a context variable, because not every encoder passes extra arguments down.
 
 - CUDA, 16-bit: `torch.nn.attention.varlen.varlen_attn` (torch 2.11 to 2.13), no padding anywhere. It knows no dropout
-  and takes only some head sizes (`kernel_takes`).
+  and no soft-cap, and takes only some head sizes (`kernel_takes`).
 - everything else: the tokens are copied into a few padded blocks of similar length, scaled-dot-product attention in
   float32 (on CPUs the bfloat16 kernel is the slower one), and copied back. Only attention sees that padding.
 
@@ -14,13 +14,14 @@ Shapes: T tokens, H heads, E head size.
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from torch.nn.functional import dropout, scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from conan_embed.encoder.packing import Packed, PaddedBlocks
+from conan_embed.errors import UserError
 
 PACKED_ATTENTION = "conan_packed"
 
@@ -39,6 +40,16 @@ def packed_stream(packed: Packed) -> Iterator[None]:
         _stream.reset(token)
 
 
+@contextlib.contextmanager
+def stock_attention(encoder: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Let the encoder attend as transformers does it ("eager", "sdpa"), one padded batch at a time."""
+    encoder.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        encoder.set_attn_implementation(PACKED_ATTENTION)
+
+
 PackedLayout = tuple[torch.Tensor, int]
 
 
@@ -54,13 +65,14 @@ def layout_arguments(packed: Packed) -> PackedLayout | None:
     return offsets, packed.max_length
 
 
-def kernel_takes(query: torch.Tensor, dropout: float) -> bool:
+def kernel_takes(query: torch.Tensor, dropout: float, softcap: float | None = None) -> bool:
     """Tell whether the variable-length kernel serves these queries ([1, H, T, E])."""
     size = query.shape[-1]
     return (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
         and dropout == 0.0
+        and softcap is None
         and size % 8 == 0
         and size <= MAX_HEAD_SIZE
     )
@@ -94,6 +106,31 @@ class _Rearrange(torch.autograd.Function):
         return padded, None, None, None
 
 
+class _Settings(NamedTuple):
+    """What an attention layer asks for beside queries, keys and values.
+
+    Attributes:
+        reach: a token sees the tokens at most this many positions away; None for all.
+        softcap: scores s become softcap * tanh(s / softcap) before the softmax; None for scores as they are.
+    """
+
+    scaling: float | None
+    dropout: float
+    causal: bool
+    reach: int | None
+    softcap: float | None = None
+
+
+# Keyword arguments that some encoders pass down and that change no number here.
+_IGNORED = frozenset(
+    {
+        *("position_ids", "cache_position", "past_key_values", "use_cache", "deterministic", "packed_layout"),
+        *("output_attentions", "output_hidden_states", "return_dict", "num_items_in_batch"),
+        *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "indices", "max_seqlen"),
+    }
+)
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -104,58 +141,66 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
     packed_layout: PackedLayout | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of each text of the stream with itself, in the signature of `transformers.AttentionInterface`.
 
     Args:
         query, key, value: [1, H, T, E] (key and value may have fewer heads).
         sliding_window: transformers' value: a token sees those nearer than this many positions, on both sides.
+        softcap: scores s become softcap * tanh(s / softcap), as in Gemma 2.
         packed_layout: see `layout_arguments`; only given while compiled.
 
     Returns:
         [1, T, H, E] in the dtype of `query`, and None for the weights.
+
+    Raises:
+        UserError: the layer asks for something else that changes the result (sinks, a mask of its own).
     """
+    _check_arguments(module, attention_mask, others)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     reach = None if sliding_window is None else sliding_window - 1
-    if packed_layout is not None and kernel_takes(query, dropout):
-        output = _variable_length_kernel(packed_layout, query, key, value, scaling, causal, reach)
+    settings = _Settings(scaling, dropout, causal, reach, softcap)
+    if packed_layout is not None and kernel_takes(query, dropout, softcap):
+        output = _variable_length_kernel(packed_layout, query, key, value, settings)
     else:
-        output = _by_stream(query, key, value, scaling, dropout, causal, reach)
+        output = _by_stream(query, key, value, settings)
     return output.unsqueeze(0), None
+
+
+def _check_arguments(
+    module: torch.nn.Module, attention_mask: torch.Tensor | None, others: dict[str, Any]
+) -> None:
+    if attention_mask is not None:
+        others = {**others, "attention_mask": attention_mask}
+    for name, argument in others.items():
+        if argument is not None and argument is not False and name not in _IGNORED:
+            raise UserError(
+                f"model.base: {type(module).__name__} passes {name!r} to its attention function, which packed "
+                "attention does not implement; expected attention with a scale, a window, a soft-cap, causal or not."
+            )
 
 
 @torch.compiler.disable
 def _by_stream(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    dropout: float,
-    causal: bool,
-    reach: int | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: _Settings
 ) -> torch.Tensor:
     packed = _stream.get()
     assert packed is not None, "packed attention runs only inside packed_stream()"
-    if kernel_takes(query, dropout):
+    if kernel_takes(query, settings.dropout, settings.softcap):
         layout = packed.offsets_N1, packed.max_length
-        return _variable_length_kernel(layout, query, key, value, scaling, causal, reach)
-    return _padded_blocks(packed, query, key, value, scaling, dropout, causal, reach)
+        return _variable_length_kernel(layout, query, key, value, settings)
+    return _padded_blocks(packed, query, key, value, settings)
 
 
 def _variable_length_kernel(
-    layout: PackedLayout,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    causal: bool,
-    reach: int | None,
+    layout: PackedLayout, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: _Settings
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    left = -1 if reach is None else reach
+    left = -1 if settings.reach is None else settings.reach
     offsets, longest = layout
     query_THE, key_THE, value_THE = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     if key.shape[1] != query.shape[1]:
@@ -170,22 +215,15 @@ def _variable_length_kernel(
         offsets,
         longest,
         longest,
-        scale=scaling,
-        window_size=(left, 0 if causal else left),
+        scale=settings.scaling,
+        window_size=(left, 0 if settings.causal else left),
     )
     assert isinstance(output, torch.Tensor)  # a pair only where auxiliary outputs are asked for
     return output
 
 
 def _padded_blocks(
-    packed: Packed,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scaling: float | None,
-    dropout: float,
-    causal: bool,
-    reach: int | None,
+    packed: Packed, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, settings: _Settings
 ) -> torch.Tensor:
     blocks, dtype = packed.blocks, query.dtype
     compute = dtype if dtype == torch.float64 else torch.float32
@@ -205,10 +243,10 @@ def _padded_blocks(
     # Autocast would cast the operands back to bfloat16.
     with torch.autocast(query.device.type, enabled=False):
         for number, (q, k, v) in enumerate(zip(split(query), split(key), split(value), strict=True)):
-            bias = _bias(blocks, number, causal, reach, compute, query.device)
+            bias = _bias(blocks, number, settings, compute, query.device)
             if k.shape[1] != q.shape[1]:
                 k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-            output = scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scaling)
+            output = _block_attention(q, k, v, bias, settings)
             outputs.append(output.transpose(1, 2).to(dtype).flatten(0, 1))  # [texts * length, H, E]
         rows = torch.cat(outputs)
         if not whole:
@@ -216,18 +254,31 @@ def _padded_blocks(
     return rows
 
 
+def _block_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    settings: _Settings,
+) -> torch.Tensor:
+    if settings.softcap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=bias, dropout_p=settings.dropout, scale=settings.scaling
+        )
+    scale = query.shape[-1] ** -0.5 if settings.scaling is None else settings.scaling
+    score = settings.softcap * torch.tanh(query @ key.transpose(2, 3) * scale / settings.softcap)
+    weight = (score if bias is None else score + bias).softmax(dim=3)
+    return dropout(weight, settings.dropout) @ value
+
+
 def _bias(
-    blocks: PaddedBlocks,
-    number: int,
-    causal: bool,
-    reach: int | None,
-    dtype: torch.dtype,
-    device: torch.device,
+    blocks: PaddedBlocks, number: int, settings: _Settings, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor | None:
     """The additive mask of one block, [texts or 1, 1, length or 1, length], or None where every key counts."""
     length = blocks.shapes[number][1]
     padding = blocks.key_is_padding[number]
     hidden = None if padding is None else padding[:, None, None, :]
+    causal, reach = settings.causal, settings.reach
     if causal or (reach is not None and reach < length - 1):
         position = torch.arange(length, device=device)
         ahead = position[None, :] - position[:, None]

@@ -160,9 +160,9 @@ def _note(model: Path, new: Mapping[str, Any]) -> None:
     write_json(model / "conan_embed.json", details)
     layout = read_layout(model)
     hidden = read_json(model / "1_Pooling" / "config.json")["word_embedding_dimension"]
-    width = hidden if layout.dense is None else layout.dense["weight"].shape[0]
+    width = layout.width or hidden
     assert layout.max_length is not None
-    interface = Interface(layout.prompts, width, layout.widths or (width,), layout.max_length)
+    interface = Interface(layout.prompts.by_role(), width, layout.widths or (width,), layout.max_length)
     write_card(model, interface, details, earlier=model / FILE)
 
 

@@ -4,15 +4,12 @@ Shapes: N texts, T tokens, D embedding width.
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from conan_embed.console import progress_bar
 from conan_embed.encoder.formats import check_widths
@@ -25,7 +22,6 @@ TOKEN_BUDGET = 16_384
 """Tokens of one packed chunk: large enough for full-speed matrix products, small enough for memory."""
 
 PRECISIONS = ("float32", "bfloat16")
-_TOKENIZE_BATCH = 4096
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
@@ -35,39 +31,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenise texts, special tokens included, cut to `max_length`.
-
-    Returns:
-        int32 [T] all tokens end to end, and int64 [N + 1] where each text begins.
-    """
-    tokens, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
-    for start in range(0, len(texts), _TOKENIZE_BATCH):
-        ids = tokenizer(
-            list(texts[start : start + _TOKENIZE_BATCH]),
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
-        counts = np.fromiter(map(len, ids), np.int64, len(ids))
-        tokens.append(np.fromiter(chain.from_iterable(ids), np.int32, int(counts.sum())))
-        lengths.append(counts)
-    return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
-
-
-def tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return everything that decides a text's tokens except the length.
-
-    A fast tokenizer also writes down how it was called last (truncation, padding); that is left out.
-    """
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return json.dumps(state | {"truncation": None, "padding": None})
 
 
 @torch.inference_mode()
@@ -92,9 +55,21 @@ def encode(
         embedding_ND = model.embed_tokens(
             tokens, offsets, np.arange(len(texts)), token_budget=token_budget, on_chunk=on_chunk
         ).float()
+    check_embeddings(embedding_ND, texts)
     if widths is None:
         return _normalize(embedding_ND)
     return {width: _normalize(embedding_ND[:, :width]) for width in widths}
+
+
+def check_embeddings(embedding_ND: torch.Tensor, texts: Sequence[str]) -> None:
+    """Raise UserError where an embedding is not made of finite numbers, naming the first such text."""
+    finite_N = torch.isfinite(embedding_ND).all(dim=1)
+    if not finite_N.all():
+        text = texts[int(finite_N.long().argmin())]
+        raise UserError(
+            f"the embeddings of {int((~finite_N).sum())} of {len(texts)} texts are not finite numbers, for instance "
+            f"of {text[:80]!r}; expected neither NaN nor infinity (is float32 precision needed?)."
+        )
 
 
 def _normalize(embedding_ND: torch.Tensor) -> np.ndarray:

@@ -1,34 +1,92 @@
-"""The folder layout that sentence-transformers and text-embeddings-inference read, and nothing else of them.
+"""Read model folders: everything in them that changes an embedding is honoured, or refused by name.
 
-A model is `modules.json`, which lists a Transformer, a Pooling, perhaps a Dense and a Normalize folder, plus the
-prompts in `config_sentence_transformers.json`. We read the layout of every sentence-transformers version and write
-the one from before version 6, which all of them and TEI accept. Weights are read from safetensors only: a pickle can
-run code.
+A folder of sentence-transformers is `modules.json`, which lists a Transformer, a Pooling, perhaps Dense layers and a
+Normalize, plus prompts in `config_sentence_transformers.json`; every version's file names and keys are read. A folder
+without `modules.json` is one of plain transformers. Weights are read from safetensors only: a pickle can run code.
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from conan_embed.errors import UserError, suggestion
-from conan_embed.files import read_json, write_json
+from conan_embed.encoder.prompts import Prompts, read_prompts
+from conan_embed.errors import UserError
+from conan_embed.files import read_json
 
 POOLINGS = ("cls", "mean", "last")
-_POOLING_KEYS = {
+POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
 }
-# Poolings that we do not have; early versions of text-embeddings-inference and other servers want to be told so.
-_OTHER_POOLING_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
-_MODULE = "sentence_transformers.models."
-_IDENTITY = "torch.nn.modules.linear.Identity"
+ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (
+        torch.nn.Identity,
+        torch.nn.Tanh,
+        torch.nn.ReLU,
+        torch.nn.GELU,
+        torch.nn.SiLU,
+        torch.nn.Sigmoid,
+    )
+}
+"""Activations of Dense layers. All work on single numbers, so a prefix of an embedding can be cut from the weights."""
+
+NO_DENSE_ACTIVATION = "torch.nn.modules.linear.Identity"
+_DEFAULT_LENGTH = (
+    512  # of plain transformers folders, which say what the encoder can, not what it was made for
+)
+
+_TRANSFORMER_FILES = [
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+# Keys of those files, by what is done with them. Others are refused, and so are these with other values than theirs.
+_MODEL_SETTINGS, _TOKENIZER_SETTINGS = ("model_args", "model_kwargs"), ("tokenizer_args", "processor_kwargs")
+_CONFIG_SETTINGS = ("config_args", "config_kwargs")
+_READ = ("max_seq_length", "do_lower_case", "modality_config", "unpad_inputs")
+_ONLY_VALUES: dict[str, tuple[Any, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "tokenizer_name_or_path": (None,),
+    "processing_kwargs": (None, {}),
+    **dict.fromkeys(("query_length", "document_length", "query_expansion"), (None,)),
+}
+# Arguments of `from_pretrained` that change where and how weights are loaded, not what they compute.
+_HARMLESS_MODEL_SETTINGS = frozenset(
+    {
+        *(
+            "torch_dtype",
+            "dtype",
+            "attn_implementation",
+            "device_map",
+            "low_cpu_mem_usage",
+            "use_safetensors",
+        ),
+        *("trust_remote_code", "add_pooling_layer", "revision", "cache_dir", "token", "local_files_only"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """A linear layer after pooling.
+
+    Attributes:
+        tensors: "weight" [out, in] and perhaps "bias" [out].
+        activation: a key of ACTIVATIONS.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    activation: str = NO_DENSE_ACTIVATION
+
+    @property
+    def out_features(self) -> int:
+        return self.tensors["weight"].shape[0]
 
 
 @dataclass(frozen=True)
@@ -38,210 +96,186 @@ class ModelLayout:
     Attributes:
         transformer: the folder with `config.json` and the tokenizer.
         pooling: one of POOLINGS, or None where the folder does not say.
-        dense: weights of the linear layer after pooling ("weight" [out, in], "bias" [out]), or None.
-        prompts: text put before queries, passages and the texts of STS pairs.
+        dense: the layers after pooling, in order.
+        prompts: text put before the texts of each role, and the folder's own names for them.
         max_length: tokens, or None.
-        widths: Matryoshka prefixes, widest first; empty where the folder does not say.
+        widths: Matryoshka prefixes; empty where the folder does not say.
+        lowercase: texts are lower-cased before the tokenizer sees them.
+        tokenizer_settings, config_settings: arguments for transformers' tokenizer and config.
+        similarity: that the model was made for ("cosine", "dot", ...); embeddings count as normalised if it says so.
     """
 
     transformer: Path
     pooling: str | None = None
-    dense: dict[str, torch.Tensor] | None = None
-    prompts: dict[str, str] = field(default_factory=dict)
+    dense: tuple[DenseLayer, ...] = ()
+    prompts: Prompts = field(default_factory=Prompts)
     max_length: int | None = None
     widths: tuple[int, ...] = ()
+    lowercase: bool = False
+    tokenizer_settings: dict[str, Any] = field(default_factory=dict)
+    config_settings: dict[str, Any] = field(default_factory=dict)
+    similarity: str = "cosine"
 
     @property
-    def dense_width(self) -> int | None:
-        return None if self.dense is None else self.dense["weight"].shape[0]
+    def width(self) -> int | None:
+        """Numbers of an embedding where a dense layer sets it."""
+        return self.dense[-1].out_features if self.dense else None
 
 
 def read_layout(folder: Path) -> ModelLayout:
     """Read a local model folder, of sentence-transformers or of plain transformers.
 
     Raises:
-        UserError: the folder is no model, or holds a module that we do not know, or only pickled weights.
+        UserError: the folder is no model, asks for something that we do not do, or has pickled weights only.
     """
     if not (folder / "modules.json").exists():
         if not (folder / "config.json").exists():
             raise UserError(f"{folder}: not a model: it holds neither modules.json nor config.json.")
-        return ModelLayout(folder)
-    layout = ModelLayout(folder)
-    for module in read_json(folder / "modules.json"):
-        kind = str(module["type"]).rsplit(".", 1)[-1]
-        path = folder / module["path"]
-        if kind == "Transformer":
-            layout = replace(layout, transformer=path, max_length=_max_length(path))
-        elif kind == "Pooling":
-            layout = replace(layout, pooling=_pooling(path / "config.json"))
-        elif kind == "Dense" and layout.dense is None:
-            layout = replace(layout, dense=_dense(path))
-        elif kind == "Dense":
-            raise UserError(f"{folder / 'modules.json'}: found two Dense modules, expected at most one.")
-        elif kind != "Normalize":
+        length = _tokenizer_length(folder)
+        return ModelLayout(
+            folder, max_length=length and min(length, _DEFAULT_LENGTH), widths=_widths(folder, folder)
+        )
+    modules = _modules(folder)
+    (_, transformer), (_, pooling), *after = modules
+    normalized = bool(after) and after[-1][0] == "Normalize"
+    prompts, similarity = read_prompts(folder / "config_sentence_transformers.json")
+    return ModelLayout(
+        transformer,
+        pooling=_pooling(pooling / "config.json", prompts),
+        dense=tuple(_dense(path) for kind, path in after if kind == "Dense"),
+        prompts=prompts,
+        widths=_widths(folder, transformer),
+        # Of vectors of length 1 the dot product is the cosine, and distances order them alike.
+        similarity="cosine" if normalized and similarity in ("dot", "euclidean") else similarity,
+        **_transformer_settings(transformer),
+    )
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return kind and folder of each module, in order."""
+    path = folder / "modules.json"
+    modules = [(str(module["type"]), folder / module["path"]) for module in read_json(path)]
+    for type_, _ in modules:
+        if not type_.startswith("sentence_transformers."):
             raise UserError(
-                f"{folder / 'modules.json'}: module {kind!r} is not supported; "
-                "expected Transformer, Pooling, Dense and Normalize."
+                f"{path}: module {type_!r} is code of the model's own, which is not run; expected modules of "
+                "sentence-transformers."
             )
-    return replace(layout, prompts=_prompts(folder), widths=_widths(folder))
+    kinds = [type_.rsplit(".", 1)[-1] for type_, _ in modules]
+    for kind in kinds:
+        if kind not in ("Transformer", "Pooling", "Dense", "Normalize"):
+            raise UserError(
+                f"{path}: module {kind!r} is not supported; expected Transformer, Pooling, Dense and Normalize."
+            )
+    middle = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(middle) > {"Dense"}:
+        raise UserError(
+            f"{path}: modules in the order {', '.join(kinds)}; expected Transformer, Pooling, any Dense, Normalize."
+        )
+    return [(kind, path) for kind, (_, path) in zip(kinds, modules, strict=True)]
 
 
-def _max_length(transformer: Path) -> int | None:
-    path = transformer / "sentence_bert_config.json"
-    length = read_json(path).get("max_seq_length") if path.exists() else None
-    path = transformer / "tokenizer_config.json"
-    if (
-        length is None and path.exists()
-    ):  # where sentence-transformers 6 keeps it; a huge number stands for none
-        length = read_json(path).get("model_max_length")
+def _transformer_settings(folder: Path) -> dict[str, Any]:
+    """Read sentence_bert_config.json, or the file of one of its older names."""
+    path = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).exists()), None)
+    config = {} if path is None else read_json(path)
+    for key, value in config.items():
+        _check_transformer_key(path, key, value)
+    tokenizer_settings = _settings(config, _TOKENIZER_SETTINGS)
+    length = config.get("max_seq_length") or tokenizer_settings.get("model_max_length")
+    return {
+        "max_length": int(length) if length else _tokenizer_length(folder),
+        "lowercase": bool(config.get("do_lower_case")),
+        "tokenizer_settings": tokenizer_settings,
+        "config_settings": _settings(config, _CONFIG_SETTINGS),
+    }
+
+
+def _settings(config: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    merged = {key: value for name in names for key, value in (config.get(name) or {}).items()}
+    return {
+        key: value for key, value in merged.items() if key != "trust_remote_code"
+    }  # that is the user's to say
+
+
+def _check_transformer_key(path: Path | None, key: str, value: Any) -> None:
+    if key in _MODEL_SETTINGS:
+        other = sorted(set(value or {}) - _HARMLESS_MODEL_SETTINGS)
+        if other:
+            raise UserError(f"{path}: {key}: {other[0]} is not supported; expected none.")
+    elif key == "modality_config":
+        text = (value or {}).get("text", {"method": "forward"})
+        if (
+            text.get("method") != "forward"
+            or text.get("method_output_name", "last_hidden_state") != "last_hidden_state"
+        ):
+            raise UserError(f"{path}: {key}: found {text} for texts; expected forward and last_hidden_state.")
+    elif key in _ONLY_VALUES:
+        if value not in _ONLY_VALUES[key]:
+            raise UserError(f"{path}: {key}: {value!r} is not supported; expected {_ONLY_VALUES[key][0]!r}.")
+    elif key not in (*_READ, *_TOKENIZER_SETTINGS, *_CONFIG_SETTINGS):
+        raise UserError(f"{path}: unknown key {key!r}; expected a setting that sentence-transformers writes.")
+
+
+def _tokenizer_length(folder: Path) -> int | None:
+    """The length that the tokenizer cuts at; a huge number stands for none."""
+    path = folder / "tokenizer_config.json"
+    length = read_json(path).get("model_max_length") if path.exists() else None
     return int(length) if length is not None and length < 1e9 else None
 
 
-def _pooling(path: Path) -> str:
+def _pooling(path: Path, prompts: Prompts) -> str:
     config = read_json(path)
     modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
     if "pooling_mode" in config:  # sentence-transformers 6: one name, or several
-        found = config["pooling_mode"]
-        modes = [found] if isinstance(found, str) else found
-    names = {key: name for name, key in _POOLING_KEYS.items()} | {
+        mode = config["pooling_mode"]
+        modes = [mode] if isinstance(mode, str) else mode
+    names = {key: name for name, key in POOLING_KEYS.items()} | {
         "cls": "cls",
         "mean": "mean",
         "lasttoken": "last",
     }
     if len(modes) != 1 or modes[0] not in names:
-        found = " and ".join(modes) or "none"
-        raise UserError(f"{path}: pooling {found} is not supported; expected one of {', '.join(POOLINGS)}.")
-    if not config.get("include_prompt", True):
         raise UserError(
-            f"{path}: include_prompt: false is not supported; expected prompts that are pooled too."
+            f"{path}: pooling {' and '.join(modes) or 'none'} is not supported; expected one of {', '.join(POOLINGS)}."
         )
-    return names[modes[0]]
-
-
-def _dense(folder: Path) -> dict[str, torch.Tensor]:
-    config = read_json(folder / "config.json")
-    activation = str(config.get("activation_function", _IDENTITY))
-    if not activation.endswith("Identity"):
+    pooling = names[modes[0]]
+    # The last token is the same with the prompt or without.
+    if not config.get("include_prompt", True) and pooling != "last" and any(prompts.by_name.values()):
         raise UserError(
-            f"{folder / 'config.json'}: activation {activation!r} is not supported; expected Identity."
+            f"{path}: include_prompt: false is not supported; expected prompts that are pooled with their texts."
         )
-    if config.get("use_residual"):
-        raise UserError(
-            f"{folder / 'config.json'}: use_residual is not supported; expected a plain linear layer."
-        )
-    tensors = read_tensors(folder / "model.safetensors")
-    return {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
+    return pooling
 
 
-def _prompts(folder: Path) -> dict[str, str]:
-    path = folder / "config_sentence_transformers.json"
-    found = read_json(path).get("prompts") or {} if path.exists() else {}
-    prompts = {
-        "query": found.get("query") or "",
-        "passage": found.get("passage") or found.get("document") or "",
-    }
-    # Symmetric tasks have no prompt of their own in most published models; theirs is the query's then (as in E5).
-    return {**prompts, "sts": prompts["query"] if found.get("sts") is None else found["sts"]}
-
-
-def _widths(folder: Path) -> tuple[int, ...]:
-    path = folder / "conan_embed.json"
-    return tuple(read_json(path).get("widths", ())) if path.exists() else ()
-
-
-def write_layout(
-    folder: Path,
-    *,
-    hidden: int,
-    pooling: str,
-    dense: torch.nn.Linear | None,
-    prompts: dict[str, str],
-    max_length: int,
-    widths: tuple[int, ...],
-    details: dict[str, Any] | None = None,
-) -> None:
-    """Write everything of a model folder but the transformer and the tokenizer, which stand in `folder` itself."""
-    names = [("Transformer", ""), ("Pooling", "1_Pooling")]
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": hidden,
-            **{key: name == pooling for name, key in _POOLING_KEYS.items()},
-            **dict.fromkeys(_OTHER_POOLING_KEYS, False),
-        },
-    )
-    if dense is not None:
-        names.append(("Dense", "2_Dense"))
-        write_json(
-            folder / "2_Dense" / "config.json",
-            {
-                "in_features": dense.in_features,
-                "out_features": dense.out_features,
-                "bias": dense.bias is not None,
-                "activation_function": _IDENTITY,
-            },
-        )
-        tensors = {
-            f"linear.{name}": tensor.detach().contiguous().cpu()
-            for name, tensor in dense.state_dict().items()
-        }
-        save_file(tensors, folder / "2_Dense" / "model.safetensors", metadata={"format": "pt"})
-    normalize = f"{len(names)}_Normalize"
-    names.append(("Normalize", normalize))
-    (folder / normalize).mkdir(exist_ok=True)
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": number, "name": str(number), "path": path, "type": _MODULE + kind}
-            for number, (kind, path) in enumerate(names)
-        ],
-    )
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-    write_json(
-        folder / "config_sentence_transformers.json",
-        {
-            "prompts": {"query": prompts["query"], "document": prompts["passage"], "sts": prompts["sts"]},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-    )
-    write_json(folder / "conan_embed.json", {"widths": list(widths), **(details or {})})
-
-
-def make_config_portable(folder: Path) -> None:
-    """Change `config.json`, as transformers 5 wrote it, so that transformers 4 and text-embeddings-inference read it.
-
-    Version 5 moved what ModernBERT's rotary embeddings and local attention are told by into other keys. Without the old
-    ones text-embeddings-inference does not start, and transformers 4 takes ModernBERT-base's values for the model's.
-    """
+def _dense(folder: Path) -> DenseLayer:
     path = folder / "config.json"
     config = read_json(path)
-    if config["model_type"] != "modernbert":
-        return
-    is_global = [kind == "full_attention" for kind in config["layer_types"]]
-    every = next((layer for layer, is_one in enumerate(is_global) if layer and is_one), len(is_global))
-    if is_global != [layer % every == 0 for layer in range(len(is_global))]:
-        return  # a pattern that the old keys cannot say
-    rotary = config["rope_parameters"]
-    old = {
-        "global_attn_every_n_layers": every,
-        "global_rope_theta": rotary["full_attention"]["rope_theta"],
-        "local_rope_theta": rotary["sliding_attention"]["rope_theta"],
-    }
-    write_json(path, {**config, **old})
+    activation = str(
+        config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    )  # the library's default
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"{path}: activation {activation!r} is not supported; expected one of {', '.join(ACTIVATIONS)}."
+        )
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise UserError(
+                f"{path}: {key}: {config[key]!r} is not supported; expected 'sentence_embedding'."
+            )
+    if config.get("use_residual"):
+        raise UserError(f"{path}: use_residual is not supported; expected a plain linear layer.")
+    tensors = read_tensors(folder / "model.safetensors")
+    return DenseLayer({name.removeprefix("linear."): tensor for name, tensor in tensors.items()}, activation)
 
 
-def make_tokenizer_portable(folder: Path) -> None:
-    """Change `tokenizer_config.json`, as transformers 5 wrote it, so that transformers 4 loads it too.
-
-    Version 4 does not know version 5's name for a tokenizer without a class of its own, and gives token types to
-    encoders that take none (DistilBERT) unless told otherwise. An embedding has a single token type anyway.
-    """
-    path = folder / "tokenizer_config.json"
-    config = read_json(path)
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_json(path, {**config, "model_input_names": ["input_ids", "attention_mask"]})
+def _widths(folder: Path, transformer: Path) -> tuple[int, ...]:
+    """Matryoshka widths as we note them, or as other trainers keep them and vLLM reads them."""
+    path = folder / "conan_embed.json"
+    if path.exists():
+        return tuple(read_json(path).get("widths", ()))
+    path = transformer / "config.json"
+    return tuple((read_json(path).get("matryoshka_dimensions") or ()) if path.exists() else ())
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -251,27 +285,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         UserError: the file is missing (perhaps there is a pickle instead) or is not whole.
     """
     if not path.exists():
-        pickles = [*path.parent.glob("*.bin"), *path.parent.glob("*.pt"), *path.parent.glob("*.ckpt")]
-        found = f"found only the pickled {pickles[0].name}" if pickles else "no such file"
-        raise UserError(
-            f"{path}: {found}; weights are read from safetensors only, since a pickle can run code."
-        )
+        raise UserError(f"{path}: {missing_weights(path.parent)}")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file: {error}.") from None
 
 
-def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ("query", "passage", "sts")) -> None:
-    """Raise UserError for a prompt of a role that does not exist."""
-    for role in prompts:
-        if role not in known:
-            raise UserError(
-                f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
-            )
+def missing_weights(folder: Path, model: str | None = None) -> str:
+    """Return why `folder` without safetensors is refused, and the command that converts a pickle.
+
+    Args:
+        model: folder or hub name of the whole model.
+    """
+    pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(kind))
+    found = f"found only the pickled {pickles[0]}" if pickles else "no such file"
+    model = model or str(folder.parent)
+    name = Path(model).name
+    return (
+        f"{found}; weights are read from safetensors only, since a pickle can run code. To convert a model that you "
+        f'trust: python -c "from sentence_transformers import SentenceTransformer as S; '
+        f"S('{model}').save('{name}-safetensors')\""
+    )
 
 
-def check_widths(widths: Sequence[int], width: int) -> tuple[int, ...]:
+def check_widths(widths: Any, width: int) -> tuple[int, ...]:
     """Return the Matryoshka widths, widest first, the full `width` among them.
 
     Raises:

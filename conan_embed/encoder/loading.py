@@ -10,28 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from conan_embed.console import console
 from conan_embed.encoder.card import Interface, write_card
-from conan_embed.encoder.formats import (
-    ModelLayout,
-    make_config_portable,
-    make_tokenizer_portable,
-    read_layout,
-    write_layout,
-)
+from conan_embed.encoder.dense import Dense
+from conan_embed.encoder.formats import ModelLayout, missing_weights, read_layout
 from conan_embed.encoder.positions import usable_positions
+from conan_embed.encoder.self_test import check_finite
+from conan_embed.encoder.tokenizer import lowercase
+from conan_embed.encoder.writing import make_config_portable, make_tokenizer_portable, write_layout
 from conan_embed.errors import UserError
-from conan_embed.files import atomic_write, read_json, write_json
+from conan_embed.files import atomic_write, read_json
 
 if TYPE_CHECKING:
     from conan_embed.encoder.model import EmbeddingModel
 
     Model = TypeVar("Model", bound=EmbeddingModel)
 
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.py"]
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.py", "README.md"]
 
 
 def load(
@@ -47,29 +45,40 @@ def load(
     trust_remote_code: bool,
 ) -> "Model":
     """Load a model from a folder or the hub; see `EmbeddingModel.load`."""
-    layout = read_layout(local_folder(str(base)))
-    encoder, tokenizer, original_dropout = _load_transformer(str(base), layout, dropout, trust_remote_code)
+    folder = local_folder(str(base))
+    layout = read_layout(folder)
+    check_folder(str(base), layout.transformer, trust_remote_code)
+    encoder, tokenizer, original_dropout, missing = _load_transformer(
+        str(base), layout, dropout, trust_remote_code
+    )
+    check_finite(encoder, str(base))
+    if layout.lowercase:
+        lowercase(tokenizer)
+    _check_dense_width(base, layout, dense_width)
     model = model_class(
         encoder,
         tokenizer,
         pooling=pooling or layout.pooling or "mean",
-        dense_width=dense_width or layout.dense_width,
+        dense_width=dense_width,
+        dense_layers=[Dense.of(layer) for layer in layout.dense],
         widths=layout.widths if widths is None else widths,
-        prompts={**layout.prompts, **(prompts or {})},
-        max_length=max_length or _length_in_positions(layout, encoder.config),
+        prompts={**layout.prompts.by_role(), **(prompts or {})},
+        max_length=max_length or _length_in_positions(layout, encoder),
     )
-    model.original_dropout = original_dropout
-    _load_dense(model, layout, base)
+    model.original_dropout, model.named_prompts = original_dropout, layout.prompts
+    for name in missing & model.unused_weights.keys():  # drawn at random, not the base's own
+        del model.unused_weights[name]
+    _warn_of_similarity(str(base), layout)
     return model
 
 
 def _load_transformer(
     base: str, layout: ModelLayout, dropout: float | None, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float]]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float], set[str]]:
     folder, trust = layout.transformer, {"trust_remote_code": trust_remote_code}
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(folder, **trust)
+            config = AutoConfig.from_pretrained(folder, **layout.config_settings, **trust)
             original_dropout = _set_dropout(config, dropout)
             encoder, report = AutoModel.from_pretrained(
                 folder,
@@ -79,12 +88,12 @@ def _load_transformer(
                 output_loading_info=True,
                 **trust,
             )
-            tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **layout.tokenizer_settings, **trust)
         except Exception as error:  # the libraries raise many kinds; each means that the model is unusable
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{base}: the model cannot be loaded: {reason}") from error
     _check_all_weights_present(base, report["missing_keys"])
-    return encoder, tokenizer, original_dropout
+    return encoder, tokenizer, original_dropout, set(report["missing_keys"])
 
 
 def _check_all_weights_present(base: str, missing_keys: set[str]) -> None:
@@ -95,20 +104,50 @@ def _check_all_weights_present(base: str, missing_keys: set[str]) -> None:
         )
 
 
-def _length_in_positions(layout: ModelLayout, config: Any) -> int | None:
-    return None if layout.max_length is None else min(layout.max_length, usable_positions(config))
+def check_folder(base: str, folder: Path, trust_remote_code: bool) -> None:
+    """Refuse what transformers would pass over without a word.
 
-
-def _load_dense(model: "EmbeddingModel", layout: ModelLayout, base: str | Path) -> None:
-    if layout.dense is None or model.dense is None:
-        return
-    if model.dense.weight.shape != layout.dense["weight"].shape:
+    Raises:
+        UserError: pickled weights only, code of the model's own without leave to run it, an adapter, quantised weights.
+    """
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(f"{base}: {missing_weights(folder, base)}")
+    if (folder / "adapter_config.json").exists():
         raise UserError(
-            f"model.dense_width: {model.width} was asked for, but {base} has a dense layer of "
-            f"{layout.dense_width}; expected that width or no setting."
+            f"{base}: holds an adapter (adapter_config.json); expected weights with the adapter merged."
         )
-    nn.init.zeros_(model.dense.bias)  # a layer without a bias is one with zeros
-    model.dense.load_state_dict(layout.dense, strict=False)
+    for name in ("config.json", "tokenizer_config.json"):
+        config = read_json(folder / name) if (folder / name).exists() else {}
+        if config.get("auto_map") and not trust_remote_code:
+            raise UserError(
+                f"{folder / name}: the model comes with code of its own (auto_map); model.trust_remote_code: true runs "
+                f"it, and without the key transformers' own {config.get('model_type', 'class')} is used."
+            )
+        if config.get("quantization_config"):
+            raise UserError(
+                f"{folder / name}: quantization_config is not supported; expected unquantised weights."
+            )
+
+
+def _length_in_positions(layout: ModelLayout, encoder: PreTrainedModel) -> int | None:
+    return None if layout.max_length is None else min(layout.max_length, usable_positions(encoder))
+
+
+def _check_dense_width(base: str | Path, layout: ModelLayout, dense_width: int | None) -> None:
+    if layout.dense and dense_width not in (None, layout.width):
+        raise UserError(
+            f"model.dense_width: {dense_width} was asked for, but {base} has a dense layer of {layout.width}; expected "
+            "that width or no setting."
+        )
+
+
+def _warn_of_similarity(base: str, layout: ModelLayout) -> None:
+    if layout.similarity != "cosine":
+        console.print(
+            f"{base}: made for the similarity {layout.similarity!r} of vectors of any length "
+            "(config_sentence_transformers.json); here its vectors have length 1 and are compared, trained and "
+            "saved by cosine."
+        )
 
 
 def _set_dropout(config: Any, value: float | None) -> dict[str, float]:
@@ -129,22 +168,12 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
         aside.mkdir()
         with quiet_transformers():
             # transformers notes the attention function in the config only in memory; nothing of ours is saved.
-            model.encoder.save_pretrained(aside, safe_serialization=True)
+            weights = model.encoder.state_dict() | model.unused_weights
+            model.encoder.save_pretrained(aside, state_dict=weights, safe_serialization=True)
             model.tokenizer.save_pretrained(aside)
-        # Dropout was a setting of our run; those who train the model elsewhere find the base model's own.
-        write_json(aside / "config.json", {**read_json(aside / "config.json"), **model.original_dropout})
-        make_config_portable(aside)
-        make_tokenizer_portable(aside)
-        write_layout(
-            aside,
-            hidden=model.hidden,
-            pooling=model.pooling,
-            dense=model.dense,
-            prompts=model.prompts,
-            max_length=model.max_length,
-            widths=model.widths,
-            details=details,
-        )
+        make_config_portable(aside, widths=model.widths, dropout=model.original_dropout)
+        make_tokenizer_portable(aside, model.max_length)
+        write_layout(aside, model, details or {})
         interface = Interface(model.prompts, model.width, model.widths, model.max_length)
         write_card(aside, interface, details or {}, earlier=card)
 

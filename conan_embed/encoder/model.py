@@ -27,12 +27,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from conan_embed import malloc
 from conan_embed.device import to_device
 from conan_embed.encoder import encode, loading
+from conan_embed.encoder import tokenizer as tokenizer_module
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
+from conan_embed.encoder.dense import Dense
 from conan_embed.encoder.encode import TOKEN_BUDGET
-from conan_embed.encoder.formats import POOLINGS, check_prompts, check_widths
+from conan_embed.encoder.formats import POOLINGS, check_widths
 from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, pack, pad_stream
-from conan_embed.encoder.positions import first_position, usable_positions
+from conan_embed.encoder.positions import num_token_rows, padding_index, position_ids, usable_positions
 from conan_embed.encoder.prepacked_weights import prepacked_weights
+from conan_embed.encoder.prompts import Prompts, check_prompts
+from conan_embed.encoder.self_test import check_packing, check_supported
 from conan_embed.errors import UserError
 
 _CPU_TOKEN_BUDGET = 4096
@@ -48,7 +52,8 @@ class EmbeddingModel(nn.Module):
         encoder: any Hugging Face encoder that takes its attention from `AttentionInterface`.
         tokenizer: its fast tokenizer.
         pooling: "cls", "mean" or "last".
-        dense_width: output features of the dense layer; None for no dense layer.
+        dense_width: output features of a new dense layer; None for no new one.
+        dense_layers: trained layers between pooling and embedding, instead of a new one.
         widths: Matryoshka prefixes; the full width is always one of them.
         prompts: text put before the texts of each role ("query", "passage", "sts").
         max_length: tokens per text, special tokens included; longer texts are cut.
@@ -61,6 +66,7 @@ class EmbeddingModel(nn.Module):
         *,
         pooling: str = "mean",
         dense_width: int | None = None,
+        dense_layers: Sequence[Dense] = (),
         widths: Sequence[int] = (),
         prompts: dict[str, str] | None = None,
         max_length: int | None = None,
@@ -69,20 +75,27 @@ class EmbeddingModel(nn.Module):
         if pooling not in POOLINGS:
             raise UserError(f"model.pooling: {pooling!r} is unknown; expected one of {', '.join(POOLINGS)}.")
         check_prompts(prompts or {})
+        check_supported(encoder)
+        tokenizer_module.check_tokenizer(tokenizer, encoder)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
         self.hidden: int = encoder.config.hidden_size
-        self.dense = None if dense_width is None else nn.Linear(self.hidden, dense_width)
-        self.width = dense_width or self.hidden
+        if not dense_layers and dense_width is not None:
+            dense_layers = [Dense(self.hidden, dense_width)]
+        self.inner_dense = nn.ModuleList(dense_layers[:-1])
+        self.dense = dense_layers[-1] if dense_layers else None
+        self.width = self.hidden if self.dense is None else self.dense.out_features
         self.widths = check_widths(widths, self.width)
         self.original_dropout: dict[str, float] = {}
+        self.named_prompts = Prompts()
         self.compiled = False
         self.prompts = {"query": "", "passage": "", "sts": "", **(prompts or {})}
-        positions = usable_positions(encoder.config)
+        positions = usable_positions(encoder)
         self.max_length = _check_length(max_length or min(positions, 512), positions)
-        self._first_position = first_position(encoder)
-        _use_packed_attention(encoder)
+        self._padding_index = padding_index(encoder)
+        self.unused_weights = _use_packed_attention(encoder)
+        check_packing(self)
 
     @property
     def device(self) -> torch.device:
@@ -97,18 +110,19 @@ class EmbeddingModel(nn.Module):
         Returns:
             float32 (float64 for a float64 model) [N, D], not normalised.
         """
+        return self.project(self._pool(self.hidden_states(packed), packed))
+
+    def hidden_states(self, packed: Packed) -> torch.Tensor:
+        """Return the encoder's last hidden states [T, H] of a packed chunk."""
         # Compiled code cannot read the context variable: there the layout travels as arguments.
         layout = {"packed_layout": layout_arguments(packed)} if self.compiled else {}
         with packed_stream(packed):
             output = self.encoder(
                 input_ids=packed.token_ids_T[None],
-                position_ids=packed.position_ids_T[None] + self._first_position,
+                position_ids=position_ids(packed, self._padding_index)[None],
                 **layout,
             )
-        pooled_NH = self._pool(output.last_hidden_state[0], packed)
-        if self.dense is None:
-            return pooled_NH
-        return self.dense(pooled_NH.to(self.dense.weight.dtype)).to(pooled_NH.dtype)
+        return output.last_hidden_state[0]
 
     def _pool(self, hidden_TH: torch.Tensor, packed: Packed) -> torch.Tensor:
         if hidden_TH.dtype != torch.float64:
@@ -119,6 +133,17 @@ class EmbeddingModel(nn.Module):
         if self.pooling == "last":
             return hidden_TH.index_select(0, offsets[1:] - 1)
         return torch.segment_reduce(hidden_TH, "mean", offsets=offsets)
+
+    def dense_layers(self) -> list[Dense]:
+        """Return the layers between pooling and embedding, in order."""
+        return [] if self.dense is None else [*self.inner_dense, self.dense]
+
+    def project(self, pooled_NH: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings [N, D] of pooled hidden states."""
+        embedding_ND = pooled_NH
+        for layer in self.dense_layers():
+            embedding_ND = layer(embedding_ND.to(layer.weight.dtype))
+        return embedding_ND.to(pooled_NH.dtype)
 
     # ------------------------------------------------------------------------------------- from tokens, in chunks
 
@@ -221,7 +246,7 @@ class EmbeddingModel(nn.Module):
     @property
     def _pads_stream(self) -> bool:
         wanted = self.compiled or self.device.type == "cuda"
-        return wanted and usable_positions(self.encoder.config) >= PADDED_TO
+        return wanted and usable_positions(self.encoder) >= PADDED_TO
 
     def compile_layers(self) -> None:
         """Let torch.compile fuse what stands between the matrix products of a layer.
@@ -240,12 +265,16 @@ class EmbeddingModel(nn.Module):
 
         Returns:
             int32 [T] all tokens end to end, and int64 [N + 1] where each text begins.
+
+        Raises:
+            UserError: a text without any token.
         """
-        return encode.tokenize(self.tokenizer, texts, self.max_length)
+        num_rows = num_token_rows(self.encoder)
+        return tokenizer_module.tokenize(self.tokenizer, texts, self.max_length, num_rows)
 
     def tokenizer_text(self) -> str:
         """Return everything that decides a text's tokens except the length: for keys of caches and fingerprints."""
-        return encode.tokenizer_text(self.tokenizer)
+        return tokenizer_module.tokenizer_text(self.tokenizer)
 
     def encode(
         self,
@@ -392,13 +421,16 @@ def _check_length(max_length: int, positions: int) -> int:
     return max_length
 
 
-def _use_packed_attention(encoder: PreTrainedModel) -> None:
-    if getattr(encoder, "pooler", None) is not None:
-        # BERT's pooler is no part of a text embedding, and its weights would get no gradient.
+def _use_packed_attention(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Switch the encoder to packed attention; return the weights of what an embedding leaves out.
+
+    BERT's pooler is no part of a text embedding, and its weights would get no gradient.
+    """
+    pooler = getattr(encoder, "pooler", None)
+    left_out = (
+        {} if pooler is None else {f"pooler.{name}": w.clone() for name, w in pooler.state_dict().items()}
+    )
+    if pooler is not None:
         encoder.register_module("pooler", None)
-    if not getattr(encoder, "_supports_attention_backend", False):
-        raise UserError(
-            f"model.base: {type(encoder).__name__} has an attention of its own and cannot be packed; "
-            "expected one that transformers' AttentionInterface serves (BERT, RoBERTa, DistilBERT, ModernBERT, ...)."
-        )
     encoder.set_attn_implementation(PACKED_ATTENTION)
+    return left_out

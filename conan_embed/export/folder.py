@@ -17,6 +17,7 @@ import torch
 
 from conan_embed.console import console
 from conan_embed.encoder import card
+from conan_embed.encoder.dense import Dense
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.export import graph, parity
@@ -114,14 +115,13 @@ def _cut(model: EmbeddingModel, width: int) -> None:
     """Make the prefix of `width` numbers the whole embedding of `model`, in place."""
     if width == model.width:
         return
-    dense = torch.nn.Linear(model.hidden, width)
-    with torch.no_grad():
-        if model.dense is None:
+    if model.dense is None:
+        dense = Dense(model.hidden, width)
+        with torch.no_grad():
             dense.weight.copy_(torch.eye(width, model.hidden))
             dense.bias.zero_()
-        else:
-            dense.weight.copy_(model.dense.weight[:width])
-            dense.bias.copy_(model.dense.bias[:width])
+    else:
+        dense = model.dense.cut(width)
     model.dense, model.width = dense, width
     model.widths = (width, *(narrower for narrower in model.widths if narrower < width))
 

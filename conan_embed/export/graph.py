@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from conan_embed.encoder.attention import PACKED_ATTENTION
+from conan_embed.encoder.attention import stock_attention
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 
@@ -51,13 +51,14 @@ class PaddedModel(nn.Module):
 
     def __init__(self, model: EmbeddingModel) -> None:
         super().__init__()
-        self.encoder, self.dense, self.pooling = model.encoder, model.dense, model.pooling
+        self.encoder, self.pooling = model.encoder, model.pooling
+        self.dense_layers = nn.Sequential(*model.dense_layers())
 
     def forward(self, input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor) -> torch.Tensor:
         """Return float32 [N, D], rows of length 1; padding stands after the texts."""
         output = self.encoder(input_ids=input_ids_NL, attention_mask=attention_mask_NL)
         pooled_NH = self._pool(output.last_hidden_state, attention_mask_NL)
-        return nn.functional.normalize(pooled_NH if self.dense is None else self.dense(pooled_NH), dim=1)
+        return nn.functional.normalize(self.dense_layers(pooled_NH), dim=1)
 
     def _pool(self, hidden_NLH: torch.Tensor, mask_NL: torch.Tensor) -> torch.Tensor:
         if self.pooling == "cls":
@@ -74,7 +75,7 @@ def write_graph(model: EmbeddingModel, path: Path, *, quantize: str | None = Non
     input_ids_NL = torch.full((2, 8), model.tokenizer.pad_token_id)
     attention_mask_NL = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
     sizes = {0: "batch", 1: "length"}  # of any size, whatever the example has
-    with _quiet(), _stock_attention(model):
+    with _quiet(), stock_attention(model.encoder, "sdpa"):
         program = torch.onnx.export(
             PaddedModel(model).eval(),
             (input_ids_NL, attention_mask_NL),
@@ -119,16 +120,6 @@ def _quantize(source: Path, target: Path, large: bool) -> None:
         weight_type=QuantType.QInt8,
         use_external_data_format=large,
     )
-
-
-@contextlib.contextmanager
-def _stock_attention(model: EmbeddingModel) -> Iterator[None]:
-    """Let the encoder attend over padded batches, as transformers does it."""
-    model.encoder.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        model.encoder.set_attn_implementation(PACKED_ATTENTION)
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def kernel_for_cpus():
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(attention, "kernel_takes", lambda query, dropout: True)
+    monkeypatch.setattr(attention, "kernel_takes", lambda query, dropout, softcap: True)
 
     def layout(packed):
         return packed.offsets_N1, packed.max_length
@@ -120,9 +120,12 @@ def test_causal_windows_and_fewer_key_heads(as_on_a_gpu):
     query, key, value = (torch.randn(1, heads, PADDED_TO, 8) for heads in (4, 2, 2))
     module = SimpleNamespace(is_causal=True)
     settings = {"scaling": 0.3, "sliding_window": 3}
+    CALLS.clear()  # the model's test of itself
     with attention.packed_stream(packed):
         found, _ = attention.packed_attention(module, query, key, value, None, **settings)
-        expected = attention._padded_blocks(packed, query, key, value, 0.3, 0.0, True, 2)
+        expected = attention._padded_blocks(
+            packed, query, key, value, attention._Settings(0.3, 0.0, causal=True, reach=2)
+        )
     assert CALLS == [(2, 0)]
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-5)
 

@@ -1,0 +1,100 @@
+"""Prompts: texts put before queries, passages and the texts of STS pairs, under the names that published models use.
+
+We know three roles; model folders know names. A folder's names are mapped to roles, the rest is kept for its clients.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conan_embed.console import console
+from conan_embed.errors import UserError, suggestion
+from conan_embed.files import read_json
+
+ROLES = ("query", "passage", "sts")
+# Names of each role in published models, those that we write first.
+_NAMES = {
+    "query": ("query", "search_query", "s2p_query", "retrieval.query", "Retrieval-query", "web_search_query"),
+    "passage": (
+        *("passage", "document", "corpus", "search_document", "retrieval.passage", "Retrieval-document"),
+        "s2p_document",
+    ),
+    "sts": ("sts", "STS", "s2s_query", "text-matching", "sts_query"),
+}
+_ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
+_OTHER_MODELS = ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a folder says of prompts.
+
+    Attributes:
+        by_name: all prompts under the folder's own names.
+        default: the name of the prompt that clients use when told nothing.
+    """
+
+    by_name: dict[str, str] = field(default_factory=dict)
+    default: str | None = None
+
+    def by_role(self) -> dict[str, str]:
+        """Return the prompt of each role: its own, else the default's, else none.
+
+        Symmetric tasks have no prompt of their own in most published models; theirs is the query's then (as in E5).
+        """
+        fallback = "" if self.default is None else self.by_name[self.default]
+        roles = {role: self._own(role) for role in ROLES}
+        query = fallback if roles["query"] is None else roles["query"]
+        last = {"query": query, "passage": fallback, "sts": fallback or query}
+        return {role: last[role] if own is None else own for role, own in roles.items()}
+
+    def _own(self, role: str) -> str | None:
+        return next((self.by_name[name] for name in _NAMES[role] if name in self.by_name), None)
+
+    def updated(self, by_role: dict[str, str]) -> dict[str, str]:
+        """Return the prompts to save, under the folder's names and those that clients know.
+
+        sentence-transformers asks for "query" and "document", mteb for "STS".
+        """
+        kept = {
+            name: by_role[_ROLE_OF[name]] if name in _ROLE_OF else text for name, text in self.by_name.items()
+        }
+        named = {"query": by_role["query"], "document": by_role["passage"]}
+        return {**kept, **named, "sts": by_role["sts"], "STS": by_role["sts"]}
+
+
+def read_prompts(path: Path) -> tuple[Prompts, str]:
+    """Read config_sentence_transformers.json.
+
+    Returns:
+        the prompts, and the similarity function ("cosine", "dot", "euclidean", "manhattan").
+
+    Raises:
+        UserError: the folder holds another kind of model, or its default prompt does not exist.
+    """
+    config = read_json(path) if path.exists() else {}
+    if config.get("model_type") in _OTHER_MODELS:
+        raise UserError(f"{path}: found a {config['model_type']}; expected a SentenceTransformer.")
+    # sentence-transformers writes null for a name that has no prompt.
+    by_name = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
+    default = config.get("default_prompt_name")
+    if default is not None and default not in by_name:
+        raise UserError(
+            f"{path}: default_prompt_name: {default!r} is none of the prompts {json.dumps([*by_name])}."
+        )
+    unknown = [name for name, text in by_name.items() if text and name not in _ROLE_OF]
+    if default is None and len(unknown) == sum(map(bool, by_name.values())) > 0:
+        console.print(
+            f"{path}: the prompts {', '.join(unknown)} are for none of our roles and are not used; give model.prompts "
+            f"({', '.join(ROLES)}) to use them."
+        )
+    return Prompts(by_name, default), config.get("similarity_fn_name") or "cosine"
+
+
+def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ROLES) -> None:
+    """Raise UserError for a prompt of a role that does not exist."""
+    for role in prompts:
+        if role not in known:
+            raise UserError(
+                f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
+            )

@@ -1,0 +1,125 @@
+"""Write model folders that every client reads: sentence-transformers from 2 on, text-embeddings-inference, vLLM, ...
+
+The layout is the one from before sentence-transformers 6, which all of them accept. What a client may read of the
+length, the prompts or the Matryoshka widths is written to each place where some client looks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save_file
+
+from conan_embed.encoder.formats import POOLING_KEYS
+from conan_embed.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from conan_embed.encoder.dense import Dense
+    from conan_embed.encoder.model import EmbeddingModel
+
+# Poolings that we do not have; early versions of text-embeddings-inference and other servers look for them.
+_OTHER_POOLING_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
+_MODULE = "sentence_transformers.models."
+
+
+def write_layout(folder: Path, model: "EmbeddingModel", details: dict[str, Any]) -> None:
+    """Write everything of a model folder but the transformer and the tokenizer, which are in `folder` itself."""
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    _write_pooling(folder / "1_Pooling", model)
+    for layer in model.dense_layers():
+        modules.append(("Dense", f"{len(modules)}_Dense"))
+        _write_dense(folder / modules[-1][1], layer)
+    modules.append(("Normalize", f"{len(modules)}_Normalize"))
+    (folder / modules[-1][1]).mkdir(exist_ok=True)
+    listed = [
+        {"idx": number, "name": str(number), "path": path, "type": _MODULE + kind}
+        for number, (kind, path) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", listed)
+    # Lower-casing, where the base asked for it, is part of the saved tokenizer.
+    write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False}
+    )
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": model.named_prompts.updated(model.prompts),
+            "default_prompt_name": model.named_prompts.default,
+            "similarity_fn_name": "cosine",
+        },
+    )
+    write_json(folder / "conan_embed.json", {"widths": list(model.widths), **details})
+
+
+def _write_pooling(folder: Path, model: "EmbeddingModel") -> None:
+    modes = {key: name == model.pooling for name, key in POOLING_KEYS.items()}
+    others = dict.fromkeys(_OTHER_POOLING_KEYS, False)
+    write_json(folder / "config.json", {"word_embedding_dimension": model.hidden, **modes, **others})
+
+
+def _write_dense(folder: Path, layer: "Dense") -> None:
+    config = {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "bias": layer.bias is not None,
+        "activation_function": layer.activation_name,
+    }
+    write_json(folder / "config.json", config)
+    tensors = {
+        f"linear.{name}": tensor.detach().contiguous().cpu() for name, tensor in layer.state_dict().items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def make_config_portable(folder: Path, *, widths: Sequence[int], dropout: dict[str, float]) -> None:
+    """Change `config.json`, as transformers 5 wrote it, so that every client reads it.
+
+    Dropout was a setting of our run: those who train the model elsewhere find the base model's own. vLLM serves
+    narrower embeddings only where `matryoshka_dimensions` says which.
+    """
+    path = folder / "config.json"
+    config = {**read_json(path), **dropout}
+    config.pop("matryoshka_dimensions", None)
+    if len(widths) > 1:
+        config["matryoshka_dimensions"] = list(widths)
+    write_json(path, {**config, **_old_modernbert_keys(config)})
+
+
+def _old_modernbert_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what transformers 4 and text-embeddings-inference read of ModernBERT.
+
+    Version 5 moved what its rotary embeddings and local attention are told by into other keys. Without the old ones
+    text-embeddings-inference does not start, and transformers 4 takes ModernBERT-base's values for the model's.
+    """
+    if config["model_type"] != "modernbert":
+        return {}
+    is_global = [kind == "full_attention" for kind in config["layer_types"]]
+    every = next((layer for layer, is_one in enumerate(is_global) if layer and is_one), len(is_global))
+    if is_global != [layer % every == 0 for layer in range(len(is_global))]:
+        return {}  # a pattern that the old keys cannot say
+    rotary = config["rope_parameters"]
+    return {
+        "global_attn_every_n_layers": every,
+        "global_rope_theta": rotary["full_attention"]["rope_theta"],
+        "local_rope_theta": rotary["sliding_attention"]["rope_theta"],
+    }
+
+
+def make_tokenizer_portable(folder: Path, max_length: int) -> None:
+    """Change the tokenizer's files, as transformers 5 wrote them, so that every client reads them.
+
+    Transformers 4 does not know version 5's name for a tokenizer without a class of its own, and gives token types to
+    encoders that take none (DistilBERT) unless told otherwise; an embedding has a single token type anyway. Clients
+    that pool by themselves cut texts at `model_max_length`, some at what tokenizer.json says.
+    """
+    path = folder / "tokenizer_config.json"
+    config = read_json(path)
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    inputs = ["input_ids", "attention_mask"]
+    write_json(path, {**config, "model_input_names": inputs, "model_max_length": max_length})
+    path = folder / "tokenizer.json"
+    if path.exists():
+        side = "Left" if config.get("truncation_side") == "left" else "Right"
+        cut = {"direction": side, "max_length": max_length, "strategy": "LongestFirst", "stride": 0}
+        write_json(path, {**read_json(path), "truncation": cut, "padding": None})
