@@ -66,6 +66,7 @@ def load(
         max_length=max_length or _length_in_positions(layout, encoder),
     )
     model.original_dropout, model.named_prompts = original_dropout, layout.prompts
+    model.lowercase = layout.lowercase
     for name in missing & model.unused_weights.keys():  # drawn at random, not the base's own
         del model.unused_weights[name]
     _warn_of_similarity(str(base), layout)
@@ -171,8 +172,10 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
             weights = model.encoder.state_dict() | model.unused_weights
             model.encoder.save_pretrained(aside, state_dict=weights, safe_serialization=True)
             model.tokenizer.save_pretrained(aside)
+        for name, data in model.vocabulary_files.items():
+            (aside / name).write_bytes(data)
         make_config_portable(aside, widths=model.widths, dropout=model.original_dropout)
-        make_tokenizer_portable(aside, model.max_length)
+        make_tokenizer_portable(aside, model)
         write_layout(aside, model, details or {})
         interface = Interface(model.prompts, model.width, model.widths, model.max_length)
         write_card(aside, interface, details or {}, earlier=card)

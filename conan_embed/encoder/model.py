@@ -87,6 +87,8 @@ class EmbeddingModel(nn.Module):
         self.dense = dense_layers[-1] if dense_layers else None
         self.width = self.hidden if self.dense is None else self.dense.out_features
         self.widths = check_widths(widths, self.width)
+        self.vocabulary_files = tokenizer_module.vocabulary_files(tokenizer)
+        self.lowercase = False  # asked for by the folder, beside its tokenizer
         self.original_dropout: dict[str, float] = {}
         self.named_prompts = Prompts()
         self.compiled = False
@@ -274,7 +276,7 @@ class EmbeddingModel(nn.Module):
 
     def tokenizer_text(self) -> str:
         """Return everything that decides a text's tokens except the length: for keys of caches and fingerprints."""
-        return tokenizer_module.tokenizer_text(self.tokenizer)
+        return tokenizer_module.tokenizer_text(self.tokenizer, self.vocabulary_files)
 
     def encode(
         self,

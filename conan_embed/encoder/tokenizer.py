@@ -8,8 +8,7 @@ for clients that pad.
 import hashlib
 import inspect
 import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -135,24 +134,37 @@ def _check_tokens(texts: Sequence[str], tokens: np.ndarray, lengths: np.ndarray,
         )
 
 
-def tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_text(tokenizer: PreTrainedTokenizerBase, files: Mapping[str, bytes]) -> str:
     """Return everything that decides a text's tokens except the length: for keys of caches.
 
     A fast tokenizer also writes down how it was called last (truncation, padding); that is left out, but for the side
     at which it cuts.
+
+    Args:
+        files: see `vocabulary_files`.
     """
     if not tokenizer.is_fast:
-        return _python_tokenizer_text(tokenizer)
+        return _python_tokenizer_text(tokenizer, files)
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     if tokenizer.truncation_side != "right":
         state["truncation_side"] = tokenizer.truncation_side
     return json.dumps(state)
 
 
-def _python_tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Its code and its vocabulary files, as they would be saved."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return json.dumps({"code": inspect.getsource(type(tokenizer)), "files": digests})
+def vocabulary_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """Return the vocabulary files of a Python tokenizer by name; none of a fast one, which writes itself down whole.
+
+    They are saved again as they were: what transformers writes in their place loses the merges of some tokenizers.
+    """
+    if tokenizer.is_fast:
+        return {}
+    paths = {name: getattr(tokenizer, kind, None) for kind, name in tokenizer.vocab_files_names.items()}
+    return {name: Path(path).read_bytes() for name, path in paths.items() if path and Path(path).is_file()}
+
+
+def _python_tokenizer_text(tokenizer: PreTrainedTokenizerBase, files: Mapping[str, bytes]) -> str:
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    settings = {name: str(getattr(tokenizer, name, None)) for name in ("truncation_side", "do_lower_case")}
+    vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+    code = inspect.getsource(type(tokenizer))
+    return json.dumps({"code": code, "files": hashes, "vocabulary": vocabulary, **settings})

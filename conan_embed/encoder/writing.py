@@ -36,10 +36,8 @@ def write_layout(folder: Path, model: "EmbeddingModel", details: dict[str, Any])
         for number, (kind, path) in enumerate(modules)
     ]
     write_json(folder / "modules.json", listed)
-    # Lower-casing, where the base asked for it, is part of the saved tokenizer.
-    write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": model.max_length, "do_lower_case": False}
-    )
+    settings = {"max_seq_length": model.max_length, "do_lower_case": model.lowercase}
+    write_json(folder / "sentence_bert_config.json", settings)
     write_json(
         folder / "config_sentence_transformers.json",
         {
@@ -105,18 +103,19 @@ def _old_modernbert_keys(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def make_tokenizer_portable(folder: Path, max_length: int) -> None:
+def make_tokenizer_portable(folder: Path, model: "EmbeddingModel") -> None:
     """Change the tokenizer's files, as transformers 5 wrote them, so that every client reads them.
 
     Transformers 4 does not know version 5's name for a tokenizer without a class of its own, and gives token types to
     encoders that take none (DistilBERT) unless told otherwise; an embedding has a single token type anyway. Clients
-    that pool by themselves cut texts at `model_max_length`, some at what tokenizer.json says.
+    that pool by themselves cut texts at `model_max_length`, some at what tokenizer.json says. Tokenizer classes that
+    make their normalizer anew would lose the lower-casing that we put in front.
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path)
-    if config.get("tokenizer_class") == "TokenizersBackend":
+    if config.get("tokenizer_class") == "TokenizersBackend" or (model.lowercase and model.tokenizer.is_fast):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    inputs = ["input_ids", "attention_mask"]
+    inputs, max_length = ["input_ids", "attention_mask"], model.max_length
     write_json(path, {**config, "model_input_names": inputs, "model_max_length": max_length})
     path = folder / "tokenizer.json"
     if path.exists():

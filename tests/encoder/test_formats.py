@@ -303,7 +303,10 @@ def test_modules_that_do_something_else_are_refused(saved, file, values, words):
     refused(saved[1], file, words)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("LSTM", "'LSTM'"), ("Dense", "Normalize, Dense; expected Transformer, Pooling, any Dense, Normalize")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("LSTM", "'LSTM'"), ("Dense", "Normalize, Dense; expected Transformer, Pooling, any Dense, Normalize")],
+)
 def test_more_modules_are_refused(saved, kind, words):
     path = saved[1] / "modules.json"
     modules = json.loads(path.read_text())
