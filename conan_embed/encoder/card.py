@@ -1,34 +1,36 @@
 """The README.md of a model folder: what the model is, what it was trained on, how good it is and how to use it.
 
 Everything in it follows from the folder: the layout (prompts, widths, length) and two entries of `conan_embed.json`,
-`training` and `results`, which training and evaluation write. So the card can be made anew at any time: after more
-evaluation, or for an exported copy.
+`training` and `results`, which training and evaluation write. So the card can be made again at any time: after another
+evaluation, or for an exported copy. Its text is `card.md.jinja`.
 
-A person fills in what no program knows (the licence, limits). What stands outside the two marks, and every key of the
-front matter that is not ours, is kept when the card is made anew.
+People fill in what no program knows (the licence, limits). Text after the second mark and keys of the front matter that
+are not ours are kept when the card is made again. Licence and languages begin as those of the base model's card.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines, write_json, write_text
 
 FILE = "README.md"
-_BEGIN = "<!-- conan-embed: made from the model folder, and made anew with it -->"
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+_BEGIN = "<!-- conan-embed: made from the model folder, and made again with it -->"
 _END = "<!-- conan-embed: end. What follows is yours -->"
 _TAGS = ("sentence-transformers", "feature-extraction", "sentence-similarity", "conan-embed")
-_OURS = ("library_name", "pipeline_tag", "base_model", "model-index")  # keys of the front matter
+_OURS = ("library_name", "pipeline_tag", "base_model", "datasets", "model-index")  # keys of the front matter
+_OF_THE_BASE = ("license", "license_name", "license_link", "language")
 _YOURS = """
 ## Licence and limits
 
-*To be filled in, here and as `license` above, before the model is given to others.*
+*Fill this in, and `license` and `language` at the top of the file, before you share the model.*
 
 - Licence of the weights: *unknown*
 - Licence of the base model: *unknown*
@@ -56,14 +58,23 @@ class Interface:
         width: numbers of an embedding.
         widths: Matryoshka prefixes, the full width among them.
         max_length: tokens per text.
-        onnx: the folder holds `model.onnx` instead of a model of sentence-transformers.
+        onnx: names of the graphs in `onnx/`.
     """
 
     prompts: Mapping[str, str]
     width: int
     widths: Sequence[int]
     max_length: int
-    onnx: bool = False
+    onnx: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What people wrote in an earlier card: keys of the front matter, tags, and the text after our part."""
+
+    front: Mapping[str, Any] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+    text: str = _YOURS
 
 
 def write_card(
@@ -75,59 +86,64 @@ def write_card(
         details: may hold `training` (see `note_training`) and `results` (see `note_results`).
         earlier: a card whose filled-in parts are kept.
     """
-    kept, yours = _filled_in(earlier)
-    name = _name(details)
     training, results = details.get("training", {}), details.get("results", [])
-    evaluated: dict[str, Any] = {"model_name": name, "eval_results": [_eval_result(row) for row in results]}
-    data = ModelCardData(
-        license=kept.pop("license", "unknown"),
-        library_name="onnx" if interface.onnx else "sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=[*_TAGS, *(["mteb"] if any(row["benchmark"] for row in results) else []), *kept.pop("tags", [])],
-        base_model=base if _is_hub_name(base := str(training.get("base", ""))) else None,
-        **(evaluated if results else {}),
-        **kept,
+    name, filled = str(training.get("name") or "An embedding model"), _filled_in(earlier)
+    narrower = sorted((width for width in interface.widths if width != interface.width), reverse=True)
+    head, rows = _result_table(results)
+    card = ModelCard.from_template(
+        _front_matter(name, interface, training, results, filled),
+        template_path=str(_TEMPLATE),
+        **{"begin": _BEGIN, "end": _END, "name": name, "interface": interface, "training": training},
+        **{"query": repr(interface.prompts["query"]), "passage": repr(interface.prompts["passage"])},
+        width_argument=f", width={narrower[-1]}" if narrower else "",
+        narrower=narrower,
+        datasets=[_dataset_cells(data) for data in training.get("datasets", ())],
+        head=head,
+        results=rows,
     )
-    body = [f"# {name}", _about(interface, training)]
-    body += [_use(interface), _training(training), _results(results)]
-    generated = "\n\n".join(part for part in body if part)
-    text = f"---\n{data.to_yaml()}\n---\n\n{_BEGIN}\n\n{generated}\n\n{_END}\n{yours}"
-    write_text(folder / FILE, text)
+    write_text(folder / FILE, str(card).rstrip() + "\n" + filled.text)
+
+
+def _front_matter(
+    name: str,
+    interface: Interface,
+    training: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    filled: Filled,
+) -> ModelCardData:
+    tags = [
+        *_TAGS,
+        *(["onnx"] if interface.onnx else []),
+        *(["mteb"] if any(r["benchmark"] for r in results) else []),
+    ]
+    base = str(training.get("base", ""))
+    evaluated: dict[str, Any] = {"model_name": name, "eval_results": [_eval_result(row) for row in results]}
+    return ModelCardData(
+        **{"license": "unknown", **training.get("of_the_base", {}), **filled.front},
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=[*tags, *(tag for tag in filled.tags if tag not in tags)],
+        base_model=base if _is_hub_name(base) else None,
+        datasets=sorted({data["name"] for data in training.get("datasets", ())}) or None,
+        **(evaluated if results else {}),
+    )
 
 
 def note_training(model: Path, run: Path) -> None:
-    """Note in the model folder what the run directory `run` says of its training, and make the card anew."""
+    """Note in the model folder what the run directory `run` says of its training, and make the card again."""
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    facts = read_json(run / "run.json")
-    rows = {(data["task"], data["name"]): data["rows"] for data in facts["datasets"]}
-    datasets = [
-        {
-            "task": task,
-            "name": data["name"],
-            "rows": rows.get((task, data["name"])) or _rows_of(facts, data["name"]),
-            "file": Path(data["path"]).name,
-            "columns": data["columns"],
-            "negative_source": data.get("negative_source"),
-        }
-        for task in ("retrieval", "classification", "sts")
-        for data in recipe["data"][task]
-    ]
-    settings = {
-        "steps": facts["steps"],
-        "a step": ", ".join(_step(recipe)),
-        "learning rate": recipe["optimizer"]["learning_rate"],
-        "temperature": recipe["loss"]["temperature"],
-        "negatives": recipe["hard_negatives"]["source"],
-        "precision": recipe["training"]["precision"],
-        "seed": recipe["training"]["seed"],
-        "processes": facts["processes"],
-    }
+    record = read_json(run / "run.json")
     training = {
         "name": run.resolve().name,
-        "base": recipe["model"]["base"],
-        "datasets": datasets,
-        "settings": settings,
-        "versions": facts["versions"],
+        "base": shown_base(recipe["model"]["base"]),
+        "of_the_base": _of_the_base(recipe["model"]["base"]),
+        "datasets": [
+            _dataset(task, data, record["datasets"])
+            for task in ("retrieval", "classification", "sts")
+            for data in recipe["data"][task]
+        ],
+        "settings": _settings(recipe, record),
+        "versions": record["versions"],
     }
     details = read_json(model / "conan_embed.json")
     evaluations = {line["step"]: line["results"] for line in read_json_lines(run / "evaluation.jsonl")}
@@ -138,8 +154,41 @@ def note_training(model: Path, run: Path) -> None:
     _note(model, {"training": training, "results": results})
 
 
+def _dataset(task: str, data: Mapping[str, Any], read: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the card says of one data set; never where its file lies."""
+    same = sorted(
+        (row for row in read if row["name"] == data["name"]), key=lambda row: row.get("task") != task
+    )
+    return {
+        "task": task,
+        "name": data["name"],
+        "rows": same[0]["rows"] if same else None,
+        "file": Path(data["path"]).name,
+        "columns": data["columns"],
+        "negative_source": data.get("negative_source"),
+    }
+
+
+def _settings(recipe: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    step, parts = recipe["step"], []
+    if step["queries"]:
+        parts.append(f"{step['queries']} queries with {step['num_negatives']} hard negatives each")
+    if step["sts_pairs"]:
+        parts.append(f"{step['sts_pairs']} STS pairs (beta {recipe['loss']['beta']})")
+    return {
+        "steps": record["steps"],
+        "one step": ", ".join(parts),
+        "learning rate": recipe["optimizer"]["learning_rate"],
+        "temperature": recipe["loss"]["temperature"],
+        "negatives": recipe["hard_negatives"]["source"],
+        "precision": recipe["training"]["precision"],
+        "seed": recipe["training"]["seed"],
+        "processes": record["processes"],
+    }
+
+
 def note_results(model: Path, evaluation: Mapping[str, Any]) -> None:
-    """Note what an evaluation (`conan_embed.evaluation`) found, and make the card anew; other results stay.
+    """Note the scores of an evaluation (`conan_embed.evaluation`), and make the card again; other results stay.
 
     Raises:
         UserError: the model is no folder of ours, as after a hub name.
@@ -159,19 +208,15 @@ def _note(model: Path, new: Mapping[str, Any]) -> None:
     details = {**read_json(model / "conan_embed.json"), **new}
     write_json(model / "conan_embed.json", details)
     layout = read_layout(model)
-    hidden = read_json(model / "1_Pooling" / "config.json")["word_embedding_dimension"]
-    width = layout.width or hidden
+    width = layout.width or read_json(model / "1_Pooling" / "config.json")["word_embedding_dimension"]
     assert layout.max_length is not None
-    interface = Interface(layout.prompts.by_role(), width, layout.widths or (width,), layout.max_length)
+    onnx = sorted(path.name for path in (model / "onnx").glob("*.onnx"))
+    interface = Interface(layout.prompts.by_role(), width, layout.widths or (width,), layout.max_length, onnx)
     write_card(model, interface, details, earlier=model / FILE)
 
 
 def _row(
-    key: str,
-    result: Mapping[str, Any],
-    *,
-    benchmark: str | None,
-    before: Mapping[str, Any] | None = None,
+    key: str, result: Mapping[str, Any], *, benchmark: str | None, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Return one line of `results`: a task's main score, in per cent."""
     dataset = result.get("dataset", {})
@@ -201,153 +246,71 @@ def _eval_result(row: Mapping[str, Any]) -> EvalResult:
     )
 
 
-# ---- the text ----------------------------------------------------------------------------------
+def _cells(values: Iterable[Any]) -> list[str]:
+    """Return values as cells of a Markdown table, in which a bar or a line break would end the cell."""
+    texts = ("" if value is None else str(value) for value in values)
+    return [" ".join(text.replace("|", "\\|").split()) for text in texts]
 
 
-def _about(interface: Interface, training: Mapping[str, Any]) -> str:
-    lines = [
-        f"A text-embedding model: {interface.width} numbers a text of up to {interface.max_length} tokens."
-    ]
-    narrower = [width for width in interface.widths if width != interface.width]
-    if narrower:
-        widths = ", ".join(map(str, sorted(narrower)))
-        lines.append(
-            f"The first {widths} numbers, normalised anew, are embeddings too (Matryoshka), smaller and less exact."
-        )
-    if training:
-        lines.append(f"Trained from `{_shown_base(training['base'])}` with conan-embed.")
-    return "\n".join(lines)
+def _dataset_cells(data: Mapping[str, Any]) -> list[str]:
+    columns = ", ".join(f"{ours}: {theirs}" for ours, theirs in data["columns"].items())
+    rows = None if data["rows"] is None else f"{data['rows']:,}"
+    return _cells((data["name"], data["task"], rows, data["file"], columns, data["negative_source"]))
 
 
-def _use(interface: Interface) -> str:
-    prompts = "\n".join(
-        f"| {role} | {f'`{prompt!r}`' if prompt else 'none'} |" for role, prompt in interface.prompts.items()
-    )
-    table = f"| texts | put before them |\n|---|---|\n{prompts}"
-    if interface.onnx:
-        how = (
-            "`model.onnx` takes `input_ids` and `attention_mask`, int64 [batch, length], padded after the texts, and "
-            "returns `sentence_embedding`, float32, of length 1. Put the prompt before the text yourself:"
-        )
-        return f"## Use\n\n{how}\n\n{table}"
-    narrow = min(interface.widths)
-    sts = 'sts = model.encode(texts, prompt_name="sts")  # texts that all play the same part'
-    cut = ""
-    if narrow != interface.width:
-        cut = (
-            f'\nshort = SentenceTransformer("MODEL", truncate_dim={narrow})\n'
-            "queries = short.encode_query(questions, normalize_embeddings=True)  # a prefix needs its own norm"
-        )
-    narrow_here = f", widths=[{narrow}]" if narrow != interface.width else ""
-    return f"""## Use
-
-With sentence-transformers (5 or later), which adds the prompts by itself:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("MODEL")
-queries = model.encode_query(questions)
-passages = model.encode_document(documents)
-scores = model.similarity(queries, passages)
-{sts}{cut}
-```
-
-With conan-embed:
-
-```python
-from conan_embed.encoder.model import EmbeddingModel
-
-model = EmbeddingModel.load("MODEL")
-queries = model.encode(questions, prompt=model.prompts["query"]{narrow_here})
-passages = model.encode(documents, prompt=model.prompts["passage"]{narrow_here})
-```
-
-{table}"""
-
-
-def _training(training: Mapping[str, Any]) -> str:
-    if not training:
-        return ""
-    lines = [
-        "## Training",
-        "",
-        "| data set | task | rows | file | columns | negatives |",
-        "|---|---|---|---|---|---|",
-    ]
-    for data in training["datasets"]:
-        columns = ", ".join(f"{ours}: {theirs}" for ours, theirs in data["columns"].items())
-        cells = (
-            data["name"],
-            data["task"],
-            "" if data["rows"] is None else f"{data['rows']:,}",
-            data["file"],
-            columns,
-            data["negative_source"] or "",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in training["settings"].items()]
-    versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
-    return "\n".join([*lines, "", f"Versions: {versions}."])
-
-
-def _results(results: Sequence[Mapping[str, Any]]) -> str:
-    if not results:
-        return ""
+def _result_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     widths = sorted({int(width) for row in results for width in row["widths"]}, reverse=True)
     head = ["evaluation", "task", "metric", "score", "base model", *(f"width {width}" for width in widths)]
-    lines = ["## Results", "", "In per cent, at the full width unless it says otherwise.", ""]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for row in results:
-        cells = [row["benchmark"] or "local sets", row["key"], row["metric"], f"{row['score']:.2f}"]
-        cells.append("" if row["base"] is None else f"{row['base']:.2f}")
-        cells += [f"{row['widths'][str(w)]:.2f}" if str(w) in row["widths"] else "" for w in widths]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _name(details: Mapping[str, Any]) -> str:
-    return str(details.get("training", {}).get("name") or "An embedding model")
-
-
-def _step(recipe: Mapping[str, Any]) -> list[str]:
-    step = recipe["step"]
-    parts = []
-    if step["queries"]:
-        parts.append(f"{step['queries']} queries with {step['num_negatives']} hard negatives each")
-    if step["sts_pairs"]:
-        parts.append(f"{step['sts_pairs']} STS pairs (beta {recipe['loss']['beta']})")
-    return parts
-
-
-def _rows_of(facts: Mapping[str, Any], name: str) -> int | None:
-    return next((data["rows"] for data in facts["datasets"] if data["name"] == name), None)
+        scores = [row["score"], row["base"], *(row["widths"].get(str(width)) for width in widths)]
+        shown = (None if score is None else f"{score:.2f}" for score in scores)
+        rows.append(_cells((row["benchmark"] or "local sets", row["key"], row["metric"], *shown)))
+    return head, rows
 
 
 def _is_hub_name(base: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", base)) and not Path(base).exists() and base[0] != "."
 
 
-def _shown_base(base: str) -> str:
+def shown_base(base: str) -> str:
     """Return a hub name whole, and of a path only the last part: the rest is the owner's affair."""
     return base if _is_hub_name(base) else Path(base).name
 
 
-def _filled_in(card: Path | None) -> tuple[dict[str, Any], str]:
-    """Return the keys of the front matter and the text that a person may have changed, of an earlier card."""
-    if card is None or not card.exists():
-        return {}, _YOURS
+def _of_the_base(base: str) -> dict[str, Any]:
+    """Return licence and languages of the base model's card, where it has one on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(base, FILE) if _is_hub_name(base) else Path(base).expanduser() / FILE
+    if not isinstance(cached, str | Path) or not Path(cached).is_file():
+        return {}
+    front, _ = _split(Path(cached))
+    return {name: front[name] for name in _OF_THE_BASE if name in front}
+
+
+def _filled_in(card: Path | None) -> Filled:
+    """Return what people wrote in an earlier card; of a card that is not ours, licence and languages."""
+    if card is None or not card.is_file():
+        return Filled()
+    front, text = _split(card)
+    if _END not in text:
+        return Filled({name: front[name] for name in _OF_THE_BASE if name in front})
+    kept = {name: value for name, value in front.items() if name not in (*_OURS, "tags")}
+    tags = [tag for tag in front.get("tags") or () if tag not in (*_TAGS, "mteb", "onnx")]
+    return Filled(kept, tags, text.split(_END, 1)[1].removeprefix("\n"))
+
+
+def _split(card: Path) -> tuple[dict[str, Any], str]:
+    """Return front matter and text of a card."""
     text = card.read_text(encoding="utf-8")
-    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    if found is None or _END not in text:
-        return {}, _YOURS
+    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", text, re.DOTALL)
+    if match is None:
+        return {}, text
     try:
-        front = yaml.safe_load(found[1])
+        front = yaml.safe_load(match[1])
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f" line {mark.line + 2}:"
         raise UserError(f"{card}:{line} the front matter is not YAML.") from None
-    kept = {name: value for name, value in front.items() if name not in _OURS}
-    kept["tags"] = [tag for tag in kept.get("tags", []) if tag not in (*_TAGS, "mteb")]
-    return kept, text.split(_END, 1)[1].removeprefix("\n")
+    return front if isinstance(front, dict) else {}, text[match.end() :]

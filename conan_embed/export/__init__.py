@@ -1,8 +1,8 @@
-"""Models for serving: the folder saved again (perhaps cut to a narrower width), or ONNX in float32 or int8.
+"""Models for serving: the folder saved again (perhaps cut to a narrower width), with ONNX graphs beside on request.
 
 folder.py   export(): load, cut, write aside, compare, rename
-graph.py    the ONNX graph and its quantisation
-parity.py   the texts and the floor by which a copy is judged
+graph.py    the ONNX graphs, float32 and int8
+parity.py   the texts and the floors by which a copy is judged
 """
 
 from conan_embed.export.folder import export

@@ -1,8 +1,9 @@
 """The model as one ONNX graph: padded tokens in, normalised embeddings out.
 
 Training packs its texts without padding (encoder.packing); servers pad. The graph is therefore traced from a padded
-forward: the user's encoder with stock scaled-dot-product attention, then our pooling under a mask, the dense layer
-and the norm, so that nothing is left for a server to get wrong.
+forward: the user's encoder with stock attention, then our pooling under a mask, the dense layers and the norm, so that
+nothing is left for a server to get wrong. Clients that pool by themselves (sentence-transformers, optimum,
+transformers.js) find the hidden states under the name that they look for.
 
 int8 is onnxruntime's dynamic quantisation: each output channel of a matrix has its own scale, activations are
 quantised on the way. `reduce_range` keeps weights to 7 bits, because x86 processors without VNNI add products of
@@ -13,7 +14,6 @@ Shapes: N texts, L padded length, H hidden, D embedding width.
 
 import contextlib
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
@@ -28,13 +28,13 @@ from conan_embed.encoder.attention import stock_attention
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 
-FILE = "model.onnx"
+FOLDER, FILE, INT8_FILE = "onnx", "model.onnx", "model_quantized.onnx"  # where all clients look
 INPUTS = ("input_ids", "attention_mask")
-OUTPUT = "sentence_embedding"
+OUTPUTS = ("sentence_embedding", "last_hidden_state")
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 ONE_FILE_BYTES = 1_900_000_000
-"""Larger weights stand in `model.onnx.data`: a protobuf file ends at 2 GiB."""
+"""Larger weights go to `model.onnx.data`: a protobuf file ends at 2 GiB."""
 
 
 def check_packages() -> None:
@@ -54,11 +54,13 @@ class PaddedModel(nn.Module):
         self.encoder, self.pooling = model.encoder, model.pooling
         self.dense_layers = nn.Sequential(*model.dense_layers())
 
-    def forward(self, input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor) -> torch.Tensor:
-        """Return float32 [N, D], rows of length 1; padding stands after the texts."""
-        output = self.encoder(input_ids=input_ids_NL, attention_mask=attention_mask_NL)
-        pooled_NH = self._pool(output.last_hidden_state, attention_mask_NL)
-        return nn.functional.normalize(self.dense_layers(pooled_NH), dim=1)
+    def forward(
+        self, input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return float32 [N, D], rows of length 1, and the hidden states [N, L, H]; padding stands after the texts."""
+        hidden_NLH = self.encoder(input_ids=input_ids_NL, attention_mask=attention_mask_NL).last_hidden_state
+        embedding_ND = self.dense_layers(self._pool(hidden_NLH, attention_mask_NL))
+        return nn.functional.normalize(embedding_ND, dim=1), hidden_NLH
 
     def _pool(self, hidden_NLH: torch.Tensor, mask_NL: torch.Tensor) -> torch.Tensor:
         if self.pooling == "cls":
@@ -69,42 +71,55 @@ class PaddedModel(nn.Module):
         return (hidden_NLH * weights_NL1).sum(dim=1) / weights_NL1.sum(dim=1)
 
 
-def write_graph(model: EmbeddingModel, path: Path, *, quantize: str | None = None) -> None:
-    """Write the ONNX graph of `model` to `path`, with its weights in float32 or, with `quantize="int8"`, int8."""
+def write_graphs(model: EmbeddingModel, folder: Path, *, quantize: str | None = None) -> list[str]:
+    """Write the graph of `model` to `folder`/onnx in float32 and, with `quantize="int8"`, in int8 too.
+
+    Returns:
+        the files' names, the one that was asked for last.
+    """
     large = sum(weight.numel() * weight.element_size() for weight in model.parameters()) > ONE_FILE_BYTES
+    target = folder / FOLDER
+    target.mkdir()
+    with _quiet():
+        _trace(model).save(target / FILE, external_data=large)
+        if quantize is None:
+            return [FILE]
+        _quantize(target / FILE, target / INT8_FILE, large)
+    return [FILE, INT8_FILE]
+
+
+def _trace(model: EmbeddingModel) -> "torch.onnx.ONNXProgram":
     input_ids_NL = torch.full((2, 8), model.tokenizer.pad_token_id)
     attention_mask_NL = torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
     sizes = {0: "batch", 1: "length"}  # of any size, whatever the example has
-    with _quiet(), stock_attention(model.encoder, "sdpa"):
+    # Soft-capped scores need transformers' eager attention; it is the slower one elsewhere.
+    attention = "sdpa" if getattr(model.encoder, "_supports_sdpa", True) else "eager"
+    with stock_attention(model.encoder, attention):
         program = torch.onnx.export(
             PaddedModel(model).eval(),
             (input_ids_NL, attention_mask_NL),
             dynamo=True,
             input_names=INPUTS,
-            output_names=[OUTPUT],
+            output_names=OUTPUTS,
             dynamic_shapes=(sizes, sizes),
             verbose=False,
         )
-        assert program is not None
-        if quantize is None:
-            program.save(path, external_data=large)
-            return
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            program.save(Path(scratch) / FILE, external_data=large)
-            _quantize(Path(scratch) / FILE, path, large)
+    assert program is not None
+    return program
 
 
-def runner(folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
+def runner(folder: Path, file: str = FILE) -> Callable[[Sequence[str]], np.ndarray]:
     """Return a function that embeds a batch of texts as a server would, from `folder` alone, on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(folder / FOLDER / file, providers=["CPUExecutionProvider"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def run(texts: Sequence[str]) -> np.ndarray:
         batch = tokenizer(list(texts), padding=True, truncation=True, return_tensors="np")
-        (embeddings_ND,) = session.run([OUTPUT], {name: batch[name].astype(np.int64) for name in INPUTS})
-        return embeddings_ND
+        inputs = {name: batch[name].astype(np.int64) for name in INPUTS}
+        (embedding_ND,) = session.run(OUTPUTS[:1], inputs)
+        return embedding_ND
 
     return run
 
