@@ -83,23 +83,23 @@ def pairs(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="folders and files: Markdown, HTML, reST, text, PDF, Word, tables of texts or pairs",
+            help="Folders and files: Markdown, HTML, reST, text, PDF, Word, tables of texts or pairs.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
     model: Annotated[
-        str | None, typer.Option(help="count tokens with this model's tokenizer; else they are estimated")
+        str | None, typer.Option(help="Count tokens with this model's tokenizer. Default: an estimate.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=16, help="tokens of a passage at most")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=16, help="Longest passage, in tokens.")] = 256,
     overlap: Annotated[
-        int, typer.Option(min=0, help="tokens that a passage repeats from the one before it")
+        int, typer.Option(min=0, help="Tokens that a passage repeats from the previous one.")
     ] = 0,
     hold_out: Annotated[
-        float, typer.Option(min=0, max=0.5, help="share of the questions that are never trained on")
+        float, typer.Option(min=0, max=0.5, help="Share of the questions kept out of training.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="of what is held out")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; else one a core")] = None,
-    resume: Annotated[bool, typer.Option(help="go on from what an earlier run left")] = True,
+    seed: Annotated[int, typer.Option(help="Decides which questions are held out.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
+    resume: Resume = True,
 ) -> None:
     """Turn documents into passages, training pairs and held-out questions, without a language model.
 
