@@ -52,7 +52,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
             name = str(path.relative_to(ROOT))
             files.append(File.generated(config, name, content=path.read_text(encoding="utf-8")))
     made = {
-        "reference/recipe.md": f"# Recipe keys\n\n```yaml\n{show.all_keys()}\n```\n",
+        "reference/recipe.md": f"# Recipe keys\n\n```yaml\n{show.list_keys()}\n```\n",
         "reference/command-line.md": _command_line(),
         "notebook.md": _notebook(NOTEBOOK),
     }
