@@ -131,8 +131,8 @@ def headline(run: RunRecord) -> str:
             last_verb = verb
         return listed(clauses) + (f" in {spent}" if spent else "") + "."
     if spent:
-        return f"Trained for {spent}" + ("." if after else ", not evaluated before and after.")
-    return "No step was taken yet."
+        return f"Trained for {spent}" + ("." if after else ", without evaluation before and after.")
+    return "No step has been taken yet."
 
 
 def _spent(run: RunRecord) -> str:
@@ -200,14 +200,14 @@ def _replacement(run: RunRecord) -> str:
     if not step.queries or not step.num_negatives:
         return ""
     if rule.source == "static":
-        return "The hard negatives stay the same."
+        return "Hard negatives are static."
     new = {
-        "ranking": "the next of their ranking take their place",
-        "bank": "they are ranked anew from a bank of passage embeddings",
-        "remine": "they are mined anew",
+        "ranking": "the next ones of their ranking replace them",
+        "bank": "new ones are ranked from a bank of passage embeddings",
+        "remine": "new ones are mined",
     }[rule.source]
     condition = f"{rule.decay:g} S < S₀ and |S| < {rule.max_score:g}"
-    return f"The hard negatives are checked every {rule.interval} steps; where {condition}, {new}."
+    return f"Hard negatives are checked every {rule.interval} steps; where {condition}, {new}."
 
 
 def _sized(name: str, run: RunRecord) -> str:
@@ -220,14 +220,14 @@ def negatives(run: RunRecord) -> str:
     if not len(replaced_N):
         return ""
     queries = counted(replaced_N.sum(), "query") if replaced_N.any() else "no query"
-    text = f"{counted(len(replaced_N), 'check')} replaced the negatives of {queries} in all"
+    text = f"{counted(len(replaced_N), 'check')} replaced the negatives of {queries} in total"
     if replaced_N.any() and (observed := run.last_check("observed")):
-        text += f", {replaced_N[-1] / observed:.0%} of the {observed:,.0f} observed at the last"
+        text += f", the last one those of {replaced_N[-1] / observed:.0%} of the {observed:,.0f} observed"
     text += "."
     if (rank := run.last_check("mean_rank")) is not None:
-        text += f" The negatives in use now stand at rank {rank:.0f} on average"
+        text += f" The negatives now in use have a mean rank of {rank:.0f}"
         exhausted = run.last_check("exhausted_share")
-        text += "." if exhausted is None else f", and {exhausted:.1%} of the rankings are used up."
+        text += "." if exhausted is None else f", and {exhausted:.1%} of the rankings are exhausted."
     spent = sum(float(known(run.checks, key)[1].sum()) for key in ("seconds", "seconds_between"))
     if spent and (training := run.total("seconds")) > 0:
         text += (
@@ -241,7 +241,7 @@ def speed(run: RunRecord) -> str:
     rate, seconds = run.median("tokens_per_second"), run.median("seconds")
     if math.isnan(rate):
         return ""
-    text = f"The median step handled {short(rate)} real (non-padding) tokens a second"
+    text = f"The median step processed {short(rate)} real (non-padding) tokens per second"
     if floor := run.facts.get("matmul_peak_tokens_per_second"):
         text += f", {rate / floor:.0%} of the {short(floor)} that its bf16 matrix products alone would allow"
     return text + ("." if math.isnan(seconds) else f", and took {duration(seconds)}.")

@@ -51,8 +51,11 @@ def test_the_headline_says_the_gain_in_one_sentence(before, after, expected):
 
 
 def test_the_headline_of_a_run_that_was_not_evaluated_or_not_begun():
-    assert sentences.headline(_run()) == "Trained for 400 steps / 12 minutes, not evaluated before and after."
-    assert sentences.headline(RunRecord(path=Path(), name="run")) == "No step was taken yet."
+    assert (
+        sentences.headline(_run())
+        == "Trained for 400 steps / 12 minutes, without evaluation before and after."
+    )
+    assert sentences.headline(RunRecord(path=Path(), name="run")) == "No step has been taken yet."
 
 
 def test_the_comparison_names_the_best_on_the_tasks_that_all_have():
@@ -84,8 +87,8 @@ def test_the_recipe_is_a_sentence():
         "A step holds 16 queries, each against 7 hard negatives and all candidates from its data set, "
         "and 32 STS pairs. "
         "The loss is InfoNCE (τ 0.02) + 0.8 × CoSENT (τ 0.05). "
-        "The hard negatives are checked every 100 steps; where 1.15 S < S₀ and |S| < 0.8, "
-        "the next of their ranking take their place."
+        "Hard negatives are checked every 100 steps; where 1.15 S < S₀ and |S| < 0.8, "
+        "the next ones of their ranking replace them."
     )
 
 
@@ -135,14 +138,14 @@ def test_the_negatives_are_summed_up_over_the_checks():
         },
     ]
     assert sentences.negatives(_run(checks=pl.DataFrame(checks))) == (
-        "2 checks replaced the negatives of 40 queries in all, 25% of the 80 observed at the last. "
-        "The negatives in use now stand at rank 8 on average, and 2.5% of the rankings are used up. "
+        "2 checks replaced the negatives of 40 queries in total, the last one those of 25% of the 80 observed. "
+        "The negatives now in use have a mean rank of 8, and 2.5% of the rankings are exhausted. "
         "Checks and bank took 7.2 seconds, 1% of the training time."
     )
     nothing = [{"step": 100, "observed": 50, "replaced": 0}]
     assert (
         sentences.negatives(_run(checks=pl.DataFrame(nothing)))
-        == "1 check replaced the negatives of no query in all."
+        == "1 check replaced the negatives of no query in total."
     )
     assert sentences.negatives(_run()) == ""
 
@@ -151,7 +154,7 @@ def test_the_speed_is_set_against_the_floor_where_that_was_measured():
     metrics = pl.DataFrame([{"step": s, "seconds": 2.0, "tokens_per_second": 7_700.0 + s} for s in (0, 1, 2)])
     run = RunRecord(path=Path(), name="run", metrics=metrics)
     assert sentences.speed(run) == (
-        "The median step handled 7,700 real (non-padding) tokens a second, and took 2 seconds."
+        "The median step processed 7,700 real (non-padding) tokens per second, and took 2 seconds."
     )
     run = RunRecord(
         path=Path(), name="run", metrics=metrics, facts={"matmul_peak_tokens_per_second": 35_000.0}
