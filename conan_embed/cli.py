@@ -125,6 +125,7 @@ def pairs(
 def filter_(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file (docs/filtering.md).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pairs and the report.")],
+    overrides: Overrides = None,
     runner: Annotated[
         Literal["native", "ray"], typer.Option(help="This machine, or a Ray cluster.")
     ] = "native",
@@ -135,7 +136,7 @@ def filter_(
     from conan_embed.filtering.recipe import read_filter_recipe
     from conan_embed.reporting.page import report as write_report
 
-    filter_pairs(read_filter_recipe(recipe), output, runner=runner, resume=resume)
+    filter_pairs(read_filter_recipe(recipe, overrides or ()), output, runner=runner, resume=resume)
     page = write_report([output])
     console.print(f"kept pairs: {output / 'kept'}\nsummary: {output / 'summary.json'}\nreport: {page}")
 

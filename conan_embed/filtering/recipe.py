@@ -5,18 +5,17 @@
 `query_links: {zh: {maximum: 0.5}}` for one, `query_links: {skip: [weibo]}` leaves a category or a source alone.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from omegaconf import OmegaConf
 from pydantic import Field, model_validator
 
 from conan_embed.errors import UserError
 from conan_embed.filtering.bounds import RulesByName, Section
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
 from conan_embed.filtering.rules import RULES, active_rules
-from conan_embed.recipes.loading import validate
+from conan_embed.recipes.loading import read_yaml, validate
 
 Turns = Literal["first", "each", "context"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -203,7 +202,7 @@ class FilterRecipe(Section):
         return self
 
 
-def read_filter_recipe(path: str | Path, overrides: list[str] | None = None) -> FilterRecipe:
+def read_filter_recipe(path: str | Path, overrides: Sequence[str] = ()) -> FilterRecipe:
     """Read a recipe from YAML, with `dotted.key=value` overrides on top.
 
     Relative paths in it are relative to the working directory.
@@ -211,13 +210,7 @@ def read_filter_recipe(path: str | Path, overrides: list[str] | None = None) -> 
     Raises:
         UserError: the file is missing or not YAML, or a key or value does not fit.
     """
-    path = Path(path)
-    try:
-        tree = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from None
-    tree.merge_with_dotlist(overrides or [])
-    recipe: FilterRecipe = validate(OmegaConf.to_container(tree), path, FilterRecipe)
-    return recipe
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such recipe.")
+    return validate(read_yaml(path, overrides), path, FilterRecipe)

@@ -7,7 +7,7 @@ other, but the message names its successor.
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -134,12 +134,17 @@ def _successor(key: str, known: Collection[str]) -> str:
 
 def _known_keys(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = schema.model_fields[part].annotation
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        schema = next(kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel))
+        if part in schema.model_fields:  # else the index of a list or the key of a mapping
+            schema = next(_schemas_in(schema.model_fields[part].annotation))
     return list(schema.model_fields)
+
+
+def _schemas_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the schemas in an annotation: `Schema | None`, `list[Schema]`, `dict[str, Annotated[Schema, ...]]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _schemas_in(inner)
 
 
 def changed_keys(before: Any, now: Any, ignored: Collection[str] = ()) -> list[str]:
