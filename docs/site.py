@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+import typer
 from mkdocs.structure.files import File, Files
+from typer.cli import get_docs_for_click
+from typer.testing import CliRunner
 
 import conan_embed
 from conan_embed import objectives
-from conan_embed.recipes import show
+from conan_embed.cli import app
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = (
@@ -52,7 +55,7 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
             name = str(path.relative_to(ROOT))
             files.append(File.generated(config, name, content=path.read_text(encoding="utf-8")))
     made = {
-        "reference/recipe.md": f"# Recipe keys\n\n```yaml\n{show.list_keys()}\n```\n",
+        "reference/recipe.md": _recipe_keys(),
         "reference/command-line.md": _command_line(),
         "notebook.md": _notebook(NOTEBOOK),
     }
@@ -102,13 +105,18 @@ def _directives(file: File) -> list[str]:
     return re.findall(r"^::: ([\w.]+)$", file.content_string, re.MULTILINE)
 
 
+def _output_of(*arguments: str) -> str:
+    """What the command line prints."""
+    return CliRunner().invoke(app, arguments, catch_exceptions=False).output
+
+
+def _recipe_keys() -> str:
+    keys = _output_of("recipe", "--keys")
+    return f"---\nhide: [toc]\n---\n\n# Recipe keys\n\n```yaml\n{keys}```\n"
+
+
 def _command_line() -> str:
     """The command line's own help as Markdown."""
-    import typer
-    from typer.cli import get_docs_for_click
-
-    from conan_embed.cli import app
-
     command = typer.main.get_command(app)
     text: str = get_docs_for_click(obj=command, ctx=typer.Context(command), name="conan-embed")
     return text.replace("# `conan-embed`", "# Command line", 1)

@@ -24,7 +24,7 @@ TOKEN_BUDGET = 16_384
 PRECISIONS = ("float32", "bfloat16")
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which matrix products run in `precision` ("float32" or "bfloat16")."""
     if precision not in PRECISIONS:
         raise UserError(f"precision: {precision!r} is unknown; expected {' or '.join(PRECISIONS)}.")
