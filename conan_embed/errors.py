@@ -21,6 +21,10 @@ class UserError(ValueError):
     """
 
 
+class NotFinite(UserError):
+    """NaN or infinity where a number is expected."""
+
+
 def suggestion(found: str, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the known word nearest to `found`, or an empty string."""
     near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)

@@ -154,7 +154,14 @@ def mine_hard_negatives(
         entry["corpus"] = str(corpus if is_path else to_cache(read_passages(corpus), Path(cache)))
     data = Data(retrieval=[RetrievalData(**entry)])
     fingerprint = f"{model.max_length} {model.tokenizer_text()}"
-    tasks = load_tasks(data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=Path(cache))
+    tasks = load_tasks(
+        data,
+        model.prompts,
+        model.tokenize,
+        fingerprint=fingerprint,
+        cache=Path(cache),
+        count_tokens=model.count_tokens,
+    )
     embed = embed_with(model, tasks.store, precision)
     ranking = mining.mine(tasks.retrieval[0], tasks.store, embed, settings)
     usable = Ranking(

@@ -13,7 +13,7 @@ from torch import nn
 
 from conan_embed.console import progress_bar
 from conan_embed.encoder.formats import check_widths
-from conan_embed.errors import UserError
+from conan_embed.errors import NotFinite, UserError
 
 if TYPE_CHECKING:
     from conan_embed.encoder.model import EmbeddingModel
@@ -47,6 +47,7 @@ def encode(
     """Return the embeddings of `texts`; see `EmbeddingModel.encode`."""
     check_widths(widths or (), model.width)
     tokens, offsets = model.tokenize([prompt + text for text in texts] if prompt else texts)
+    check_not_empty(texts, offsets)
     with (
         _evaluation_mode(model),
         autocast(model.device, precision),
@@ -61,12 +62,23 @@ def encode(
     return {width: _normalize(embedding_ND[:, :width]) for width in widths}
 
 
+def check_not_empty(texts: Sequence[str], offsets: np.ndarray) -> None:
+    """Raise UserError where a text has no token, naming the first such text."""
+    lengths = np.diff(offsets)
+    if not lengths.all():
+        text = texts[int(lengths.argmin())]
+        raise UserError(
+            f"text {text[:80]!r}: the tokenizer drops all of it and adds no special tokens; expected a text of at "
+            "least one token."
+        )
+
+
 def check_embeddings(embedding_ND: torch.Tensor, texts: Sequence[str]) -> None:
-    """Raise UserError where an embedding is not made of finite numbers, naming the first such text."""
+    """Raise NotFinite where an embedding is not made of finite numbers, naming the first such text."""
     finite_N = torch.isfinite(embedding_ND).all(dim=1)
     if not finite_N.all():
         text = texts[int(finite_N.long().argmin())]
-        raise UserError(
+        raise NotFinite(
             f"the embeddings of {int((~finite_N).sum())} of {len(texts)} texts are not finite numbers, for instance "
             f"of {text[:80]!r}; expected neither NaN nor infinity (is float32 precision needed?)."
         )

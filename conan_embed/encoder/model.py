@@ -269,10 +269,14 @@ class EmbeddingModel(nn.Module):
             int32 [T] all tokens end to end, and int64 [N + 1] where each text begins.
 
         Raises:
-            UserError: a text without any token.
+            UserError: a text with a token that the encoder has no row for.
         """
         num_rows = num_token_rows(self.encoder)
         return tokenizer_module.tokenize(self.tokenizer, texts, self.max_length, num_rows)
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Return int64 [N], how many tokens each text has, special tokens included, before it is cut."""
+        return tokenizer_module.count_tokens(self.tokenizer, texts)
 
     def tokenizer_text(self) -> str:
         """Return everything that decides a text's tokens except the length: for keys of caches and fingerprints."""

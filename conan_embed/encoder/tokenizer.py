@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import normalizers
@@ -98,19 +99,12 @@ def tokenize(
         int32 [T] all tokens end to end, and int64 [N + 1] where each text begins.
 
     Raises:
-        UserError: a text without any token, or with a token that the encoder has no row for.
+        UserError: a text with a token that the encoder has no row for.
     """
     tokens, lengths = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
     for start in range(0, len(texts), _BATCH):
         batch = list(texts[start : start + _BATCH])
-        ids = tokenizer(
-            batch,
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )["input_ids"]
+        ids = _token_ids(tokenizer, batch, truncation=True, max_length=max_length)
         counts = np.fromiter(map(len, ids), np.int64, len(ids))
         flat = np.fromiter(chain.from_iterable(ids), np.int32, int(counts.sum()))
         _check_tokens(batch, flat, counts, num_rows)
@@ -119,13 +113,19 @@ def tokenize(
     return np.concatenate(tokens), np.cumsum(np.concatenate(lengths))
 
 
+def count_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+    """Return int64 [N], how many tokens each text has, special tokens included, before it is cut."""
+    batches = (list(texts[start : start + _BATCH]) for start in range(0, len(texts), _BATCH))
+    counts = [list(map(len, _token_ids(tokenizer, batch, truncation=False))) for batch in batches]
+    return np.array(list(chain.from_iterable(counts)), dtype=np.int64)
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], **truncation: Any) -> list[list[int]]:
+    options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    return tokenizer(texts, **truncation, **options)["input_ids"]
+
+
 def _check_tokens(texts: Sequence[str], tokens: np.ndarray, lengths: np.ndarray, num_rows: int) -> None:
-    if not lengths.all():
-        text = texts[int(lengths.argmin())]
-        raise UserError(
-            f"text {text[:80]!r}: the tokenizer drops all of it and adds no special tokens; expected a text of at "
-            "least one token."
-        )
     if len(tokens) and tokens.max() >= num_rows:
         row = int(np.searchsorted(np.cumsum(lengths), tokens.argmax(), side="right"))
         raise UserError(

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.errors import UserError
+from conan_embed.errors import NotFinite, UserError
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.local import check_widths
-from conan_embed.evaluation.results import EvaluationResult, NotFinite, TaskResult, check_finite
+from conan_embed.evaluation.results import EvaluationResult, TaskResult, check_finite
 from conan_embed.files import write_json
 
 if TYPE_CHECKING:

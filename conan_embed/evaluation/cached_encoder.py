@@ -19,7 +19,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from conan_embed.evaluation.results import NotFinite
+from conan_embed.errors import NotFinite
 
 _TEXTS_AT_ONCE = 16_384
 """Enough that sorting them by length leaves little padding, few enough for memory (117 MB of vectors at width 1792)."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from conan_embed.errors import UserError
+from conan_embed.errors import NotFinite, UserError
 from conan_embed.evaluation.sets import TYPES
 from conan_embed.files import read_json
 
@@ -162,10 +162,6 @@ def read_result(path: str | Path) -> EvaluationResult:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: found no results of an evaluation, expected what --output wrote.") from None
-
-
-class NotFinite(UserError):
-    """NaN or infinity where a number should be."""
 
 
 def check_finite(key: str, scores: Mapping[str, float]) -> None:

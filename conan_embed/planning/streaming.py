@@ -22,7 +22,7 @@ from conan_embed.recipes.schema import Data, Step
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder, Tokenize
 from conan_embed.texts.stream import PairStream
-from conan_embed.texts.tasks import RetrievalDataset, with_shared_positives
+from conan_embed.texts.tasks import RetrievalDataset, with_equal_queries_merged, with_shared_positives
 
 _NAMED = 8  # pairs of each data set that a message about a step names
 
@@ -108,25 +108,27 @@ class StreamPlanner:
             names = ", ".join(self.streams[number].name for number in np.unique(sets))
             raise UserError(f"step {step + 1}: found no pair of {names} that can be used, expected {count}.")
         texts, columns = builder.hold(self.tokenize)
-        queries = Queries(
-            texts,
-            [
-                RetrievalDataset(
-                    name,
-                    query_Q=columns[query],
-                    list_Q=pairs["list"].to_numpy().astype(np.int64),
-                    positives=Ragged.of_lengths(columns[positive], lists["positive"].list.len().to_numpy()),
-                    given=Ragged.empty(len(pairs)),
-                    passages=np.unique(columns[positive]),
-                    negative_source="none",
-                    ranking=None,
-                    weight=None,
-                )
-                for name, pairs, lists, query, positive in parts
-            ],
-            self.settings,
-            self.seed,
-        )
+        if len(texts.unread) and any(stream.on_bad_row == "error" for stream in self.streams):
+            raise UserError(
+                f"step {step + 1}: found the text {texts.unread[0]!r}, of which the tokenizer leaves nothing, expected "
+                "texts that the model can read (data.on_bad_row: drop leaves them out)."
+            )
+        datasets = [
+            RetrievalDataset(
+                name,
+                query_Q=columns[query],
+                list_Q=pairs["list"].to_numpy().astype(np.int64),
+                positives=Ragged.of_lengths(columns[positive], lists["positive"].list.len().to_numpy()),
+                given=Ragged.empty(len(pairs)),
+                passages=np.unique(columns[positive]),
+                negative_source="none",
+                ranking=None,
+                weight=None,
+            )
+            for name, pairs, lists, query, positive in parts
+        ]
+        merged = [with_equal_queries_merged(d, texts.content, texts.unread_ids) for d in datasets]
+        queries = Queries(texts, merged, self.settings, self.seed)
         places = "; ".join(
             f"{name} {' '.join(map(str, pairs['visit'][:_NAMED]))}{' ...' if len(pairs) > _NAMED else ''}"
             for name, pairs, *_ in parts

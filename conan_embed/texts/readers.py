@@ -242,6 +242,21 @@ def column_names(file: Path) -> list[str]:
         return names_in(file)
 
 
+def find_text(path: str | Path, schema: TableSchema, columns: ColumnNames | None, text: str) -> str | None:
+    """Return where a text stands in a table, as "data.jsonl: line 7: column 'query'"; None if it is not there.
+
+    For messages about texts that only what comes after reading can judge: reads the files once more.
+    """
+    schema = schema.with_names(columns)
+    for file in data_files(path):
+        rows = read_rows(file, schema)
+        for name, dtype in rows.frame.schema.items():
+            has = pl.col(name).list.contains(text) if dtype == pl.List(pl.String) else pl.col(name) == text
+            if dtype != pl.Float64 and (found := rows.frame.select(has.fill_null(False)).to_series()).any():
+                return f"{file}: {rows.place(int(rows.numbers[found.arg_max()]))}: column {name!r}"
+    return None
+
+
 @contextlib.contextmanager
 def _readable(file: Path) -> Iterator[None]:
     """Turn what libraries raise about a file into a sentence."""

@@ -37,7 +37,7 @@ from conan_embed.planning.plan import Planner, check_enough_negatives
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.loading import changed_keys, load_recipe
 from conan_embed.recipes.schema import Recipe
-from conan_embed.texts.shared import read_tasks, write_tasks
+from conan_embed.texts.task_files import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
 from conan_embed.training.checkpoint import (
     Progress,
@@ -87,7 +87,14 @@ def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
     cache = Path(recipe.cache)
     if not collectives.is_local_main_process():
         return read_tasks(Path(collectives.broadcast_on_node(None)), cache)
-    tasks = load_tasks(recipe.data, model.prompts, model.tokenize, fingerprint=fingerprint, cache=cache)
+    tasks = load_tasks(
+        recipe.data,
+        model.prompts,
+        model.tokenize,
+        fingerprint=fingerprint,
+        cache=cache,
+        count_tokens=model.count_tokens,
+    )
     collectives.broadcast_on_node(str(write_tasks(tasks, cache)) if collectives.node_size() > 1 else "")
     return tasks
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from conan_embed.errors import NotFinite
 from conan_embed.evaluation import cached_encoder
 from conan_embed.evaluation.cached_encoder import CachedEncoder
-from conan_embed.evaluation.results import NotFinite
 from tests.support.evaluation_fakes import BagOfWords
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conan_embed.errors import UserError
+from conan_embed.errors import NotFinite, UserError
 from conan_embed.evaluation import evaluate, metrics
-from conan_embed.evaluation.results import NotFinite
 from conan_embed.evaluation.scorers import MAIN_SCORES
 from tests.support.evaluation_fakes import BagOfWords, small_tables, write_tables
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from conan_embed.errors import UserError
+from conan_embed.errors import NotFinite, UserError
 from conan_embed.evaluation import EvaluationResult, TaskResult, evaluate, summarise
-from conan_embed.evaluation.results import NotFinite, check_finite, read_result
+from conan_embed.evaluation.results import check_finite, read_result
 from tests.support.evaluation_fakes import BagOfWords, small_tables, write_tables
 
 

@@ -20,8 +20,8 @@ def run(tmp_path):
     """A model, a recipe and four data sets of three queries each, one for every source of negatives."""
     model = make_tiny_model("bert")
     builder = TextStoreBuilder()
-    builder.add(pl.Series([f"天 {i}" for i in range(3)]), "")
-    builder.add(pl.Series([f"file {i} 内存" for i in range(30)]), "")
+    builder.add(pl.Series([f"天 {letter}" for letter in "ado"]), "")
+    builder.add(pl.Series([f"file {one} {two} 内存" for one in "adelno" for two in "adeln"]), "")
     store, (queries, passages) = builder.build(tmp_path / "cache", model.tokenize, fingerprint="")
     given = [[passages[20], passages[21], passages[20]], [], [passages[22]]]
     sets = [

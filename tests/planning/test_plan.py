@@ -3,6 +3,7 @@
 import functools
 import itertools
 import tempfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -27,7 +28,9 @@ CACHE = tempfile.TemporaryDirectory()  # removed when the tests end
 
 
 def tokenize(texts):
-    return np.zeros(len(texts), np.int32), np.arange(len(texts) + 1)
+    """One token a text, other texts other tokens."""
+    tokens = np.array([zlib.crc32(text.encode()) & 0x7FFFFFFF for text in texts], np.int32)
+    return tokens, np.arange(len(texts) + 1)
 
 
 @functools.cache

@@ -138,17 +138,19 @@ def test_classes_become_sets_of_positives(folder, capsys):
     tasks = folder.load(classification=[ClassificationData(name="c", path=path)])
     (found,) = tasks.retrieval
     queries = texts(tasks.store, found.query_Q)
-    assert queries == ["one", "two", "three", "five", "six"]  # "one" keeps its first label
+    assert queries == ["one", "two", "three", "five", "six"]
+    x, y = ["one", "six", "three"], ["five", "one", "two"]  # "one" has both labels
     assert [sorted(texts(tasks.store, found.positives[i])) for i in found.list_Q] == [
-        ["one", "six", "three"],
-        ["five", "two"],
-        ["one", "six", "three"],
-        ["five", "two"],
-        ["one", "six", "three"],
+        sorted({*x, *y}),
+        y,
+        x,
+        y,
+        x,
     ]
     assert sorted(texts(tasks.store, found.passages)) == sorted(queries)
     assert prompted(tasks.store, found.query_Q[0]) == "s: one"
-    assert "left out 1 classes" in " ".join(capsys.readouterr().err.split())
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "left out 1 classes" in printed and "1 labels are further ones of their text" in printed
 
 
 def test_a_single_class_is_refused(folder):
@@ -177,3 +179,128 @@ def test_sts_pairs(folder):
     # Three prompts, one content.
     assert len(set(tasks.store.content)) == 2
     assert len(tasks.store) == 4
+
+
+# ------------------------------------------------------------------------------- texts that are read alike
+
+
+def tokenize_words(texts):
+    """A token per word, in lower case, between two special tokens; at most eight, after a prompt of one."""
+    rows = [[*[1, *(sum(map(ord, word)) for word in text.lower().split())][:7], 2] for text in texts]
+    return np.array([t for row in rows for t in row], np.int32), np.cumsum([0, *map(len, rows)])
+
+
+def count_words(texts):
+    return np.array([len(text.split()) + 2 for text in texts])
+
+
+@pytest.fixture
+def cut(folder):
+    """A folder whose texts are read in lower case and cut."""
+
+    def load(**data):
+        return load_tasks(
+            Data(**data),
+            PROMPTS,
+            tokenize_words,
+            fingerprint="words",
+            cache=folder.path / "cache",
+            count_tokens=count_words,
+        )
+
+    folder.load = load
+    return folder
+
+
+def test_queries_that_are_read_alike_share_their_positives(cut):
+    store, dataset = cut.retrieval(
+        [
+            {"query": "What now", "positive": "one"},
+            {"query": "other", "positive": ["ONE", "one", "three"]},
+            {"query": "what  now", "positive": ["two", "Two"], "negative": ["One", "TWO", "four"]},
+        ]
+    )
+    assert texts(store, dataset.query_Q) == ["What now", "other", "what  now"]
+    assert [texts(store, dataset.positives[i]) for i in dataset.list_Q] == [
+        ["one", "two"],
+        ["ONE", "three"],
+        ["one", "two"],
+    ]
+    assert texts(store, dataset.given[2]) == ["four"]
+    # Of passages that are read alike one is there to be mined.
+    assert sorted(text.lower() for text in texts(store, dataset.passages)) == ["four", "one", "three", "two"]
+
+
+def test_a_positive_that_is_read_like_its_query_is_none(cut, capsys):
+    long = "one two three four five six"
+    store, dataset = cut.retrieval(
+        [
+            {"query": "How so", "positive": ["how SO", "because"]},
+            {"query": "alone", "positive": "Alone"},
+            {"query": long, "positive": long + " and more of it"},
+            {"query": "last", "positive": "least"},
+        ]
+    )
+    assert texts(store, dataset.query_Q) == ["How so", "last"]
+    assert [texts(store, dataset.positives[i]) for i in dataset.list_Q] == [["because"], ["least"]]
+    assert "left out 2 queries whose only positive is read like" in capsys.readouterr().err
+
+
+def test_known_positives_beyond_the_cut_are_no_negatives(cut):
+    start = "our shop and what you may expect "
+    store, dataset = cut.retrieval(
+        [
+            {"query": "shoes", "positive": start + "shoes", "negative": [start + "hats", "x"]},
+            {"query": "hats", "positive": start + "hats"},
+        ]
+    )
+    assert texts(store, dataset.given[0]) == ["x"]
+    assert dataset.known_positives(store).contains(np.array([0, 1]), dataset.positives.values).all()
+
+
+def test_labels_of_texts_that_are_read_alike_count_for_both(cut):
+    rows = [("x", "Good"), ("y", "good"), ("x", "bad"), ("y", "worse"), ("z", "p"), ("z", "q"), ("x", "BAD")]
+    path = cut.write("c", [{"label": label, "text": text} for label, text in rows])
+    tasks = cut.load(classification=[ClassificationData(name="c", path=path)])
+    (dataset,) = tasks.retrieval
+    assert texts(tasks.store, dataset.query_Q) == ["Good", "bad", "worse", "p", "q"]
+    positives = [texts(tasks.store, dataset.positives[i]) for i in dataset.list_Q]
+    assert positives == [["Good", "bad", "worse"], ["Good", "bad"], ["Good", "worse"], ["p", "q"], ["p", "q"]]
+
+
+def test_it_is_printed_how_much_is_cut(cut, capsys):
+    cut.retrieval([{"query": "short", "positive": "w " * 12}, {"query": "q " * 6, "positive": "just enough"}])
+    total = 4 + 15 + 9 + 5  # with prompts and special tokens; 15 and 9 are more than 8
+    assert (
+        f"2 of 4 texts are longer than 8 tokens and are cut there: {8 / total:.1%} of all"
+        in capsys.readouterr().err
+    )
+    cut.retrieval([{"query": "a", "positive": "b"}])
+    assert "cut" not in capsys.readouterr().err
+
+
+def test_a_text_of_which_the_tokenizer_leaves_nothing_is_a_bad_row(folder, capsys):
+    def load(on_bad_row, rows):
+        path = folder.write("r", rows)
+        data = Data(retrieval=[RetrievalData(name="r", path=path)], on_bad_row=on_bad_row)
+        return load_tasks(data, PROMPTS, drop_emoji, fingerprint=on_bad_row, cache=folder.path / "cache")
+
+    def drop_emoji(texts):
+        return tokenize([text.replace("😀", "") for text in texts])
+
+    bad_query = [{"query": "a", "positive": "1"}, {"query": "😀", "positive": "2"}]
+    bad_positive = [
+        {"query": "a", "positive": ["1", "😀😀"], "negative": ["😀"]},
+        {"query": "b", "positive": ["2", "3"]},
+    ]
+    with pytest.raises(UserError, match=r"r.jsonl: line 2: column 'query': found the text '😀', of which"):
+        load("error", bad_query)
+    with pytest.raises(UserError, match=r"r.jsonl: line 1: column 'positive': found the text '😀😀'"):
+        load("error", bad_positive)
+    tasks = load("drop", bad_query)
+    assert texts(tasks.store, tasks.retrieval[0].query_Q) == ["a"]
+    assert "dropped 1 texts that the model cannot read; the first is" in capsys.readouterr().err
+    tasks = load("drop", bad_positive)
+    (dataset,) = tasks.retrieval
+    assert [texts(tasks.store, dataset.positives[i]) for i in dataset.list_Q] == [["1"], ["2", "3"]]
+    assert len(dataset.given.values) == 0

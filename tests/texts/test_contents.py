@@ -1,0 +1,118 @@
+"""Contents against the obvious reference: texts that are equal, or whose own tokens are equal, hang together."""
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conan_embed.texts.contents import contents_of, probes_of, unread_texts
+
+CLS, SEP = 1, 2
+
+
+class Tokenizer:
+    """A token per word, in lower case, between special tokens; cut at a length; unknown letters give nothing."""
+
+    def __init__(self, length: int = 100, special: bool = True):
+        self.length, self.special = length, special
+
+    def words(self, text: str) -> list[int]:
+        return [3 + sum(map(ord, word)) for word in text.lower().replace("\u200d", " ").split()]
+
+    def __call__(self, texts):
+        extra = 2 if self.special else 0
+        rows = [self.words(text)[: self.length - extra] for text in texts]
+        rows = [[CLS, *row, SEP] if self.special else row for row in rows]
+        offsets = np.cumsum([0, *map(len, rows)])
+        return np.array([t for row in rows for t in row], np.int32), offsets
+
+
+def contents(texts, tokenize):
+    """Return the contents of (prompt, text) pairs, no two of them equal."""
+    unique = pl.DataFrame({"text": [t for _, t in texts], "prompt": [p for p, _ in texts]})
+    probes = probes_of(unique["prompt"])
+    frames = probes.frames(*tokenize(probes.texts))
+    tokens, offsets = tokenize([prompt + text for prompt, text in texts])
+    return (
+        contents_of(unique, frames, tokens, offsets).tolist(),
+        unread_texts(unique["prompt"], frames, tokens, offsets).tolist(),
+    )
+
+
+def components(texts, tokenize):
+    """The reference: join the sets of equal texts and equal tokens until nothing changes."""
+
+    def alike(one, other):
+        own = [tokenize.words(prompt + text)[len(tokenize.words(prompt)) :] for prompt, text in (one, other)]
+        room = [tokenize.length - 2 - len(tokenize.words(prompt)) for prompt, _ in (one, other)]
+        cut = [words[:size] for words, size in zip(own, room, strict=True)]
+        return one[1] == other[1] or (cut[0] == cut[1] != [])
+
+    label = list(range(len(texts)))
+    for _ in texts:
+        for i, j in itertools.product(range(len(texts)), repeat=2):
+            if alike(texts[i], texts[j]):
+                label[i] = label[j] = min(label[i], label[j])
+    order = list(dict.fromkeys(label))
+    return [order.index(number) for number in label]
+
+
+text = (
+    st.lists(st.sampled_from(["how", "How", "HOW", "to", "do", " "]), min_size=1, max_size=5)
+    .map(" ".join)
+    .filter(str.strip)
+)
+texts = st.lists(
+    st.tuples(st.sampled_from(["", "ask: ", "tell me: "]), text), min_size=1, max_size=8, unique=True
+)
+
+
+@given(texts, st.sampled_from([5, 6, 100]))
+def test_contents_are_those_of_the_reference(texts, length):
+    tokenize = Tokenizer(length)
+    found, _ = contents(texts, tokenize)
+    assert found == components(texts, tokenize)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("", "Beijing is the capital."), ("", "beijing is  the capital.")),
+        (("ask: ", "What now"), ("tell: ", "what NOW ")),
+        (("", "one two three four five six"), ("", "one two three four and more")),
+        (("", "a\u200db"), ("ask: ", "a b")),
+    ],
+)
+def test_what_is_read_alike_has_one_content(one, other):
+    assert contents([one, other, ("", "unlike")], Tokenizer(6))[0] == [0, 0, 1]
+
+
+def test_what_is_read_differently_has_contents_of_its_own():
+    several = [
+        ("", "one two"),
+        ("", "one three"),
+        ("ask: ", "two one"),
+        ("", "ask: one two"),
+        ("ask: ", "one"),
+    ]
+    assert contents(several, Tokenizer())[0] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_texts_of_which_nothing_is_left_are_found(special):
+    several = [("", "one"), ("", "\u200d"), ("ask: ", "\u200d"), ("ask: ", "two"), ("", " ")]
+    assert contents(several, Tokenizer(special=special))[1] == [1, 2, 4]
+
+
+def test_a_tokenizer_that_knows_none_of_the_probes():
+    """All words are unknown: nothing can be told of the prompt, and nothing is mixed up."""
+    tokenize = Tokenizer()
+    tokenize.words = lambda text: [3 for _ in text.split()]  # type: ignore[method-assign]
+    found, unread = contents([("", "x"), ("", "y z"), ("ask: ", "x"), ("", "w")], tokenize)
+    assert (found, unread) == (
+        [0, 1, 0, 0],
+        [],
+    )  # "x" and "w" are one unknown word each, "ask: x" is no "y z"
