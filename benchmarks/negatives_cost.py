@@ -20,6 +20,7 @@ from benchmarks.texts import triples
 from benchmarks.train_speed import run_case
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.negatives.bank import PassageBank
+from conan_embed.negatives.rules import MeanRule
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.quickstart.run import bundled_model
 from conan_embed.search.exact import top_k
@@ -53,8 +54,9 @@ def main() -> None:
         generator.integers(arguments.passages, size=(arguments.queries, DEPTH), dtype=np.int32), NEGATIVES
     )
     everyone = np.arange(arguments.queries)
-    table.observe(everyone, generator.normal(0.6, 0.1, arguments.queries))
-    table.observe(everyone, generator.normal(0.55, 0.1, arguments.queries))
+    for mean in (0.6, 0.55):
+        table.observe(everyone, generator.normal(mean, 0.1, (arguments.queries, NEGATIVES)))
+    rule = MeanRule(1.15, 0.8)
     bank = PassageBank(np.arange(arguments.passages), arguments.width)
     for start in range(0, arguments.passages, 50_000):
         texts = np.arange(start, min(start + 50_000, arguments.passages))
@@ -66,10 +68,14 @@ def main() -> None:
     queries = triples(max(arguments.flagged, 1), 1)["query"].to_list()
     model = EmbeddingModel.load(bundled_model())
     costs = {
-        "a step: note the scores": seconds(lambda: table.observe(rows, np.full(len(rows), 0.5)), 20),
+        "a step: note the scores": seconds(
+            lambda: table.observe(rows, np.full((len(rows), NEGATIVES), 0.5)), 20
+        ),
         "a step: write the bank": seconds(lambda: bank.write(texts, embedding, 1), 20),
         "a step: find the 64 oldest rows": seconds(lambda: bank.oldest(64), 5),
-        "a check, `ranking`: the rule over the table": seconds(lambda: table.no_longer_hard(1.15, 0.8), 5),
+        "a check, `ranking`: the rule over the table": seconds(
+            lambda: rule.learned(table.initial_QN, table.current_QN, table.share_QN), 5
+        ),
         f"a check, `bank`: embed {arguments.flagged} queries": seconds(lambda: model.encode(queries), 1),
         f"a check, `bank`: rank {arguments.flagged} queries anew": seconds(
             lambda: top_k(query, bank.rows_MW, DEPTH, precision="bfloat16"), 1
@@ -81,11 +87,13 @@ def main() -> None:
     lines = ["| what | seconds | training steps |", "|---|---|---|"]
     lines += [f"| {name} | {value:.4f} | {value / step:.4f} |" for name, value in costs.items()]
     lines.append(f"| one training step ({STEP_QUERIES} queries x {2 + NEGATIVES} texts) | {step:.2f} | 1 |")
+    # Of each query: a ranking; of each slot a rank, S_0, S and share; counts.
+    per_query = table.ranking_QK.nbytes / arguments.queries + 16 * NEGATIVES + 13
     per_million = 1e6 * (2 * arguments.width + 4) / 1e9
     lines += [
         "",
-        f"Memory: table {table.ranking_QK.nbytes / arguments.queries + 16:.0f} bytes a query at depth {DEPTH} "
-        f"({(table.ranking_QK.nbytes / arguments.queries + 16) / 1e3:.2f} GB per million); bank {per_million:.2f} GB per million "
+        f"Memory: table {per_query:.0f} bytes a query at depth {DEPTH} "
+        f"({per_query / 1e3:.2f} GB per million); bank {per_million:.2f} GB per million "
         f"passages at width {arguments.width}. A check comes once in {INTERVAL} steps.",
     ]
     what = f"{arguments.queries:,} queries, {arguments.passages:,} passages, bank of width {arguments.width} in bfloat16."

@@ -164,10 +164,7 @@ def mine_hard_negatives(
     )
     embed = embed_with(model, tasks.store, precision)
     ranking = mining.mine(tasks.retrieval[0], tasks.store, embed, settings)
-    usable = Ranking(
-        ranking.usable(offset), ranking.scores_QK[:, offset:], ranking.positive_Q, ranking.bounded_out
-    )
-    return MinedNegatives(tasks.retrieval[0], tasks.store, usable)
+    return MinedNegatives(tasks.retrieval[0], tasks.store, ranking.usable(offset))
 
 
 def find_false_negatives(

@@ -10,14 +10,15 @@ How it works. A ranking of hard negatives is mined for every anchor (negatives/m
 pairs alone; its transform adds the negatives *in use* whenever a row is read, from a small table in shared memory, so
 that the trainer's dataloader workers see a replacement at their next read. (A callback that gave the trainer another
 data set would change nothing: its loader keeps the first.) `watch` hooks the trainer's losses and model: the
-embeddings that a loss makes anyway give the cosines S, and at every `interval` steps the rule of negatives/table.py
-replaces what is no longer hard. The column `label` tells which row and which replacement a batch holds; losses over
-hard negatives (MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss, GISTEmbedLoss, TripletLoss, each also
+embeddings that a loss makes anyway give the cosines S, and at every `interval` steps the rule of the recipe
+(negatives/rules.py) replaces what is no longer hard. It also wraps the trainer's collator, so that no row's negative is
+another row's positive. The column `label` tells which row and which replacement a batch holds; losses over hard
+negatives (MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss, GISTEmbedLoss, TripletLoss, each also
 inside MatryoshkaLoss) do not use it.
 
 Look-ahead. Loaders read ahead: one batch without workers, up to workers x prefetch factor with them, so as many batches
 after a check may still hold the old negatives. They are known by their label and not counted as scores of the new ones.
-Without workers a resumed run reads the very same batches; with workers the order of reading hangs on their speed.
+Without workers a resumed run reads the very same batches; with workers the order depends on their speed.
 
 Shapes: Q queries (rows of the data set), B rows of a batch, n negatives per query, D width.
 """
@@ -39,11 +40,14 @@ from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError, suggestion
 from conan_embed.files import atomic_write
+from conan_embed.integrations.in_use import AddNegatives, Hook, NegativesInUse, WithoutFalseNegatives
 from conan_embed.negatives.background import above_background, background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
+from conan_embed.negatives.rankings import known_scores
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Mining, Replacement
+from conan_embed.texts.cells import describe, has_text
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore, TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset
@@ -73,7 +77,8 @@ class HardNegatives(TrainerCallback):
             of equal anchors are known positives of each other's rows and never mined.
         per_query: n, hard negatives of each query in use at once.
         corpus: texts to mine from, besides the positives.
-        replacement: when and by what to replace, as in a recipe; `source` is ranking, remine or static.
+        replacement: when and by what to replace, as in a recipe; `source` is ranking, remine or static. The rule
+            `share` needs a loss with a `scale` or `temperature`.
         mining: depth, offset and positive-aware bound of the rankings, as in a recipe.
         columns: the names of the two columns.
         prompts: text put before each column's texts, by column name. Give the trainer the same: `prompts=hard.prompts`
@@ -89,7 +94,8 @@ class HardNegatives(TrainerCallback):
         table: the negatives table.
 
     Raises:
-        UserError: a column that is missing or holds no texts, too few candidates, or a source that is not offered.
+        UserError: a column that is missing, a text that is missing or blank, too few candidates, or a source that is
+            not offered.
     """
 
     def __init__(
@@ -119,41 +125,58 @@ class HardNegatives(TrainerCallback):
             anchor: given.get(anchor, ""),
             **dict.fromkeys([positive, *added], given.get(positive, "")),
         }
-        frame = pl.DataFrame({"anchor": _texts(pairs, anchor), "positive": _texts(pairs, positive)})
-        passages = pl.Series("text", list(corpus), dtype=pl.String)
+        frame = pl.DataFrame({"anchor": _column(pairs, anchor), "positive": _column(pairs, positive)})
+        passages = _checked("corpus", list(corpus))
         self.data, self.store = _retrieval_set(
             name, frame, passages, (self.prompts[anchor], self.prompts[positive]), Path(cache)
         )
         ranking = mine(self.data, self.store, self._embed, mining)
-        self.table = NegativeTable(ranking.usable(mining.offset), per_query)
+        usable = ranking.usable(mining.offset)
+        scores = known_scores(usable, subtract_background=replacement.subtract_background)
+        initial = np.full((len(frame), per_query), np.nan, np.float32)
+        initial[:, : scores.shape[1]] = scores[:, :per_query]
+        self.table = NegativeTable(usable.ids_QK, per_query, initial)
         rows = _rows_with_enough(self.table, self.data, mining.offset)
         self._dynamic = DynamicNegatives(
             replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
         )
-        self._in_use = _InUse(self.table)
+        self._in_use = NegativesInUse(self.table)
         self._mark = zlib.crc32(name.encode())
-        kept = frame[rows]
+        frame = frame[rows]
         self.dataset = datasets.Dataset.from_dict(
-            {anchor: kept["anchor"].to_list(), positive: kept["positive"].to_list(), "label": rows.tolist()}
+            {anchor: frame["anchor"].to_list(), positive: frame["positive"].to_list(), "label": rows.tolist()}
         )
-        self.dataset.set_transform(_AddNegatives(self._in_use, self.store, columns, added, self._mark))
+        self._add = AddNegatives(self._in_use, self.store, columns, added, self._mark)
+        self.dataset.set_transform(self._add)
         self._trainer: SentenceTransformerTrainer | None = None
         self._outputs: list[torch.Tensor] | None = None  # embeddings of the loss at work
-        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []  # labels and scores since the last check
+        self._seen: list[tuple[torch.Tensor, ...]] = []  # labels, scores and shares since the last check
         self._consumed = 0  # batches that a loss took, this epoch
 
     # ------------------------------------------------------------------------------------------- scores
 
     def watch(self, trainer: SentenceTransformerTrainer) -> None:
-        """Read scores off the trainer's losses and check as it trains; call once, before `trainer.train()`."""
+        """Read scores off the trainer's losses and check as it trains; call once, before `trainer.train()`.
+
+        Raises:
+            UserError: the rule needs the temperature of a loss that has none.
+        """
         assert self._trainer is None, "watched already"
         self._trainer = trainer
         trainer.add_callback(self)
-        cast(torch.nn.Module, trainer.model).register_forward_hook(self._model_was_called)
+        trainer.data_collator = cast(
+            Any,
+            WithoutFalseNegatives(trainer.data_collator, self._add, self.data.known_positives(self.store)),
+        )
+        cast(torch.nn.Module, trainer.model).register_forward_hook(Hook(self._model_was_called))
         losses = trainer.loss.values() if isinstance(trainer.loss, dict) else [trainer.loss]
+        if self.settings.rule == "share" and not any(_scale_of(loss) for loss in losses):
+            raise UserError(
+                "replacement.rule: share measures scores in temperatures; found no loss with a scale or temperature."
+            )
         for loss in losses:
-            loss.register_forward_pre_hook(self._loss_begins)
-            loss.register_forward_hook(self._loss_ends)
+            loss.register_forward_pre_hook(Hook(self._loss_begins))
+            loss.register_forward_hook(Hook(self._loss_ends))
 
     def _loss_begins(self, loss: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         labels = inputs[1]
@@ -182,35 +205,43 @@ class HardNegatives(TrainerCallback):
                 "expected a loss that embeds every column, such as MultipleNegativesRankingLoss."
             )
         unit = torch.nn.functional.normalize(rows[: columns * count].float(), dim=1).view(columns, count, -1)
-        score = (unit[0] * unit[2:]).sum(dim=2).mean(dim=0)
+        score = (unit[0] * unit[1:]).sum(dim=2).T  # [B, 1 + n], the positive first
+        share = torch.sigmoid((score[:, 1:] - score[:, :1]) * (_scale_of(loss) or torch.nan))
+        score = score[:, 1:]
         if self.settings.subtract_background:
             background = float(background_cosine(unit[0], unit[1:].flatten(0, 1)))
             score = torch.from_numpy(above_background(score.cpu().numpy(), background))
-        self._seen.append((labels.detach(), score))
+        self._seen.append((labels.detach(), score, share))
         self._consumed += 1
 
     def _observe(self) -> None:
         """Note in the table what the losses of all processes have seen since the last time, batch by batch."""
-        mine = [(labels.cpu().numpy(), score.cpu().numpy()) for labels, score in self._seen]
+        mine = [tuple(each.cpu().numpy() for each in batch) for batch in self._seen]
         self._seen = []
-        found = [mine]
-        if collectives.world_size() > 1:
-            found = [[] for _ in range(collectives.world_size())]
-            torch.distributed.all_gather_object(found, mine)
-        for together in zip_longest(*found):
-            for labels, score in filter(None, together):
+        for batches in zip_longest(*collectives.all_gather_object(mine)):
+            for labels, score, share in filter(None, batches):
                 row, replacement = labels[:, 1], labels[:, 2]
-                still = (
-                    replacement == self.table.replacements_Q[row]
-                )  # else read ahead, before they were replaced
-                self.table.observe(row[still], score[still])
+                # Else read ahead, before they were replaced; or put in a place that is not theirs.
+                still = replacement == self.table.replacements_Q[row]
+                self.table.observe(row[still], score[still], share[still])
 
     # --------------------------------------------------------------------------------- the trainer's events
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Take up the checkpoint's table where the trainer resumes one."""
+        """Take up the checkpoint's table where the trainer resumes one.
+
+        Raises:
+            UserError: the processes of the group each train on all of the data.
+        """
+        trainer = cast(SentenceTransformerTrainer, self._trainer)
+        if trainer.accelerator.num_processes != collectives.world_size():
+            raise UserError(
+                f"{self.name}: the trainer runs as {trainer.accelerator.num_processes} process, but "
+                f"{collectives.world_size()} were started; each would train on all of the data. On CPUs, expected "
+                "use_cpu=True in the trainer's arguments."
+            )
         if state.global_step:
             self._load(self._file(args, state))
 
@@ -230,7 +261,9 @@ class HardNegatives(TrainerCallback):
         self._observe()
         record = self._dynamic.after_step(state.global_step, np.empty(0, np.int64), torch.empty(0, 0))
         assert record is not None
-        self._in_use.replace(self._consumed)
+        self._in_use.replace(self.table, self._consumed)
+        if record.replaced and state.is_world_process_zero:
+            console.print(f"{self.name}: {record}")
         figures = {
             f"{self.name}/{key}": value
             for key, value in record.to_json().items()
@@ -269,9 +302,9 @@ class HardNegatives(TrainerCallback):
             raise UserError(
                 f"{path}: made for other texts or settings; expected the pairs and corpus of that run."
             )
-        self._in_use.load_state({name: arrays.pop(name) for name in ("before_QN", "ahead")})
+        in_use = {name: arrays.pop(name) for name in ("before_QN", "ahead")}
         self._dynamic.load_state(arrays)
-        self._in_use.refresh()
+        self._in_use.load_state(in_use, self.table)
 
     # -------------------------------------------------------------------------------------------- embedding
 
@@ -279,7 +312,8 @@ class HardNegatives(TrainerCallback):
     def _embed(self, text_ids: np.ndarray, description: str) -> torch.Tensor:
         """Embed texts of the store; processes share the work, and every one gets all rows, of length 1."""
         parts = np.array_split(text_ids, collectives.world_size())
-        mine = parts[collectives.rank()]
+        count = len(parts[collectives.rank()])
+        mine = parts[collectives.rank()] if count else text_ids[:1]  # without a share, for the shape of a row
         anchor, positive = list(self.prompts.values())[:2]
         prompts = [anchor if is_query else positive for is_query in np.isin(mine, self.data.query_Q)]
         training = self.model.training
@@ -292,91 +326,20 @@ class HardNegatives(TrainerCallback):
             normalize_embeddings=True,
         )
         self.model.train(training)
-        return collectives.all_gather_rows(rows.float(), [len(part) for part in parts])
+        return collectives.all_gather_rows(rows[:count].float(), [len(part) for part in parts])
 
 
-class _InUse:
-    """The negatives in use, where dataloader workers can read them, and what was in use before the last check.
-
-    A resumed run reads those batches anew which the interrupted one had read ahead, with the negatives of before the
-    check. `num_read` counts the batches read in this process, to know how many these are; workers' reads are not
-    known, and taken for none.
-
-    Attributes:
-        now_QN: int32 [Q, n + 1] in shared memory, text ids and the number of replacements.
-        num_read: batches read this epoch.
-    """
-
-    def __init__(self, table: NegativeTable) -> None:
-        self.table = table
-        self.now_QN = torch.from_numpy(self._rows()).share_memory_()
-        self.before_QN = self.now_QN.clone()
-        self.num_read = 0
-        self._until = (
-            0  # batches that the losses will have taken when none is left from before the last check
-        )
-        self._old_reads = 0  # batches still to be read from before_QN
-
-    def _rows(self) -> np.ndarray:
-        table = self.table
-        ids = table.in_use(np.arange(len(table)))
-        return np.concatenate([ids, table.replacements_Q[:, None]], axis=1).astype(np.int32)
-
-    def begin(self) -> None:
-        """A loader begins: at the first batch of an epoch, or where a checkpoint left it."""
-        self.num_read = 0
-        self._until = self._old_reads
-
-    def read(self, rows: list[int]) -> torch.Tensor:
-        """Return int32 [B, n + 1]."""
-        self.num_read += 1
-        old = self._old_reads > 0
-        self._old_reads -= old
-        return (self.before_QN if old else self.now_QN)[rows]
-
-    def replace(self, consumed: int) -> None:
-        """Take over the table after a check, when `consumed` batches were taken of those that were read."""
-        self.before_QN = self.now_QN.clone()
-        self._until = max(self.num_read, consumed)
-        self.refresh()
-
-    def refresh(self) -> None:
-        self.now_QN.copy_(torch.from_numpy(self._rows()))
-
-    def state(self, consumed: int) -> dict[str, np.ndarray]:
-        ahead = np.array([max(0, self._until - consumed)], np.int32)
-        return {"before_QN": self.before_QN.numpy(), "ahead": ahead}
-
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
-        self.before_QN = torch.from_numpy(state["before_QN"])
-        self._old_reads = int(state["ahead"][0])
-
-    def __deepcopy__(self, memo: Any) -> "_InUse":
-        return self  # a data set may be copied (with_format, remove_columns); its negatives stay the table's
+def _scale_of(loss: torch.nn.Module) -> float | None:
+    """Return what a loss multiplies cosines by, 1 / tau; None where it says nothing of it."""
+    if isinstance(scale := getattr(loss, "scale", None), int | float):
+        return float(scale)
+    if isinstance(temperature := getattr(loss, "temperature", None), int | float):
+        return 1 / float(temperature)
+    inner = getattr(loss, "loss", None)  # a loss around a loss, such as MatryoshkaLoss
+    return _scale_of(inner) if isinstance(inner, torch.nn.Module) else None
 
 
-class _AddNegatives:
-    """The data set's transform: pairs get the columns negative_1 .. negative_n and a label (mark, row, replacement)."""
-
-    def __init__(
-        self, in_use: _InUse, store: TextStore, columns: tuple[str, str], added: list[str], mark: int
-    ) -> None:
-        self.in_use, self.store, self.columns, self.added, self.mark = in_use, store, columns, added, mark
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        read = {name: batch[name] for name in self.columns if name in batch}
-        if (
-            "label" not in batch
-        ):  # the sampler without duplicates looks at the texts, whose negatives may change
-            return read
-        in_use = self.in_use.read(batch["label"]).tolist()
-        for place, name in enumerate(self.added):
-            read[name] = [self.store.text(ids[place]) for ids in in_use]
-        read["label"] = [[self.mark, row, ids[-1]] for row, ids in zip(batch["label"], in_use, strict=True)]
-        return read
-
-
-def _texts(pairs: "datasets.Dataset", column: str) -> pl.Series:
+def _column(pairs: "datasets.Dataset", column: str) -> pl.Series:
     """Return a column of the user's data set, which must be texts."""
     if column not in pairs.column_names:
         near = suggestion(column, pairs.column_names)
@@ -384,10 +347,19 @@ def _texts(pairs: "datasets.Dataset", column: str) -> pl.Series:
     kind = pairs.features[column]
     if getattr(kind, "dtype", None) not in ("string", "large_string"):
         raise UserError(f"pairs: column {column!r} holds {kind}; expected one text a row.")
-    texts = pl.Series(column, pairs[column][:], dtype=pl.String)
-    if texts.null_count():
-        row = int(texts.is_null().arg_max() or 0)
-        raise UserError(f"pairs: row {row} has no {column!r}; expected a text.")
+    return _checked(f"pairs: column {column!r}", pairs[column][:])
+
+
+def _checked(name: str, values: list[Any]) -> pl.Series:
+    """Return texts, each with something to read in it."""
+    is_text = np.array([isinstance(value, str) for value in values], bool)
+    texts = pl.Series(
+        "text", [value if ok else "" for value, ok in zip(values, is_text, strict=True)], dtype=pl.String
+    )
+    good = texts.to_frame().select(has_text(pl.col("text")))["text"].to_numpy()
+    if not good.all():
+        row = int(good.argmin())
+        raise UserError(f"{name}: row {row} is {describe(values[row])}; expected a text.")
     return texts
 
 

@@ -1,7 +1,8 @@
 """Dynamic hard negative mining: every `interval` steps, replace the negatives that the model has learned.
 
 Which negatives those are is said by a rule (rules.py), from the scores that the table holds (table.py). By what they
-are replaced is said by a source (sources.py). The check that asks the one and tells the other stands here, once.
+are replaced is said by a source (sources.py). The check that asks the one and tells the other stands here, once. It
+judges what training saw since the last check; at an interval of 1 that is what the step saw.
 """
 
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from conan_embed.negatives.embedding import Embed
-from conan_embed.negatives.rules import no_longer_hard
+from conan_embed.negatives.rules import make_rule, mean_scores
 from conan_embed.negatives.sources import Source, make_source
 from conan_embed.negatives.table import NegativeTable, mean
 from conan_embed.recipes.schema import Mining, Replacement
@@ -26,10 +27,10 @@ class CheckRecord:
 
     Attributes:
         step: optimizer steps done.
-        observed: queries with an S_0 and a later S.
-        flagged: queries whose negatives are no longer hard.
-        replaced: queries that got new negatives.
-        exhausted: queries whose ranking had no further window before the check; and their share of all.
+        observed: queries seen since the last check of which S_0 and S are known.
+        flagged: queries with negatives that are no longer hard; and how many negatives those are.
+        replaced: queries that got new negatives; and how many.
+        exhausted: queries whose ranking had nothing further before the check; and their share of all.
         mean_initial, mean_current: means of S_0 and S over the observed queries, before the check; None without any.
         mean_rank: mean rank of the negatives in use, from 0, before the check.
         seconds: that the check took; and that the source took in the steps since the last one.
@@ -40,6 +41,8 @@ class CheckRecord:
     observed: int
     flagged: int
     replaced: int
+    flagged_negatives: int
+    replaced_negatives: int
     exhausted: int
     exhausted_share: float
     mean_initial: float | None
@@ -49,6 +52,17 @@ class CheckRecord:
     seconds_between: float = 0.0
     bank_age: float | None = None
     bank_age_max: int | None = None
+
+    def __str__(self) -> str:
+        """Return what was replaced, in one line."""
+        fall = ""
+        if self.mean_initial is not None and self.mean_current is not None:
+            fall = f"; mean score {self.mean_initial:.2f} when put in place, {self.mean_current:.2f} now"
+        spent = f"; {self.exhausted:,} have nothing further in their ranking" if self.exhausted else ""
+        return (
+            f"step {self.step:,}: replaced {self.replaced_negatives:,} hard negatives of {self.replaced:,} of "
+            f"{self.observed:,} queries seen{fall}{spent}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as a line of negatives.jsonl; without a bank it says nothing about one."""
@@ -85,6 +99,8 @@ class DynamicNegatives:
     ) -> None:
         self.settings, self.table, self.sets, self.store, self.embed = settings, table, sets, store, embed
         self.source: Source = make_source(settings, mining, table, sets, store, embed, width=width)
+        self.rule = make_rule(settings)
+        self.replaced = np.empty(0, np.int64)  # queries that the last check gave new negatives
         self._seconds_between = 0.0
         if (bank := self.source.bank) is not None and fill:
             bank.write(bank.passages, embed(bank.passages, "filling the bank"), 0)
@@ -115,31 +131,29 @@ class DynamicNegatives:
             bank.write(oldest, self.embed(oldest, ""), step)
 
     def _check(self, step: int, started: float) -> CheckRecord:
-        table, settings = self.table, self.settings
-        observed = ~np.isnan(table.current_Q)
-        exhausted = int(table.exhausted_Q.sum())
-        initial, current, rank = (
-            mean(table.initial_Q[observed]),
-            mean(table.current_Q[observed]),
-            table.mean_rank,
-        )
-        flagged = np.flatnonzero(
-            no_longer_hard(
-                table.initial_Q, table.current_Q, decay=settings.decay, max_score=settings.max_score
-            )
-        )
-        replaced = self.source.replace(flagged)
+        table, rule = self.table, self.rule
+        rows = table.take_seen()
+        scores = table.initial_QN[rows], table.current_QN[rows]
+        initial_R, current_R = mean_scores(*scores)
+        observed = ~np.isnan(current_R)
+        exhausted, rank = int(table.exhausted(whole=rule.whole).sum()), table.mean_rank
+        slots_RN = rule.learned(*scores, table.share_QN[rows])
+        flagged = slots_RN.any(axis=1)
+        replaced_RN = self.source.replace(rows[flagged], slots_RN[flagged], whole=rule.whole)
+        self.replaced = rows[flagged][replaced_RN.any(axis=1)]
         age, oldest = (None, None) if self.source.bank is None else self.source.bank.age(step)
         seconds_between, self._seconds_between = self._seconds_between, 0.0
         return CheckRecord(
             step=step,
             observed=int(observed.sum()),
-            flagged=len(flagged),
-            replaced=len(replaced),
+            flagged=int(flagged.sum()),
+            replaced=len(self.replaced),
+            flagged_negatives=int(slots_RN.sum()),
+            replaced_negatives=int(replaced_RN.sum()),
             exhausted=exhausted,
             exhausted_share=exhausted / len(table),
-            mean_initial=_or_none(initial),
-            mean_current=_or_none(current),
+            mean_initial=_or_none(mean(initial_R[observed])),
+            mean_current=_or_none(mean(current_R[observed])),
             mean_rank=rank,
             seconds=time.perf_counter() - started,
             seconds_between=seconds_between,

@@ -14,6 +14,8 @@ Several processes share the queries of a search; each gets the whole ranking.
 Shapes: Q queries, N of them to rank, M passages, K ranks, D width.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -27,6 +29,8 @@ from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 
+_DEEPER = 4  # times as deep is a query searched again that has too few ranks under its bound
+_DEEP_SCORES = 1 << 24  # ranks that such a search holds at once
 _RANDOM_ROWS = 16_384  # queries whose random passages are drawn at once
 _POSITIVES = 20  # of a query that its bound looks at, where classes are the positives
 _PAIRS = 65_536  # pairs of a query and a positive that are scored at once
@@ -40,7 +44,16 @@ def mine(data: RetrievalDataset, store: TextStore, embed: Embed, settings: Minin
     rows[query_of_row] = np.arange(len(data))
     query_ND = embed(queries, f"{data.name}: queries")
     passage_MD = embed(data.passages, f"{data.name}: passages")
-    ranking = rank(data, store, rows, query_ND, passage_MD, settings, progress=f"{data.name}: search")
+    ranking = rank(
+        data,
+        store,
+        rows,
+        query_ND,
+        passage_MD,
+        settings,
+        min_usable=settings.min_usable,
+        progress=f"{data.name}: search",
+    )
     return ranking.take(query_of_row)
 
 
@@ -52,6 +65,7 @@ def rank(
     passage_MD: torch.Tensor,
     settings: Mining,
     *,
+    min_usable: int = 0,
     progress: str = "",
 ) -> Ranking:
     """Rank the passages of one data set for some of its queries; the processes share these queries.
@@ -60,48 +74,74 @@ def rank(
         rows: int64 [N], the queries' places in the data set.
         query_ND: float [N, D], their embeddings, rows of length 1.
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
+        min_usable: ranks that each query should have after offset and bound; those with fewer are searched again,
+            deeper, until they have them or the data set ends.
         progress: text of a progress bar; empty for none.
     """
-    background = background_cosine(query_ND, passage_MD).item() if settings.subtract_background else 0.0
+    background = background_cosine(query_ND, passage_MD).item()
     part = slice(*collectives.rank_slice(len(rows)))
-    ranking = _rank_here(data, store, rows[part], query_ND[part], passage_MD, settings, background, progress)
+    search = _Search(data, store, rows[part], query_ND[part], passage_MD, settings, background)
+    ranking = search.run(min_usable, progress)
     collectives.barrier()  # a search of hours is not over everywhere at the same time
     return Ranking(
         collectives.all_gather_array(ranking.ids_QK, len(rows)),
         collectives.all_gather_array(ranking.scores_QK, len(rows)),
         collectives.all_gather_array(ranking.positive_Q, len(rows)),
         int(collectives.all_reduce_sum(torch.tensor(ranking.bounded_out))),
+        background,
     )
 
 
-def _rank_here(
-    data: RetrievalDataset,
-    store: TextStore,
-    rows: np.ndarray,
-    query_ND: torch.Tensor,
-    passage_MD: torch.Tensor,
-    settings: Mining,
-    background: float,
-    progress: str,
-) -> Ranking:
-    scores, places = top_k(
-        query_ND,
-        passage_MD,
-        min(settings.depth + settings.offset, len(data.passages)),
-        precision=settings.precision,
-        exclude=_excluded(data.known_positives(store), rows, data.passages),
-        progress=progress,
-    )
-    place, score = places.cpu().numpy(), scores.cpu().numpy()
-    ids = np.where(place >= 0, data.passages[place], NONE).astype(np.int32)
-    positive = _best_positive(data, store, rows, query_ND, passage_MD)
-    bounded_out = 0
-    if settings.max_positive_ratio is not None:
-        bound = background + settings.max_positive_ratio * (positive - background)
+@dataclass(frozen=True)
+class _Search:
+    """The search of one process; arguments as in `rank`."""
+
+    data: RetrievalDataset
+    store: TextStore
+    rows: np.ndarray
+    query_ND: torch.Tensor
+    passage_MD: torch.Tensor
+    settings: Mining
+    background: float
+
+    def run(self, min_usable: int, progress: str) -> Ranking:
+        settings, num_passages = self.settings, len(self.data.passages)
+        positive = _best_positive(self.data, self.store, self.rows, self.query_ND, self.passage_MD)
+        width = depth = min(settings.depth + settings.offset, num_passages)
+        ids, score, too_near = self._ranks(np.arange(len(self.rows)), depth, positive, progress)
+        wanted = min(settings.offset + min_usable, width) if min_usable else 0
+        while settings.max_positive_ratio is not None and depth < num_passages:
+            short = np.flatnonzero((ids != NONE).sum(axis=1) < wanted)
+            if len(short) == 0:
+                break
+            depth = min(_DEEPER * depth, num_passages)
+            step = max(1, _DEEP_SCORES // depth)
+            for part in np.split(short, range(step, len(short), step)):
+                deep_ids, deep_score, _ = self._ranks(part, depth, positive, "")
+                ids[part], score[part] = deep_ids[:, :width], deep_score[:, :width]
+        return Ranking(ids, score, positive, too_near, self.background)
+
+    def _ranks(
+        self, part: np.ndarray, depth: int, positive: np.ndarray, progress: str
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return ids and scores of the first `depth` ranks of some queries, and how many the bound took out of them."""
+        data, settings = self.data, self.settings
+        scores, places = top_k(
+            self.query_ND[torch.from_numpy(part)],
+            self.passage_MD,
+            depth,
+            precision=settings.precision,
+            exclude=_excluded(data.known_positives(self.store), self.rows[part], data.passages),
+            progress=progress,
+        )
+        place, score = places.cpu().numpy(), scores.cpu().numpy()
+        ids = np.where(place >= 0, data.passages[place], NONE).astype(np.int32)
+        if settings.max_positive_ratio is None:
+            return ids, score, 0
+        background = self.background if settings.subtract_background else 0.0
+        bound = background + settings.max_positive_ratio * (positive[part] - background)
         too_near = (score >= bound[:, None]) & (ids != NONE)
-        bounded_out = int(too_near.sum())
-        ids, score = compact(ids, ~too_near), compact(score, ~too_near, -np.inf)
-    return Ranking(ids, score, positive, bounded_out)
+        return compact(ids, ~too_near), compact(score, ~too_near, -np.inf), int(too_near.sum())
 
 
 def _excluded(

@@ -14,6 +14,7 @@ from conan_embed.negatives.mining import mine, random_ranking
 from conan_embed.negatives.rankings import (
     NONE,
     Ranking,
+    known_scores,
     load_ranking,
     padded,
     save_ranking,
@@ -54,7 +55,7 @@ def make_rankings(tasks: Tasks, embed: Embed, settings: Mining, model: Model, fo
         if not collectives.all_true(ranking is not None) or ranking is None:
             ranking = mine(data, tasks.store, embed, settings)
         collectives.barrier()  # before the first process writes what the others still look for
-        summary = summarize(data, tasks.store, ranking, offset=settings.offset)
+        summary = summarize(data, tasks.store, ranking, settings)
         summaries[data.name] = summary.to_json()
         record = {"settings": made_by, "datasets": summaries}
         if collectives.is_main_process():
@@ -78,7 +79,15 @@ def _write(
 
 
 def make_table(
-    tasks: Tasks, embed: Embed, step: Step, settings: Mining, model: Model, folder: Path, *, seed: int
+    tasks: Tasks,
+    embed: Embed,
+    step: Step,
+    settings: Mining,
+    model: Model,
+    folder: Path,
+    *,
+    seed: int,
+    subtract_background: bool = False,
 ) -> NegativeTable | None:
     """Return the table of hard negatives over all data sets, each from its own source; None where a step holds none.
 
@@ -86,23 +95,52 @@ def make_table(
         embed, settings, model, folder: see `make_rankings`, which is called first.
         step: the recipe's section.
         seed: random negatives follow from it.
+        subtract_background: S_0, the score that ranked a negative, is counted from the background.
     """
     if not (step.queries and step.num_negatives and tasks.retrieval):
         return None
     make_rankings(tasks, embed, settings, model, folder)
     parts = [_usable(data, tasks.store, settings, folder, seed) for data in tasks.retrieval]
-    return NegativeTable(stacked(parts), step.num_negatives)
+    initial = []
+    for data, ranking in zip(tasks.retrieval, parts, strict=True):
+        scores = known_scores(ranking, subtract_background=subtract_background)
+        is_of_model = collectives.broadcast_object(_is_of(model, data))
+        initial.append(_first(scores if is_of_model else np.full_like(scores, np.nan), step.num_negatives))
+    table = NegativeTable(
+        stacked([part.ids_QK for part in parts]), step.num_negatives, np.concatenate(initial)
+    )
+    backgrounds = [part.background for part in parts if not np.isnan(part.background)]
+    table.background = min(backgrounds, default=np.nan)
+    return table
 
 
-def _usable(
-    data: RetrievalDataset, store: TextStore, settings: Mining, folder: Path, seed: int
-) -> np.ndarray:
-    """Return the ids that a data set's negatives are taken from, int32 [Q, K]."""
+def _is_of(model: Model, data: RetrievalDataset) -> bool:
+    """Was the data set's ranking made by this model? Scores of another one say nothing about S_0."""
+    if data.ranking is None:
+        return True
+    return _read_record(Path(data.ranking)).get("settings", {}).get("model") == model.model_dump(mode="json")
+
+
+def _usable(data: RetrievalDataset, store: TextStore, settings: Mining, folder: Path, seed: int) -> Ranking:
+    """Return what a data set's negatives are taken from; scores are nan where no model ranked them."""
+    background = np.nan
     if data.negative_source == "none":
-        return np.full((len(data), 0), NONE, np.int32)
-    if data.negative_source == "random":
-        return random_ranking(data, store, depth=min(settings.depth, max(1, len(data.passages))), seed=seed)
-    parts = [padded(data.given)]  # the file's own negatives come first: somebody labelled them
+        ids = np.full((len(data), 0), NONE, np.int32)
+    elif data.negative_source == "random":
+        ids = random_ranking(data, store, depth=min(settings.depth, max(1, len(data.passages))), seed=seed)
+    else:
+        ids = padded(data.given)  # the file's own negatives come first: somebody labelled them
+    scores = np.full(ids.shape, np.nan, np.float32)
     if data.negative_source == "mined":
-        parts.append(load_ranking(folder, data, store).usable(settings.offset))
-    return without_repeats(np.concatenate(parts, axis=1))
+        mined = load_ranking(folder, data, store).usable(settings.offset)
+        ids = np.concatenate([ids, mined.ids_QK], axis=1)
+        scores = np.concatenate([scores, mined.scores_QK], axis=1)
+        background = mined.background
+    ids, scores = without_repeats(ids, scores)
+    return Ranking(ids, scores, np.full(len(data), np.nan, np.float32), 0, background)
+
+
+def _first(scores: np.ndarray, count: int) -> np.ndarray:
+    """Return the scores of the ranks that are in use first, float32 [Q, count]; nan where there are fewer."""
+    scores = scores[:, :count]
+    return np.pad(scores, ((0, 0), (0, count - scores.shape[1])), constant_values=np.nan)

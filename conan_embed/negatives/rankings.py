@@ -6,7 +6,8 @@ that is shorter than the others is filled up with NONE.
 Shapes: Q queries, K ranks, M passages.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
+from conan_embed.negatives.background import above_background
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
@@ -32,20 +34,37 @@ class Ranking:
         scores_QK: float32 cosines, -inf where NONE.
         positive_Q: float32, the best cosine among the query's positives.
         bounded_out: candidates among the first K that the positive-aware bound removed.
+        background: mean cosine of a query and any passage (background.py); nan: not known.
     """
 
     ids_QK: np.ndarray
     scores_QK: np.ndarray
     positive_Q: np.ndarray
     bounded_out: int
+    background: float = math.nan
 
     def take(self, rows: np.ndarray) -> "Ranking":
         """Return the rankings of those queries."""
-        return Ranking(self.ids_QK[rows], self.scores_QK[rows], self.positive_Q[rows], self.bounded_out)
+        return replace(
+            self,
+            ids_QK=self.ids_QK[rows],
+            scores_QK=self.scores_QK[rows],
+            positive_Q=self.positive_Q[rows],
+        )
 
-    def usable(self, offset: int) -> np.ndarray:
-        """Return the ids from the mining offset on, int32 [Q, K - offset]."""
-        return self.ids_QK[:, offset:]
+    def usable(self, offset: int) -> "Ranking":
+        """Return the ranking from the mining offset on, which training takes negatives from."""
+        return replace(self, ids_QK=self.ids_QK[:, offset:], scores_QK=self.scores_QK[:, offset:])
+
+
+def known_scores(ranking: Ranking, *, subtract_background: bool) -> np.ndarray:
+    """Return float32 [Q, K], the scores that ranked the passages: S_0 of those that are put in place.
+
+    Args:
+        subtract_background: count them from the background, as a rule of that setting does; nan where it is not known.
+    """
+    scores = np.where(ranking.ids_QK == NONE, np.nan, ranking.scores_QK)
+    return above_background(scores, ranking.background) if subtract_background else scores
 
 
 # -------------------------------------------------------------------------------------------------------- rows
@@ -71,10 +90,10 @@ def stacked(parts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([widened(part, width) for part in parts]).astype(np.int32)
 
 
-def without_repeats(ids: np.ndarray) -> np.ndarray:
-    """Return the rows without gaps and with each text at its first rank only."""
-    repeated = is_repeat(ids)
-    return compact(np.where(repeated, NONE, ids), (ids != NONE) & ~repeated)
+def without_repeats(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows without gaps and with each text at its first rank only; scores of no text are nan."""
+    keep = (ids != NONE) & ~is_repeat(ids)
+    return compact(ids, keep), compact(scores, keep, np.nan)
 
 
 def is_repeat(ids: np.ndarray) -> np.ndarray:
@@ -109,6 +128,7 @@ def save_ranking(folder: Path, data: RetrievalDataset, store: TextStore, ranking
         "places": places,
         "scores": ranking.scores_QK.astype(np.float32),
         "positive": ranking.positive_Q,
+        "background": np.array([ranking.background], np.float32),
         "queries": store.hashes[data.query_Q],
         "passages": store.hashes[data.passages],
     }
@@ -140,4 +160,5 @@ def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Rank
     passage_of_place[theirs] = data.passages[order]
     places = tensors["places"]
     ids = np.where(places == NONE, NONE, passage_of_place[places]).astype(np.int32)
-    return Ranking(ids, tensors["scores"], tensors["positive"], 0)
+    background = float(tensors["background"][0]) if "background" in tensors else math.nan
+    return Ranking(ids, tensors["scores"], tensors["positive"], 0, background)

@@ -1,11 +1,15 @@
 """By what negatives are replaced that the model has learned: the sources of `hard_negatives.source`.
 
-- `ranking`: the next window of the ranking mined before training (the paper).
+- `ranking`: the next ranks of the ranking mined before training (the paper).
 - `bank`: a ranking made anew from the bank of passage embeddings that training keeps fresh (bank.py).
 - `remine`: a ranking made anew from the whole corpus, embedded again at the check: the honest upper bound.
 - `static`: nothing.
 
-Positive-aware bounds, the mining offset and the masking of known positives hold for all of them.
+Positive-aware bounds, the mining offset and the masking of known positives hold for all of them. S_0 of what a ranking
+made anew puts in place is the score that ranked it, at full width; of the next ranks of an old ranking it is the first
+that training sees, since an older model made the score that is known.
+
+Shapes: R queries, n negatives of each.
 """
 
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ from conan_embed.errors import UserError
 from conan_embed.negatives.bank import PassageBank, passages_of
 from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.mining import rank
-from conan_embed.negatives.rankings import NONE, widened
+from conan_embed.negatives.rankings import Ranking, known_scores
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Mining, Replacement
 from conan_embed.texts.store import TextStore
@@ -33,8 +37,17 @@ class Source(Protocol):
         """Passage embeddings that training keeps fresh, or None."""
         ...
 
-    def replace(self, rows: np.ndarray) -> np.ndarray:
-        """Put other negatives in place for the queries `rows` of the table; return those that got some."""
+    def replace(self, rows: np.ndarray, slots_RN: np.ndarray, *, whole: bool) -> np.ndarray:
+        """Put other negatives into slots of the table.
+
+        Args:
+            rows: int64 [R], queries, ascending.
+            slots_RN: bool [R, n], their slots.
+            whole: all slots of a query or none (table.py).
+
+        Returns:
+            bool [R, n], the slots that got another negative.
+        """
         ...
 
 
@@ -43,26 +56,31 @@ class Static:
 
     bank = None
 
-    def replace(self, rows: np.ndarray) -> np.ndarray:
-        return rows[:0]
+    def replace(self, rows: np.ndarray, slots_RN: np.ndarray, *, whole: bool) -> np.ndarray:
+        return np.zeros_like(slots_RN)
 
 
 class NextWindow:
-    """The next window of the ranking that a query has."""
+    """The next ranks of the ranking that a query has."""
 
     bank = None
 
     def __init__(self, table: NegativeTable, *, restart: bool) -> None:
         self.table, self.restart = table, restart
 
-    def replace(self, rows: np.ndarray) -> np.ndarray:
-        return self.table.next_window(rows, restart=self.restart)
+    def replace(self, rows: np.ndarray, slots_RN: np.ndarray, *, whole: bool) -> np.ndarray:
+        return self.table.advance(rows, slots_RN, whole=whole, restart=self.restart)
 
 
 class Remine:
     """Rankings made anew with the model as it is now, over the corpus embedded again.
 
-    Negatives that were given or drawn have no corpus to be ranked from: they take the next window of their lists.
+    Negatives that were given, or drawn at random where unlabelled answers may hide, have no corpus to be ranked from:
+    they take the next ranks of their lists. Texts of other classes are no answers, so that classification takes part.
+
+    Args:
+        subtract_background: S_0 is counted from the background.
+        restart: of lists that are not ranked anew.
     """
 
     bank: PassageBank | None = None
@@ -75,35 +93,53 @@ class Remine:
         embed: Embed,
         settings: Mining,
         *,
+        subtract_background: bool,
         restart: bool,
     ) -> None:
         self.table, self.sets, self.store, self.embed, self.mining = table, sets, store, embed, settings
+        self.subtract_background = subtract_background
         self.next_window = NextWindow(table, restart=restart)
         sizes = [len(data) for data in sets]
         self.first_rows = np.cumsum([0, *sizes[:-1]])
-        self.is_mined_Q = np.repeat([data.negative_source == "mined" for data in sets], sizes)
+        self.is_ranked_Q = np.repeat([is_ranked_anew(data) for data in sets], sizes)
 
-    def replace(self, rows: np.ndarray) -> np.ndarray:
-        replaced = [self.next_window.replace(rows[~self.is_mined_Q[rows]])]
-        for data, first in zip(self.sets, self.first_rows, strict=True):
-            of_set = rows[(rows >= first) & (rows < first + len(data))]
-            if len(of_set) and data.negative_source == "mined":
-                replaced.append(self._rank_anew(data, of_set, int(first)))
-        return np.sort(np.concatenate(replaced))
+    def replace(self, rows: np.ndarray, slots_RN: np.ndarray, *, whole: bool) -> np.ndarray:
+        replaced_RN = np.zeros_like(slots_RN)
+        listed = ~self.is_ranked_Q[rows]
+        replaced_RN[listed] = self.next_window.replace(rows[listed], slots_RN[listed], whole=whole)
+        for data, first in zip(self.sets, self.first_rows.tolist(), strict=True):
+            of_set = (rows >= first) & (rows < first + len(data))
+            if of_set.any() and is_ranked_anew(data):
+                ranking = self._rank(data, rows[of_set] - first)
+                replaced_RN[of_set] = self.table.renew(
+                    rows[of_set],
+                    slots_RN[of_set],
+                    ranking.ids_QK,
+                    self._scores(ranking),
+                    whole=whole,
+                )
+        return replaced_RN
 
-    def _rank_anew(self, data: RetrievalDataset, rows: np.ndarray, first: int) -> np.ndarray:
-        """Give queries of a data set new rankings, where these hold at least one whole window."""
-        query_ND, passage_MD = self._vectors(data, rows - first)
-        ranking = rank(data, self.store, rows - first, query_ND, passage_MD, self.mining)
-        ids = ranking.usable(self.mining.offset)
-        enough = (ids != NONE).sum(axis=1) >= self.table.num_negatives
-        self.table.replace_rankings(rows[enough], widened(ids[enough], self.table.ranking_QK.shape[1]))
-        return rows[enough]
+    def _rank(self, data: RetrievalDataset, rows: np.ndarray) -> Ranking:
+        query_ND, passage_MD = self._vectors(data, rows)
+        n = self.table.num_negatives
+        # Beyond the mined depth where the bound leaves too little: n to put in place, beside n in use.
+        min_usable = max(self.mining.min_usable, 2 * n)
+        ranking = rank(data, self.store, rows, query_ND, passage_MD, self.mining, min_usable=min_usable)
+        return ranking.usable(self.mining.offset)
+
+    def _scores(self, ranking: Ranking) -> np.ndarray | None:
+        return known_scores(ranking, subtract_background=self.subtract_background)
 
     def _vectors(self, data: RetrievalDataset, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return float [N, D] of these queries and [M, D] of all passages of the data set, rows of length 1."""
+        """Return float [R, D] of these queries and [M, D] of all passages of the data set, rows of length 1."""
         query_ND = self.embed(data.query_Q[rows], "")
         return query_ND, self.embed(data.passages, f"{data.name}: passages, embedded again")
+
+
+def is_ranked_anew(data: RetrievalDataset) -> bool:
+    """Tell whether `bank` and `remine` rank the passages of a data set."""
+    return data.negative_source == "mined" or (data.has_labels and data.negative_source == "random")
 
 
 class Bank(Remine):
@@ -119,16 +155,24 @@ class Bank(Remine):
         embed: Embed,
         settings: Mining,
         *,
+        subtract_background: bool,
         restart: bool,
         width: int,
+        full_width: int,
     ) -> None:
-        super().__init__(table, sets, store, embed, settings, restart=restart)
-        mined = [data.passages for data in sets if data.negative_source == "mined"]
+        super().__init__(
+            table, sets, store, embed, settings, subtract_background=subtract_background, restart=restart
+        )
+        self.knows_scores = width == full_width  # a prefix has cosines of its own
+        mined = [data.passages for data in sets if is_ranked_anew(data)]
         if not mined:
             raise UserError(
                 "hard_negatives.source: bank ranks mined negatives anew; expected a data set with them."
             )
         self.bank = PassageBank(passages_of(mined), width)
+
+    def _scores(self, ranking: Ranking) -> np.ndarray | None:
+        return super()._scores(ranking) if self.knows_scores else None
 
     def _vectors(self, data: RetrievalDataset, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         query_ND = self.embed(data.query_Q[rows], "")
@@ -156,7 +200,8 @@ def make_source(
         return Static()
     if settings.source == "ranking":
         return NextWindow(table, restart=restart)
+    arguments: dict[str, bool] = {"subtract_background": settings.subtract_background, "restart": restart}
     if settings.source == "remine":
-        return Remine(table, sets, store, embed, mining, restart=restart)
-    width = min(settings.bank_width or width, width)
-    return Bank(table, sets, store, embed, mining, restart=restart, width=width)
+        return Remine(table, sets, store, embed, mining, **arguments)
+    kept = min(settings.bank_width or width, width)
+    return Bank(table, sets, store, embed, mining, **arguments, width=kept, full_width=width)

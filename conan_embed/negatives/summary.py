@@ -7,6 +7,7 @@ import numpy as np
 
 from conan_embed.console import console
 from conan_embed.negatives.rankings import NONE, Ranking
+from conan_embed.recipes.schema import Mining
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 
@@ -41,6 +42,7 @@ class MiningSummary:
         negatives_above_positive: share of the usable ranks that score above the query's best positive.
         usable_per_query: mean number of ranks from the offset on.
         bounded_out: candidates that the positive-aware bound removed.
+        too_few: queries with fewer usable ranks than `mining.min_usable` in the whole data set.
     """
 
     queries: int
@@ -51,6 +53,7 @@ class MiningSummary:
     negatives_above_positive: float
     usable_per_query: float
     bounded_out: int
+    too_few: int
     examples: list[MinedExample]
 
     def to_json(self) -> dict[str, Any]:
@@ -63,13 +66,20 @@ class MiningSummary:
             f"{name}: {self.queries:,} queries, {self.passages:,} passages; mean score of positives "
             f"{self.mean_positive_score:.3f}, of the first negatives {negative}"
         )
+        if self.too_few:
+            console.print(
+                f"{name}: {self.too_few:,} of {self.queries:,} queries have fewer usable ranks than "
+                "mining.min_usable in the whole data set."
+            )
 
 
 def summarize(
-    data: RetrievalDataset, store: TextStore, ranking: Ranking, *, offset: int, examples: int = 3
+    data: RetrievalDataset, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3
 ) -> MiningSummary:
     """Return figures of what was mined, and some queries, evenly spaced over the data set."""
+    offset = settings.offset
     scores = ranking.scores_QK[:, offset:]
+    usable = (ranking.ids_QK[:, offset:] != NONE).sum(axis=1)
     above = scores > ranking.positive_Q[:, None]
     first = scores[:, :_FIRST][np.isfinite(scores[:, :_FIRST])]
     chosen = np.linspace(0, len(data) - 1, num=min(examples, len(data)), dtype=int)
@@ -80,8 +90,9 @@ def summarize(
         mean_positive_score=float(ranking.positive_Q.mean()),
         mean_negative_score=float(first.mean()) if len(first) else None,
         negatives_above_positive=float(above.mean()) if above.size else 0.0,
-        usable_per_query=float((ranking.usable(offset) != NONE).sum(axis=1).mean()),
+        usable_per_query=float(usable.mean()),
         bounded_out=ranking.bounded_out,
+        too_few=int((usable < settings.min_usable).sum()),
         examples=[_example(data, store, ranking, offset, int(row)) for row in chosen],
     )
 

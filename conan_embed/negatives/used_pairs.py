@@ -2,7 +2,7 @@
 
 A false negative teaches the model that an answer is none. It is found where a model scores a negative like its query's
 positive. Two models can be asked without embedding a corpus again: the one that mined, whose scores stand in the
-rankings, and the one being trained, whose latest mean score of each query's negatives stands in the table (`S`,
+rankings, and the one being trained, whose latest score of each negative in use stands in the table (`S`,
 table.py). `likeliest` asks both for candidates; who calls it embeds the few that come out, and compares.
 
 Shapes: Q queries of a data set, K ranks, n negatives per query, P pairs of a query and a negative, W used of a query.
@@ -31,7 +31,8 @@ class UsedPairs:
         rank_P: int64, its rank (from 0) when the negatives were mined; NONE where it was not mined.
         mined_P, mined_positive_P: float32, cosines of the negative and of the best positive under the model that mined;
             nan where it was not mined.
-        observed_P: float32, mean cosine of the query's negatives when training saw them last; nan where it did not.
+        observed_P: float32, the cosine when training saw the pair last, else when it was put in place; nan where
+            neither is known, or the negative is no longer in use.
     """
 
     row_P: np.ndarray
@@ -62,7 +63,7 @@ class UsedPairs:
 
 
 def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: np.ndarray) -> UsedPairs:
-    """Return the pairs that training used of some queries of a data set, up to the windows that they stand on.
+    """Return the pairs that training used of some queries of a data set: the ranks that were put in place so far.
 
     (Of a ranking that was made anew, only what stands in the table now.)
 
@@ -72,13 +73,19 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
         rows: int64, the queries' places in the data set.
     """
     in_table = first + rows
-    stop_Q = (table.window_Q[in_table] + 1) * table.num_negatives
-    width = int(stop_Q.max(initial=0))
-    ids_QW = table.ranking_QK[in_table, :width].astype(np.int64)
+    rank_RN = table.rank_QN[in_table]
+    stop_R = np.maximum(table.next_Q[in_table], rank_RN.max(axis=1, initial=-1) + 1)
+    width = int(stop_R.max(initial=0))
+    ids_RW = table.ranking_QK[in_table, :width].astype(np.int64)
     column_W = np.arange(width)
-    used_QW = (column_W < stop_Q[:, None]) & (ids_QW != NONE)
-    place, column = np.nonzero(used_QW)
-    negative_P = ids_QW[place, column]
+    place, column = np.nonzero((column_W < stop_R[:, None]) & (ids_RW != NONE))
+    negative_P = ids_RW[place, column]
+    # The score of each slot, at the rank that it holds.
+    observed_RN = np.where(np.isnan(table.current_QN), table.initial_QN, table.current_QN)[in_table]
+    in_use_RW, observed_RW = np.zeros(ids_RW.shape, bool), np.full(ids_RW.shape, np.nan, np.float32)
+    held = np.nonzero(rank_RN >= 0)
+    in_use_RW[held[0], rank_RN[held]] = True
+    observed_RW[held[0], rank_RN[held]] = observed_RN[held]
     rank_P = np.full(len(place), NONE, np.int64)
     mined_P, positive_P = (np.full(len(place), np.nan, np.float32) for _ in range(2))
     if ranking is not None:
@@ -87,9 +94,15 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
         rank_P[mined] = same_PK[mined].argmax(axis=1)
         mined_P[mined] = ranking.scores_QK[rows[place[mined]], rank_P[mined]]
         positive_P[mined] = ranking.positive_Q[rows[place[mined]]]
-    latest_Q = np.where(np.isnan(table.current_Q), table.initial_Q, table.current_Q)[in_table]
-    in_use_P = column >= stop_Q[place] - table.num_negatives
-    return UsedPairs(rows[place], negative_P, in_use_P, rank_P, mined_P, positive_P, latest_Q[place])
+    return UsedPairs(
+        rows[place],
+        negative_P,
+        in_use_RW[place, column],
+        rank_P,
+        mined_P,
+        positive_P,
+        observed_RW[place, column],
+    )
 
 
 def likeliest(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from conan_embed.objectives.cosent import cosent_of_pairs
-from conan_embed.objectives.infonce import infonce
+from conan_embed.objectives.infonce import InfoNCE, infonce
 from conan_embed.objectives.relations import Relations
 
 
@@ -22,14 +22,13 @@ class JointLoss:
     Attributes:
         total: scalar, differentiable.
         retrieval, sts: scalars without gradient, or None where the step holds no such task.
-        positive_X, hard_negative_X: cosines of the positive pairs and of the hard negatives of this part's queries.
+        nce: the retrieval loss of this part's queries with its scores and shares, or None.
     """
 
     total: torch.Tensor
     retrieval: torch.Tensor | None
     sts: torch.Tensor | None
-    positive_X: torch.Tensor | None
-    hard_negative_X: torch.Tensor | None
+    nce: InfoNCE | None
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,15 @@ def joint_loss(
     sts_temperature: float,
     beta: float,
     widths: tuple[int, ...],
+    ignore_above: float | None = None,
 ) -> JointLoss:
-    """Return L_retrieval + beta * L_sts of a step (or of one process's part of it)."""
+    """Return L_retrieval + beta * L_sts of a step (or of one process's part of it).
+
+    Args:
+        temperature, ignore_above: of the retrieval loss, see `infonce`.
+        sts_temperature: of CoSENT.
+        widths: Matryoshka prefixes of both.
+    """
     parts: list[torch.Tensor] = []
     nce = cosent = None
     if retrieval is not None:
@@ -75,6 +81,7 @@ def joint_loss(
             widths=widths,
             total_queries=retrieval.total_queries,
             hard_negative_pairs=retrieval.hard_negative_pairs,
+            ignore_above=ignore_above,
         )
         parts.append(nce.loss)
     if sts is not None:
@@ -87,6 +94,5 @@ def joint_loss(
         torch.stack(parts).sum(),
         None if nce is None else nce.loss.detach(),
         None if cosent is None else cosent.detach(),
-        None if nce is None else nce.positive_X,
-        None if nce is None else nce.hard_negative_X,
+        nce,
     )

@@ -16,6 +16,10 @@ With a query's gradient of the logits G = dL/dlogits and cosine s = <q, c> / (|q
 
     dL/dq = (G / (tau |q| |c|)) c - q (sum_c G logits) / |q|^2        and likewise for c.
 
+Guard against false negatives: with `ignore_above` a candidate whose cosine lies by more than that margin above the
+query's best positive of the step is left out of its denominator, at all widths, as if the relation table ignored it.
+Which ones these are is decided at full width and carries no gradient.
+
 Shapes: Q queries, C candidates, D width, B rows of a block, X pairs of a query and a positive or hard negative.
 """
 
@@ -40,11 +44,21 @@ class InfoNCE:
         loss: scalar, differentiable.
         positive_X: cosine of each positive pair, in the order of `relations.positives()`.
         hard_negative_X: cosine of each pair of a query and its own hard negative.
+        hard_share_X: share of each hard negative in the softmax over it and the query's best positive alone; 0 where
+            the loss ignores it.
+        positive_share_Q, hard_share_Q: shares of the loss's softmax that fall on the positive (mean over the positives
+            of a query) and on the query's own hard negatives together; the rest falls on in-batch negatives. nan
+            without a positive.
+        ignored_Q: candidates that `ignore_above` left out.
     """
 
     loss: torch.Tensor
     positive_X: torch.Tensor
     hard_negative_X: torch.Tensor
+    hard_share_X: torch.Tensor
+    positive_share_Q: torch.Tensor
+    hard_share_Q: torch.Tensor
+    ignored_Q: torch.Tensor
 
 
 def infonce(
@@ -56,6 +70,7 @@ def infonce(
     widths: Sequence[int] = (),
     total_queries: int | None = None,
     hard_negative_pairs: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ignore_above: float | None = None,
     block_rows: int | None = None,
 ) -> InfoNCE:
     """Contrast every query with its positives and negatives.
@@ -68,7 +83,9 @@ def infonce(
         widths: Matryoshka prefixes; the full width D alone when empty.
         total_queries: divide by this many queries instead of Q, where the rows are shared out over processes.
         hard_negative_pairs: rows and columns (int64 [X] each, sorted by row, on the CPU) of each query's own hard
-            negatives, whose full-width cosines to return.
+            negatives, whose full-width cosines and shares to return.
+        ignore_above: margin (a cosine) of the guard against false negatives; None: no guard. It costs one more product
+            of full width.
         block_rows: rows scored at once; chosen from BLOCK_BYTES when None.
 
     Returns:
@@ -99,6 +116,7 @@ def infonce(
         ascending,
         total_queries or len(query_QD),
         hard_negative_pairs or (relations.row_X[:0], relations.column_X[:0]),
+        ignore_above,
         block_rows,
     )
     return InfoNCE(*_StreamedInfoNCE.apply(query_QD, candidate_CD, settings))
@@ -113,6 +131,7 @@ class _Settings:
     widths: list[int]
     total_queries: int
     hard_negative_pairs: tuple[torch.Tensor, torch.Tensor]
+    ignore_above: float | None
     block_rows: int
 
 
@@ -122,15 +141,16 @@ class _StreamedInfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, query_QD: torch.Tensor, candidate_CD: torch.Tensor, settings: _Settings
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         needs_gradient = query_QD.requires_grad or candidate_CD.requires_grad
         stream = _Stream(query_QD.detach(), candidate_CD.detach(), settings, needs_gradient)
         for block in stream.blocks():
             stream.add(block)
         if needs_gradient:
             ctx.save_for_backward(*stream.gradients())
-        ctx.mark_non_differentiable(stream.positive_X, stream.hard_negative_X)
-        return stream.loss, stream.positive_X, stream.hard_negative_X
+        figures = stream.figures()
+        ctx.mark_non_differentiable(*figures)
+        return stream.loss, *figures
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -154,7 +174,7 @@ class _Stream:
     Attributes:
         segments: the stretch of dimensions that each width adds to the one before.
         query_scale, candidate_scale: 1 / |prefix| of every row, one [Q] or [C] per width.
-        weight_X: of each positive pair in the loss.
+        weight_X, mean_X: of each positive pair in the loss, and among the positives of its query.
         candidate_pull: sum over the queries of G logits, one [C] per width.
     """
 
@@ -167,6 +187,7 @@ class _Stream:
     ) -> None:
         self.query_QD, self.candidate_CD = query_QD, candidate_CD
         self.temperature, self.needs_gradient = settings.temperature, needs_gradient
+        self.ignore_above = settings.ignore_above
         self.segments = list(zip([0, *settings.widths[:-1]], settings.widths, strict=True))
         self.query_scale = _inverse_norms(query_QD, self.segments)
         self.candidate_scale = _inverse_norms(candidate_CD, self.segments)
@@ -174,6 +195,10 @@ class _Stream:
         self.loss = query_QD.new_zeros(())
         self.positive_X = query_QD.new_empty(len(self.positive_row))
         self.hard_negative_X = query_QD.new_empty(len(self.hard_negative_row))
+        self.hard_share_X = torch.empty_like(self.hard_negative_X)
+        self.positive_share_Q = torch.where(self.has_positive_Q, 0.0, torch.nan).to(query_QD)
+        self.hard_share_Q = self.positive_share_Q.clone()
+        self.ignored_Q = torch.zeros_like(self.positive_share_Q)
         if needs_gradient:
             self.query_gradient, self.candidate_gradient = (
                 torch.zeros_like(query_QD),
@@ -191,13 +216,13 @@ class _Stream:
             cuts(row, self.borders) for row in (positive_row, pairs[0], relations.row_X)
         )
         positives_of_Q = torch.bincount(positive_row, minlength=num_queries)
-        weight_X = 1.0 / (
-            positives_of_Q[positive_row].to(dtype) * settings.total_queries * len(settings.widths)
-        )
+        count_X = positives_of_Q[positive_row].to(dtype)
+        weight_X = 1.0 / (count_X * settings.total_queries * len(settings.widths))
         self.positive_row, self.positive_column = (
             to_device(index, device) for index in (positive_row, positive_column)
         )
-        self.weight_X = to_device(weight_X, device)
+        self.weight_X, self.mean_X = to_device(weight_X, device), to_device(1.0 / count_X, device)
+        self.has_positive_Q = to_device(positives_of_Q > 0, device)
         self.hard_negative_row, self.hard_negative_column = (to_device(index, device) for index in pairs)
         self.relations = relations.to(device)
 
@@ -215,6 +240,10 @@ class _Stream:
         """Add the loss of some queries, and its gradients."""
         start, stop = block.rows.start, block.rows.stop
         not_negative_BC = self.relations.rows(start, stop, block.exceptions) != NEGATIVE
+        if self.ignore_above is not None:
+            too_near_BC = self._above_positive(block, self.ignore_above)
+            self.ignored_Q[block.rows] = (too_near_BC & ~not_negative_BC).sum(dim=1)
+            not_negative_BC |= too_near_BC
         dot_BC = self.query_QD.new_zeros(stop - start, len(self.candidate_CD))
         slopes = []  # dL/d(dot products), one [B, C] per width
         pulls = []  # sum over the candidates of G logits, one [B] per width
@@ -222,9 +251,8 @@ class _Stream:
             dot_BC.addmm_(self.query_QD[block.rows, left:right], self.candidate_CD[:, left:right].T)
             scale_B = self.query_scale[index][block.rows] / self.temperature
             logit_BC = dot_BC * scale_B[:, None] * self.candidate_scale[index]
-            if index == len(self.segments) - 1:
-                self._note_cosines(block, logit_BC)
-            slope_BC = self._add_width(block, logit_BC, not_negative_BC)
+            is_full = index == len(self.segments) - 1
+            slope_BC = self._add_width(block, logit_BC, not_negative_BC, note=is_full)
             if slope_BC is None:
                 continue
             pull_BC = logit_BC.mul_(slope_BC)
@@ -234,33 +262,76 @@ class _Stream:
         if self.needs_gradient:
             self._add_gradients(block, slopes, pulls)
 
-    def _note_cosines(self, block: _Block, logit_BC: torch.Tensor) -> None:
-        start = block.rows.start
-        for cosine_X, pairs, row, column in (
-            (self.positive_X, block.positives, self.positive_row, self.positive_column),
-            (self.hard_negative_X, block.hard_negatives, self.hard_negative_row, self.hard_negative_column),
-        ):
-            cosine_X[pairs] = logit_BC[row[pairs] - start, column[pairs]] * self.temperature
+    def _above_positive(self, block: _Block, margin: float) -> torch.Tensor:
+        """Return bool [B, C], where a cosine of full width lies more than `margin` above the row's best positive."""
+        cosine_BC = (
+            self.query_QD[block.rows, : self.segments[-1][1]] @ self.candidate_CD[:, : self.segments[-1][1]].T
+        )
+        cosine_BC *= self.query_scale[-1][block.rows, None]
+        cosine_BC *= self.candidate_scale[-1]
+        return cosine_BC > self._best_positive(block, cosine_BC)[:, None] + margin
+
+    def _best_positive(self, block: _Block, score_BC: torch.Tensor) -> torch.Tensor:
+        """Return [B], the highest score of a row's positives; nan where it has none."""
+        row, column = self._positives(block)
+        best_B = score_BC.new_full((len(score_BC),), float("nan"))
+        return best_B.scatter_reduce_(0, row, score_BC[row, column], "amax", include_self=False)
+
+    def _positives(self, block: _Block) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows, counted from the block's first, and the columns of its positives."""
+        return self.positive_row[block.positives] - block.rows.start, self.positive_column[block.positives]
+
+    def _note(
+        self,
+        block: _Block,
+        logit_BC: torch.Tensor,
+        negative_BC: torch.Tensor,
+        negative_lse_B: torch.Tensor,
+        total_X: torch.Tensor,
+    ) -> None:
+        """Note cosines and shares of the softmax, at full width.
+
+        Args:
+            negative_BC: the logits, -inf where a candidate is no negative; and their logsumexp.
+            total_X: logarithm of each positive's denominator.
+        """
+        row, column = self._positives(block)
+        hard_row = self.hard_negative_row[block.hard_negatives] - block.rows.start
+        hard_column = self.hard_negative_column[block.hard_negatives]
+        positive_X, hard_X = logit_BC[row, column], logit_BC[hard_row, hard_column]
+        self.positive_X[block.positives] = positive_X * self.temperature
+        self.hard_negative_X[block.hard_negatives] = hard_X * self.temperature
+        hard_X = negative_BC[hard_row, hard_column]  # -inf where it is ignored
+        self.hard_share_X[block.hard_negatives] = torch.sigmoid(
+            hard_X - self._best_positive(block, logit_BC)[hard_row]
+        )
+        mean_X = self.mean_X[block.positives]
+        positive_B = self.positive_share_Q[block.rows].index_add_(
+            0, row, mean_X * torch.exp(positive_X - total_X)
+        )
+        hard_X = torch.exp(hard_X - _finite(negative_lse_B)[hard_row]) * (1 - positive_B)[hard_row]
+        self.hard_share_Q[block.rows].index_add_(0, hard_row, hard_X)
 
     def _add_width(
-        self, block: _Block, logit_BC: torch.Tensor, not_negative_BC: torch.Tensor
+        self, block: _Block, logit_BC: torch.Tensor, not_negative_BC: torch.Tensor, *, note: bool
     ) -> torch.Tensor | None:
         """Add the loss at one width; return G = dL/dlogits, [B, C], where a gradient is needed."""
-        row = self.positive_row[block.positives] - block.rows.start
-        column, weight = self.positive_column[block.positives], self.weight_X[block.positives]
+        row, column = self._positives(block)
+        weight = self.weight_X[block.positives]
         positive_logit = logit_BC[row, column]
         negative_BC = logit_BC.masked_fill(not_negative_BC, float("-inf"))
         negative_lse_B = negative_BC.logsumexp(dim=1)
         total_X = torch.logaddexp(positive_logit, negative_lse_B[row])
         self.loss += (weight * (total_X - positive_logit)).sum()
+        if note:
+            self._note(block, logit_BC, negative_BC, negative_lse_B, total_X)
         if not self.needs_gradient:
             return None
         # Share of the negatives in each positive's softmax, summed over the positives of the row.
         share_B = torch.zeros_like(negative_lse_B)
         share_B.index_add_(0, row, weight * torch.exp(negative_lse_B[row] - total_X))
         # A row without negatives has lse -inf; exp(-inf - 0) = 0 is then right.
-        smallest = torch.finfo(negative_lse_B.dtype).min
-        slope_BC = negative_BC.sub_(negative_lse_B.clamp(min=smallest)[:, None]).exp_()
+        slope_BC = negative_BC.sub_(_finite(negative_lse_B)[:, None]).exp_()
         slope_BC *= share_B[:, None]
         slope_BC[row, column] = weight * (torch.exp(positive_logit - total_X) - 1.0)
         return slope_BC
@@ -278,6 +349,13 @@ class _Stream:
             )
             self.candidate_gradient[:, left:right].addmm_(slope_BC.T, query_BS)
 
+    def figures(self) -> tuple[torch.Tensor, ...]:
+        """Return what `InfoNCE` holds beside the loss, in its order."""
+        return (
+            *(self.positive_X, self.hard_negative_X, self.hard_share_X),
+            *(self.positive_share_Q, self.hard_share_Q, self.ignored_Q),
+        )
+
     def gradients(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return dL/dquery and dL/dcandidate, once all blocks are added."""
         pull_C = torch.zeros_like(self.candidate_scale[0])
@@ -286,6 +364,10 @@ class _Stream:
             pull_C += self.candidate_pull[index] * self.candidate_scale[index].square()
             self.candidate_gradient[:, left:right] -= self.candidate_CD[:, left:right] * pull_C[:, None]
         return self.query_gradient, self.candidate_gradient
+
+
+def _finite(lse_B: torch.Tensor) -> torch.Tensor:
+    return lse_B.clamp(min=torch.finfo(lse_B.dtype).min)
 
 
 def _inverse_norms(rows_ND: torch.Tensor, segments: list[tuple[int, int]]) -> list[torch.Tensor]:

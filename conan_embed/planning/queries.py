@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from conan_embed.negatives.rankings import NONE
-from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relations
+from conan_embed.objectives.relations import (
+    IGNORED,
+    NEGATIVE,
+    OWN_ONLY,
+    POSITIVE,
+    UNSHARED,
+    Relations,
+)
 from conan_embed.planning.mixture import POSITIVES
 from conan_embed.recipes.schema import Step
 from conan_embed.texts.known_positives import KnownPositives
@@ -30,6 +37,7 @@ class RetrievalPlan:
         rows: int64 [Q], the queries' numbers in the negatives table.
         query_Q, candidate_C: int64, places among the U texts.
         hard_negative_pairs: rows and columns of each query's own hard negatives, for the table.
+        slot_X: int64, which of its query's hard negatives each of these is, for the table.
     """
 
     rows: np.ndarray
@@ -37,6 +45,7 @@ class RetrievalPlan:
     candidate_C: torch.Tensor
     relations: Relations
     hard_negative_pairs: tuple[torch.Tensor, torch.Tensor]
+    slot_X: np.ndarray
 
     def local_indices(self, places: Places) -> "RetrievalPlan":
         """Return the plan with text ids replaced by places among the step's unique texts."""
@@ -76,14 +85,13 @@ class Queries:
         """
         query = self.query_ids[rows]
         positive_row, positive = self._chosen_positives(rows, step)
-        negative_row, negative = np.empty(0, np.int64), np.empty(0, np.int64)
-        if in_use_QN is not None:
-            negative_row, column = np.nonzero(in_use_QN != NONE)
-            negative = in_use_QN[negative_row, column]
+        if in_use_QN is None:
+            in_use_QN = np.empty((len(rows), 0), np.int64)
+        negative_row, slot = np.nonzero(in_use_QN != NONE)
+        negative = in_use_QN[negative_row, slot]
         # Candidates are distinct per group, so that a text which two data sets offer is a negative in both.
-        group = (
-            self.set_of_query[rows] if self.settings.in_batch == "dataset" else np.zeros(len(rows), np.int64)
-        )
+        by_dataset = self.settings.in_batch in ("dataset", "dataset_hard")
+        group = self.set_of_query[rows] if by_dataset else np.zeros(len(rows), np.int64)
         offered = group[np.concatenate([positive_row, negative_row])] * len(self.texts)
         keys, column = np.unique(offered + np.concatenate([positive, negative]), return_inverse=True)
         candidate, group_C = keys % len(self.texts), keys // len(self.texts)
@@ -91,11 +99,14 @@ class Queries:
         exceptions = self._exceptions(
             rows, candidate, positive_row, positive_column, negative_row, negative_column
         )
-        group_Q = np.full(len(rows), -1) if self.settings.in_batch == "none" else group
+        group_Q = np.full(len(rows), OWN_ONLY) if self.settings.in_batch == "none" else group
+        if self.settings.in_batch in ("step_hard", "dataset_hard"):
+            # The paper's sum runs over hard negatives; who is only a positive is no negative of other queries.
+            group_C = np.where(np.isin(np.arange(len(candidate)), negative_column), group_C, UNSHARED)
         relations = Relations(*map(torch.from_numpy, (group_Q, group_C, *exceptions)))
         hard_negative_pairs = torch.from_numpy(negative_row), torch.from_numpy(negative_column)
         return RetrievalPlan(
-            rows, torch.from_numpy(query), torch.from_numpy(candidate), relations, hard_negative_pairs
+            rows, torch.from_numpy(query), torch.from_numpy(candidate), relations, hard_negative_pairs, slot
         )
 
     def _chosen_positives(self, rows: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

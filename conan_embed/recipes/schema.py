@@ -148,9 +148,10 @@ class Step(_Section):
     queries: int = Field(16, ge=0)
     positives: PositiveInt = Field(1, description="positives of each query in the step, of all that it has")
     num_negatives: int = Field(7, ge=0, description="hard negatives of each query")
-    in_batch: Literal["step", "dataset", "none"] = Field(
+    in_batch: Literal["step", "dataset", "step_hard", "dataset_hard", "none"] = Field(
         "dataset",
-        description="candidates of the step's other queries are negatives too: all, of the same data set, none",
+        description="candidates of other queries are negatives too: all of the step, those of the same data set; "
+        "..._hard: their hard negatives only, without their positives (the paper's sum is step_hard); none",
     )
     sts_pairs: int = Field(32, ge=0)
     mixing: Literal["joint", "sequential"] = Field(
@@ -174,6 +175,11 @@ class Loss(_Section):
     temperature: PositiveFloat = Field(0.02, description="tau of InfoNCE")
     sts_temperature: PositiveFloat = Field(0.05, description="tau of CoSENT")
     beta: float = Field(0.8, ge=0)
+    ignore_above_positive: float | None = Field(
+        None,
+        description="a guard against false negatives: candidates whose cosine lies above the positive's by more than "
+        "this margin are ignored (0.1 is usual); null: none",
+    )
 
 
 class Mining(_Section):
@@ -189,6 +195,12 @@ class Mining(_Section):
         description="count max_positive_ratio from the background, the mean cosine of unrelated texts: for models "
         "whose cosines all lie high (E5)",
     )
+    min_usable: int = Field(
+        0,
+        ge=0,
+        description="ranks that each query should have after offset and bound: those with fewer are searched again, "
+        "deeper, up to the whole corpus",
+    )
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
 
@@ -197,12 +209,27 @@ class Replacement(_Section):
 
     source: Literal["static", "ranking", "bank", "remine"] = Field(
         "static",
-        description="never replaced; the next window of the mined ranking (the paper); "
+        description="never replaced; the next ranks of the mined ranking (the paper); "
         "ranked anew from a bank of passage embeddings; ranked anew from the whole corpus, encoded again",
     )
-    interval: PositiveInt = Field(100, description="steps between checks")
-    decay: PositiveFloat = Field(1.15, description="replace where decay * S < S_0 (1.2 in v2)")
-    max_score: PositiveFloat = Field(0.8, description="and |S| < max_score (0.7 in v2)")
+    rule: Literal["mean", "each", "share"] = Field(
+        "mean",
+        description="when: the mean score of a query's negatives fell (v1); each negative by itself (v2); each by its "
+        "share of the softmax",
+    )
+    interval: PositiveInt = Field(
+        100, description="steps between checks (1 in v2: whatever a step saw is judged)"
+    )
+    decay: PositiveFloat = Field(1.15, description="mean, each: replace where decay * S < S_0 (1.2 in v2)")
+    max_score: PositiveFloat = Field(0.8, description="mean, each: and |S| < max_score (0.7 in v2)")
+    too_easy: float | None = Field(
+        0.4, description="each: replace also where S_0 < this, too easy from the start; null: not so"
+    )
+    min_share: Share = Field(
+        0.02,
+        description="share: replace where the softmax over the positive and this negative alone gives it less; means "
+        "the same for every model and temperature",
+    )
     subtract_background: bool = Field(
         False,
         description="count S and S_0 from the background, the mean cosine of unrelated texts: for models whose cosines "

@@ -45,6 +45,7 @@ class RetrievalDataset:
         negative_source: where hard negatives come from: mined, given, random or none.
         ranking: folder with rankings made before, or None.
         weight: share of the queries of a step, or None for by size.
+        has_labels: classes as positives: no other passage can be an answer that nobody labelled.
     """
 
     name: str
@@ -56,6 +57,7 @@ class RetrievalDataset:
     negative_source: str
     ranking: str | None
     weight: float | None
+    has_labels: bool = False
 
     def __len__(self) -> int:
         return len(self.query_Q)
@@ -377,6 +379,7 @@ class _ClassificationTable:
             self.data.negative_source,
             None,
             self.data.weight,
+            has_labels=True,
         )
 
 

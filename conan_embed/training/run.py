@@ -31,6 +31,7 @@ from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.negatives.false_negatives import MARGIN, hard_negatives, write_lines
+from conan_embed.negatives.outlook import obstacles
 from conan_embed.negatives.prepare import make_rankings, make_table
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.plan import Planner, check_enough_negatives
@@ -115,7 +116,16 @@ def load_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path
     """Mine into `folder` what has no ranking yet; return the table of hard negatives, None where a step holds none."""
     embed = _embed_with(recipe, tasks, model)
     seed = recipe.training.seed
-    return make_table(tasks, embed, recipe.step, recipe.mining, recipe.model, folder, seed=seed)
+    return make_table(
+        tasks,
+        embed,
+        recipe.step,
+        recipe.mining,
+        recipe.model,
+        folder,
+        seed=seed,
+        subtract_background=recipe.hard_negatives.subtract_background,
+    )
 
 
 def _embed_with(recipe: Recipe, tasks: Tasks, model: EmbeddingModel) -> Embed:
@@ -200,6 +210,14 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         return run
     if found and collectives.is_main_process():
         console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
+    if negatives is not None and not found and collectives.is_main_process():
+        for sentence in obstacles(
+            recipe.hard_negatives,
+            negatives.table,
+            num_steps=num_steps,
+            epochs=_epochs(recipe, planner, num_steps),
+        ):
+            console.print(f"hard negatives: {sentence}")
     began = started - progress.seconds
     if collectives.is_main_process():
         facts = {
@@ -262,6 +280,15 @@ def _plan(
         fill=fill,
     )
     return planner, negatives
+
+
+def _epochs(recipe: Recipe, planner: Planner | StreamPlanner, num_steps: int) -> float | None:
+    """Return how often the run sees each query; None where some come more often than others."""
+    weights = [data.weight for data in recipe.data.retrieval]
+    weights += [data.weight for data in recipe.data.classification]
+    if any(weight is not None for weight in weights) or recipe.step.sampling_temperature is not None:
+        return None
+    return num_steps / planner.steps_for(1)
 
 
 def _say_sizes(planner: Planner | StreamPlanner) -> None:

@@ -20,11 +20,12 @@ from conan_embed.distributed.placement import shares
 from conan_embed.encoder.encode import autocast
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.negatives.background import above_background, background_cosine
+from conan_embed.negatives.background import above_background
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.planning.plan import StepPlan
 from conan_embed.recipes.schema import Recipe
+from conan_embed.training import figures
 from conan_embed.training.train_module import PackedShare, TrainModule
 
 
@@ -37,6 +38,10 @@ class StepResult:
     sts: float | None
     positive_score: float | None
     negative_score: float | None
+    positive_share: float | None  # of the softmax; with the next two 1 in all
+    hard_share: float | None
+    in_batch_share: float | None
+    ignored: float | None  # candidates per query that the guard left out; None without a guard
     background: float | None  # mean cosine of a query and any candidate
     gradient_norm: float
     texts: int
@@ -128,6 +133,7 @@ def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan,
         sts_temperature=recipe.loss.sts_temperature,
         beta=recipe.loss.beta,
         widths=model.widths,
+        ignore_above=recipe.loss.ignore_above_positive,
     )
 
 
@@ -162,10 +168,10 @@ def train_step(
         _make_room(train_module, ready, reason)
         ready = make_ready(train_module, plan, recipe)
     norm = train_module.clip_gradient(recipe.optimizer.max_grad_norm)
-    reading = AsyncHostCopy(_sums(loss, norm, embedding_UD, plan))
+    reading = AsyncHostCopy(figures.collect(loss, norm, embedding_UD, plan))
     meanwhile()
-    facts = _facts(reading.numpy(), plan)
-    optimizer, total, gradient_norm = train_module.optimizer, facts.total, facts.gradient_norm
+    seen = figures.read(reading.numpy(), plan)
+    optimizer, total, gradient_norm = train_module.optimizer, seen.total, seen.gradient_norm
     if not (np.isfinite(total) and np.isfinite(gradient_norm)):
         optimizer.zero_grad(set_to_none=True)
         name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)
@@ -175,16 +181,25 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if table is not None and plan.retrieval is not None:
-        relative = recipe.hard_negatives.subtract_background
-        score_Q = above_background(facts.negative_Q, facts.background) if relative else facts.negative_Q
-        table.observe(plan.retrieval.rows, score_Q)
+        score_X = seen.negative_X
+        if recipe.hard_negatives.subtract_background:
+            score_X = above_background(score_X, seen.background)
+        score_QN, share_QN = (
+            figures.by_slot(values_X, plan, table.num_negatives) for values_X in (score_X, seen.share_X)
+        )
+        table.observe(plan.retrieval.rows, score_QN, share_QN)
+    has_guard = recipe.loss.ignore_above_positive is not None
     return StepResult(
         loss=total,
-        retrieval=facts.retrieval if plan.retrieval is not None else None,
-        sts=facts.sts if plan.sts is not None else None,
-        positive_score=_mean(facts.positive_Q),
-        negative_score=_mean(facts.negative_Q),
-        background=facts.background if plan.retrieval is not None else None,
+        retrieval=seen.retrieval if plan.retrieval is not None else None,
+        sts=seen.sts if plan.sts is not None else None,
+        positive_score=figures.mean(seen.positive_Q),
+        negative_score=figures.mean_per_query(seen.negative_X, plan),
+        positive_share=figures.mean(seen.positive_share_Q),
+        hard_share=figures.mean(seen.hard_share_Q),
+        in_batch_share=figures.mean(seen.in_batch_share_Q),
+        ignored=figures.mean(seen.ignored_Q) if has_guard else None,
+        background=seen.background if plan.retrieval is not None else None,
         gradient_norm=gradient_norm,
         texts=len(plan.text_ids),
         tokens=int(plan.texts.lengths(plan.text_ids).sum()),
@@ -223,64 +238,3 @@ def _make_room(train_module: TrainModule, ready: ReadyStep, reason: str) -> None
         f"step {step}: {reason}; from here on activations are computed again, in chunks of "
         f"{train_module.memory.chunk_tokens:,} tokens. The numbers stay the same."
     )
-
-
-@dataclass(frozen=True)
-class _Facts:
-    total: float
-    retrieval: float
-    sts: float
-    gradient_norm: float
-    background: float  # mean cosine of a query and any candidate
-    positive_Q: np.ndarray  # mean cosine of each query's positives, nan where it has none
-    negative_Q: np.ndarray  # the same of its own hard negatives
-
-
-def _sums(loss: JointLoss, norm: torch.Tensor, embedding_UD: torch.Tensor, plan: StepPlan) -> torch.Tensor:
-    """Losses, sums and counts of every query's scores, summed over the processes; norm and background, known to all."""
-    zero = loss.total.detach().new_zeros(())
-    losses = torch.stack(
-        [loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))]
-    )
-    num_queries = 0 if plan.retrieval is None else len(plan.retrieval.rows)
-    sums = zero.new_zeros(4, num_queries)
-    background = zero
-    if plan.retrieval is not None:
-        assert loss.positive_X is not None and loss.hard_negative_X is not None
-        start, stop = collectives.rank_slice(num_queries)
-        _add_scores(
-            sums[0:2], _rows_between(plan.retrieval.relations.positives()[0], start, stop), loss.positive_X
-        )
-        _add_scores(
-            sums[2:4], _rows_between(plan.retrieval.hard_negative_pairs[0], start, stop), loss.hard_negative_X
-        )
-        unit_UD = torch.nn.functional.normalize(embedding_UD.detach(), dim=1)
-        background = background_cosine(
-            unit_UD.index_select(0, to_device(plan.retrieval.query_Q, zero.device)),
-            unit_UD.index_select(0, to_device(plan.retrieval.candidate_C, zero.device)),
-        )
-    everything = collectives.all_reduce_sum(torch.cat([losses, sums.flatten()]))
-    return torch.cat([torch.stack([norm.detach().to(everything), background.to(everything)]), everything])
-
-
-def _facts(everything: np.ndarray, plan: StepPlan) -> _Facts:
-    """What `_sums` put together, read back."""
-    norm, background, total, retrieval, sts = (float(x) for x in everything[:5])
-    sums_Q = everything[5:].astype(np.float64).reshape(4, -1)
-    with np.errstate(invalid="ignore"):
-        return _Facts(total, retrieval, sts, norm, background, sums_Q[0] / sums_Q[1], sums_Q[2] / sums_Q[3])
-
-
-def _rows_between(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    return rows[(rows >= start) & (rows < stop)]
-
-
-def _add_scores(sum_and_count: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor) -> None:
-    rows = to_device(rows, scores.device)
-    sum_and_count[0].index_add_(0, rows, scores)
-    sum_and_count[1].index_add_(0, rows, torch.ones_like(scores))
-
-
-def _mean(values: np.ndarray) -> float | None:
-    seen = values[~np.isnan(values)]
-    return float(seen.mean()) if len(seen) else None

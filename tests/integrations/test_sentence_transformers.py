@@ -1,11 +1,13 @@
 """SentenceTransformerTrainer with negatives that are replaced: a real trainer, a tiny random model, 24 steps."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
 from conan_embed.errors import UserError
-from conan_embed.negatives.rules import no_longer_hard
+from conan_embed.negatives.rules import MeanRule, mean_scores
 from conan_embed.negatives.table import NegativeTable
 from tests.tiny_models import SENTENCES, make_tiny_model
 
@@ -19,6 +21,7 @@ from sentence_transformers.losses import (  # noqa: E402
     MultipleNegativesRankingLoss,
 )
 
+from conan_embed.integrations.in_use import OUT_OF_PLACE, WithoutFalseNegatives  # noqa: E402
 from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Replacement  # noqa: E402
 
 QUERIES, PER_QUERY, BATCH, INTERVAL = 16, 2, 2, 6
@@ -97,6 +100,13 @@ def logged(trainer):
     return [line for line in trainer.state.log_history if "negatives/replaced" in line]
 
 
+def positives_of_others(hard, labels):
+    """Negatives of a batch that are known positives of one of its queries."""
+    rows, ids = labels[:, 1], labels[:, 3:].ravel()
+    known = hard.data.known_positives(hard.store)
+    return [int(ids[column]) for column in known.pairs(rows, ids)[1]]
+
+
 def text_of(model, tokens):
     return [model.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
 
@@ -113,9 +123,13 @@ def test_batches_read_after_a_check_hold_the_new_negatives(base, tmp_path, worke
     batches = trainer.loss.batches
     newest = np.zeros(QUERIES, int)
     for labels, columns in batches:
-        _, rows, placement = labels.T
+        _, rows, placement = labels.T[:3]
         # In use is the window of that placement (each replacement moves one window on), and nothing else.
         ids = hard.table.ranking_QK[rows[:, None], placement[:, None] * PER_QUERY + np.arange(PER_QUERY)]
+        moved = placement == OUT_OF_PLACE  # a negative was another row's positive
+        ids[moved] = labels[moved, 3:]
+        assert not positives_of_others(hard, labels)
+        rows, placement = rows[~moved], placement[~moved]
         expected = [[hard.store.text(int(text)) for text in column] for column in ids.T]
         tokens = [trainer.model.preprocess(column)["input_ids"] for column in expected]
         for found, wanted in zip(columns[2:], tokens, strict=True):
@@ -123,7 +137,8 @@ def test_batches_read_after_a_check_hold_the_new_negatives(base, tmp_path, worke
         assert (placement >= newest[rows]).all()
         newest[rows] = placement
     # At step 18 at most 3 batches had been read ahead.
-    rows, placement = np.concatenate([labels for labels, _ in batches[21:]])[:, 1:].T
+    rows, placement = np.concatenate([labels for labels, _ in batches[21:]])[:, 1:3].T
+    rows, placement = rows[placement >= 0], placement[placement >= 0]
     np.testing.assert_array_equal(placement, hard.table.replacements_Q[rows])
     assert placement.max() > 0
     assert list(hard.dataset[3]) == ["anchor", "positive", "negative_1", "negative_2", "label"]
@@ -145,30 +160,38 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
     hard, trainer = train(base, tmp_path / "run", loss=Seen, replacement=rule)
     model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
     fresh = HardNegatives(
-        model, pairs(), per_query=PER_QUERY, corpus=some_texts(30, 3), mining=MINING, cache=tmp_path / "cache"
+        model,
+        pairs(),
+        per_query=PER_QUERY,
+        corpus=some_texts(30, 3),
+        replacement=rule,
+        mining=MINING,
+        cache=tmp_path / "cache",
     )
     table, checks = fresh.table, []
     assert isinstance(table, NegativeTable)
     for step, ((labels, _), embeddings) in enumerate(zip(trainer.loss.batches, outputs, strict=True), 1):
         unit = [column / column.norm(dim=1, keepdim=True) for column in embeddings]
         candidates = torch.cat(unit[1:])
-        for place, (_, row, placement) in enumerate(labels.tolist()):
-            score = np.mean([float(unit[0][place] @ column[place]) for column in unit[2:]])
+        for place, (_, row, placement, *_) in enumerate(labels.tolist()):
+            score = np.array([[float(unit[0][place] @ column[place]) for column in unit[2:]]])
             if relative:
                 background = float((unit[0] @ candidates.T).mean())
                 score = (score - background) / (1 - background)
             if placement == table.replacements_Q[row]:
-                table.observe(np.array([row]), np.array([score]))
+                table.observe(np.array([row]), score)
         if step % INTERVAL == 0:
-            observed = int((~np.isnan(table.current_Q)).sum())
-            easy = no_longer_hard(
-                table.initial_Q, table.current_Q, decay=rule.decay, max_score=rule.max_score
-            )
-            checks.append((observed, len(table.next_window(np.flatnonzero(easy)))))
+            rows = table.take_seen()
+            scores = table.initial_QN[rows], table.current_QN[rows]
+            learned = MeanRule(rule.decay, rule.max_score).learned(*scores, table.share_QN[rows])
+            flagged = learned.any(axis=1)
+            replaced = table.advance(rows[flagged], learned[flagged], whole=True).any(axis=1)
+            observed = ~np.isnan(mean_scores(*scores)[1])
+            checks.append((int(observed.sum()), int(replaced.sum())))
     assert 0 < table.replacements_Q.sum() < 4 * QUERIES
     np.testing.assert_array_equal(hard.table.replacements_Q, table.replacements_Q)
-    np.testing.assert_allclose(hard.table.current_Q, table.current_Q, atol=1e-5)
-    np.testing.assert_allclose(hard.table.initial_Q, table.initial_Q, atol=1e-5)
+    np.testing.assert_allclose(hard.table.current_QN, table.current_QN, atol=1e-5)
+    np.testing.assert_allclose(hard.table.initial_QN, table.initial_QN, atol=1e-5)
     assert [(line["negatives/observed"], line["negatives/replaced"]) for line in logged(trainer)] == checks
 
 
@@ -181,13 +204,15 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
     ids=["cached", "matryoshka"],
 )
 def test_scores_do_not_depend_on_how_a_loss_goes_through_the_model(base, tmp_path, loss):
-    """One step: the S_0 of the batch's queries are the same cosines whatever the loss."""
-    plain, _ = train(base, tmp_path / "a", steps=1, replacement=EAGER.model_copy(update={"interval": 1}))
-    other, _ = train(
-        base, tmp_path / "b", steps=1, replacement=EAGER.model_copy(update={"interval": 1}), loss=loss
-    )
-    assert np.isfinite(plain.table.initial_Q).sum() == BATCH
-    np.testing.assert_allclose(other.table.initial_Q, plain.table.initial_Q, atol=1e-5)
+    """One step: the S of the batch's queries are the same cosines whatever the loss; before any replacement."""
+    never = EAGER.model_copy(update={"interval": 1, "decay": 9.0})
+    plain, _ = train(base, tmp_path / "a", steps=1, replacement=never)
+    other, _ = train(base, tmp_path / "b", steps=1, replacement=never, loss=loss)
+    seen = np.isfinite(plain.table.current_QN)
+    assert seen.any(axis=1).sum() == BATCH
+    np.testing.assert_allclose(other.table.current_QN, plain.table.current_QN, atol=1e-5)
+    # Mining ranked them with this very model: S_0 is what the first step sees.
+    np.testing.assert_allclose(plain.table.current_QN[seen], plain.table.initial_QN[seen], atol=1e-3)
 
 
 @pytest.mark.parametrize("source", ["ranking", "remine"])
@@ -286,8 +311,67 @@ def test_mistakes_are_named(base, tmp_path):
     assert "column 'positive' holds" in message(
         datasets.Dataset.from_dict({"anchor": ["a"], "positive": [["b", "c"]]})
     )
-    assert "row 1 has no 'anchor'" in message(
+    assert "pairs: column 'anchor': row 1 is null; expected a text." in message(
         datasets.Dataset.from_dict({"anchor": ["a", None], "positive": ["b", "c"]})
     )
+    assert "pairs: column 'positive': row 1 is a text with nothing to read" in message(
+        datasets.Dataset.from_dict({"anchor": ["a", "b"], "positive": ["b", " \u200b"]})
+    )
+    assert "corpus: row 1 is null; expected a text." in message(pairs(), corpus=["a", None])
     assert "per_query: 20 negatives were asked for" in message(pairs(), per_query=20)
     assert "replacement.source: bank" in message(pairs(), replacement=Replacement(source="bank"))
+
+
+@pytest.mark.parametrize("rule", ["each", "share"])
+def test_negatives_are_replaced_by_themselves(base, tmp_path, rule, capsys):
+    """Judged at every step; the log and one line a check say what was replaced; none stands twice in a row."""
+    settings = {"each": {"decay": 0.985, "max_score": 1.0, "too_easy": None}, "share": {"min_share": 0.55}}
+    replacement = Replacement(source="remine", rule=rule, interval=1, **settings[rule])
+    hard, trainer = train(base, tmp_path / "run", replacement=replacement)
+    lines = logged(trainer)
+    assert len(lines) == 24
+    replaced = sum(line["negatives/replaced_negatives"] for line in lines)
+    assert 0 < replaced < PER_QUERY * sum(line["negatives/observed"] + BATCH for line in lines)
+    assert any(line["negatives/replaced_negatives"] == 1 for line in lines)
+    in_use = hard.table.in_use(np.arange(QUERIES))
+    assert all(len(set(row)) == PER_QUERY for row in in_use.tolist())
+    printed = capsys.readouterr()
+    assert "negatives: step " in printed.out + printed.err
+
+
+def test_no_negative_of_a_batch_is_the_positive_of_another_row(base, tmp_path):
+    """Every passage is a positive here, so that without a look at the batch many would be."""
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    hard = HardNegatives(model, pairs(), per_query=3, mining=Mining(depth=24, offset=0), cache=tmp_path)
+    collate = WithoutFalseNegatives(list, hard._add, hard.data.known_positives(hard.store))
+    moved = 0
+    for start in range(0, QUERIES, 8):
+        features = hard.dataset[start : start + 8]
+        features = [dict(zip(features, row, strict=True)) for row in zip(*features.values(), strict=True)]
+        before = np.array([each["label"] for each in features])
+        after = collate(features)
+        labels = np.array([each["label"] for each in after])
+        assert positives_of_others(hard, before)
+        assert not positives_of_others(hard, labels)
+        for old, new, each in zip(before, labels, after, strict=True):
+            assert [each[f"negative_{slot}"] for slot in (1, 2, 3)] == [
+                hard.store.text(int(x)) for x in new[3:]
+            ]
+            assert len(set(new[3:])) == 3
+            assert (new[2] == OUT_OF_PLACE) == (old[3:] != new[3:]).any()
+            moved += new[2] == OUT_OF_PLACE
+            ranking = hard.table.ranking_QK[new[1]].tolist()
+            assert [ranking.index(x) for x in new[3:]] >= [ranking.index(x) for x in old[3:]]
+    assert moved
+
+
+def test_workers_can_be_spawned(base, tmp_path):
+    """What a loader sends to them goes through a pickle and reads the same, negatives in shared memory included."""
+    hard, trainer = train(base, tmp_path / "run", steps=7)
+    from multiprocessing.reduction import ForkingPickler
+
+    dataset, collate = pickle.loads(bytes(ForkingPickler.dumps((hard.dataset, trainer.data_collator))))
+    here, there = (c([d[1], d[2]]) for c, d in ((trainer.data_collator, hard.dataset), (collate, dataset)))
+    assert here.keys() == there.keys()
+    for name, value in here.items():
+        assert torch.equal(value, there[name]) if isinstance(value, torch.Tensor) else value == there[name]

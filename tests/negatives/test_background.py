@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from conan_embed.negatives.background import above_background, background_cosine
-from conan_embed.negatives.rules import no_longer_hard
-from conan_embed.negatives.table import NegativeTable
+from conan_embed.negatives.rules import MeanRule
 
 
 def test_mean_over_all_pairs():
@@ -30,7 +29,6 @@ def test_unrelated_is_zero_and_identical_is_one():
 
 def test_the_rule_no_longer_depends_on_where_a_model_keeps_its_cosines():
     """Scores squeezed into [b, 1], as E5 does, are flagged as the spread-out ones are; as they stand they never are."""
-    rows = np.arange(200)
     generator = np.random.default_rng(0)
     spread = generator.uniform(0, 1, (2, 200))
     squeezed = 0.75 + 0.25 * spread
@@ -40,11 +38,9 @@ def test_the_rule_no_longer_depends_on_where_a_model_keeps_its_cosines():
         "squeezed": squeezed,
         "relative": above_background(squeezed, 0.75),
     }.items():
-        table = NegativeTable(np.zeros((200, 4), np.int32), 2)
-        table.observe(rows, scores[0])
-        table.observe(rows, scores[1])
-        easy = no_longer_hard(table.initial_Q, table.current_Q, decay=1.15, max_score=0.8)
-        flagged[name] = np.flatnonzero(easy).tolist()
+        initial, current = (np.repeat(each[:, None], 2, axis=1).astype(np.float32) for each in scores)
+        learned = MeanRule(1.15, 0.8).learned(initial, current, np.full_like(initial, np.nan))
+        flagged[name] = np.flatnonzero(learned.any(axis=1)).tolist()
     assert len(flagged["spread"]) > 50
     assert flagged["relative"] == flagged["spread"]
     assert len(flagged["squeezed"]) < len(flagged["spread"]) / 2

@@ -1,5 +1,7 @@
 """When negatives are replaced and by what: each source against mining done by hand at that moment."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,7 @@ class World:
         self.data, self.store = data, store
         other = type(data)(**(vars(data) | {"name": "other", "negative_source": "random"}))
         self.vectors = embeddings(store)
-        self.mined = mine(data, store, self.embed, CHOSEN).usable(CHOSEN.offset)
+        self.mined = mine(data, store, self.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
         fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))
         self.table = NegativeTable(np.concatenate([self.mined, fixed]), 3)
         self.dynamic = DynamicNegatives(
@@ -47,8 +49,8 @@ class World:
         self.vectors = embeddings(self.store, seed)
 
     def make_easy(self, rows):
-        self.table.observe(np.array(rows), np.full(len(rows), 0.7))
-        self.table.observe(np.array(rows), np.full(len(rows), 0.1))
+        self.table.observe(np.array(rows), np.full((len(rows), 3), 0.7))
+        self.table.observe(np.array(rows), np.full((len(rows), 3), 0.1))
 
     def after(self, step, texts=()):
         texts = np.array(texts, np.int64)
@@ -56,7 +58,7 @@ class World:
         return None if record is None else record.to_json()
 
     def rows(self):
-        return self.table.ranking_QK.copy(), self.table.window_Q.tolist()
+        return self.table.ranking_QK.copy(), (self.table.rank_QN[:, 0] // 3).tolist()
 
 
 def test_static_negatives_are_never_checked(tmp_path):
@@ -74,7 +76,7 @@ def test_the_next_window_at_every_interval(tmp_path):
     line = world.after(3)
     assert (line["step"], line["observed"], line["flagged"], line["replaced"]) == (3, 3, 3, 3)
     assert (line["mean_initial"], line["mean_current"]) == pytest.approx((0.7, 0.1))
-    assert world.table.window_Q.tolist() == [0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert world.rows()[1] == [0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
     assert world.after(6)["mean_initial"] is None  # nothing observed since
 
 
@@ -86,7 +88,7 @@ def test_remine_is_mining_anew_with_the_model_as_it_is_now(tmp_path):
     line = world.after(1)
     assert (line["flagged"], line["replaced"]) == (3, 3)
     after, windows = world.rows()
-    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset)
+    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
     for row in range(12):
         expected = anew[row] if row in (1, 4) else before[row]
         assert after[row].tolist() == expected.tolist()
@@ -112,7 +114,7 @@ def test_the_bank_ranks_with_the_rows_that_training_wrote(tmp_path):
     queries = torch.from_numpy(world.data.query_Q)
     bank[queries] = torch.nn.functional.normalize(world.vectors[queries][:, :6], dim=1)
     mined = mine(world.data, world.store, lambda ids, _: bank[torch.from_numpy(ids)], CHOSEN)
-    expected = mined.usable(CHOSEN.offset)
+    expected = mined.usable(CHOSEN.offset).ids_QK
     after, _ = world.rows()
     for row in (0, 5):
         assert after[row].tolist() == expected[row].tolist()
@@ -159,3 +161,130 @@ def test_a_bank_needs_a_data_set_that_is_mined(tmp_path):
             width=8,
             fill=True,
         )
+
+
+# ------------------------------------------------------------------------------------- negatives by themselves
+
+
+def see(world, rows, scores, shares=None):
+    shape = (len(rows), 3)
+    scores = np.broadcast_to(np.array(scores, float), shape)
+    world.table.observe(np.array(rows), scores, None if shares is None else np.broadcast_to(shares, shape))
+
+
+@pytest.mark.parametrize("source", ["ranking", "remine", "bank"])
+def test_v2_replaces_the_learned_negative_alone(tmp_path, source):
+    """The others stay, none stands twice, and what comes is the best of what is not in use."""
+    world = World(tmp_path, source=source, rule="each", interval=1)
+    before = world.table.in_use(np.arange(12))
+    world.train(5)
+    rows = [1, 4, 7]
+    see(world, rows, 0.7)
+    see(world, rows, [0.69, 0.1, 0.71])
+    line = world.after(1, world.data.passages)
+    assert (line["flagged"], line["flagged_negatives"], line["replaced_negatives"]) == (3, 3, 3)
+    after = world.table.in_use(np.arange(12))
+    untouched = np.setdiff1d(np.arange(12), rows)
+    np.testing.assert_array_equal(after[untouched], before[untouched])
+    np.testing.assert_array_equal(after[rows][:, [0, 2]], before[rows][:, [0, 2]])
+    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
+    for row in rows:
+        listed = world.mined[row] if row < 6 else world.data.passages[:8]
+        candidates = anew[row] if row < 6 and source != "ranking" else listed
+        assert after[row, 1] == next(text for text in candidates if text not in before[row])
+    # Judged once: what was not seen again is not replaced again.
+    assert world.after(2, world.data.passages)["flagged"] == 0
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_a_source_ranked_is_the_first_score(tmp_path, relative):
+    """S_0 is the score under the model of the check; the next ranks of an old ranking have none."""
+    for source in ("remine", "bank", "ranking"):
+        world = World(tmp_path / source, source=source, interval=1, subtract_background=relative)
+        world.train(5)
+        world.make_easy([1, 4, 7])
+        world.after(1, world.data.passages)
+        known = ~np.isnan(world.table.initial_QN)
+        if source == "ranking":
+            assert not known[[1, 4, 7]].any()
+            continue
+        assert known[[1, 4]].all() and not known[7].any()
+        background = 0.0
+        if relative:
+            queries = world.vectors[world.data.query_Q[[1, 4]]]
+            background = float((queries @ world.vectors[world.data.passages].T).mean())
+        for row in (1, 4):
+            texts = world.table.in_use(np.array([row]))[0]
+            score = (world.vectors[world.data.query_Q[row]] @ world.vectors[texts].T).numpy()
+            expected = (score - background) / (1 - background)
+            tolerance = 1e-5 if source == "remine" else 1e-2  # the bank holds bfloat16
+            np.testing.assert_allclose(world.table.initial_QN[row], expected, atol=tolerance)
+
+
+def test_a_prefix_in_the_bank_has_no_score_of_full_width(tmp_path):
+    world = World(tmp_path, source="bank", interval=1, bank_width=6)
+    world.make_easy([1])
+    assert world.after(1)["replaced"] == 1
+    assert np.isnan(world.table.initial_QN[1]).all()
+
+
+def test_a_small_share_says_that_a_negative_is_learned(tmp_path):
+    """Whatever its cosine does; also of one seen for the first time."""
+    world = World(tmp_path, source="ranking", rule="share", min_share=0.05, interval=1)
+    before = world.table.in_use(np.arange(12))
+    see(world, [2, 3], 0.6, [[0.04, 0.5, 0.01], [0.06, 0.5, 0.3]])
+    line = world.after(1)
+    assert (line["flagged"], line["replaced_negatives"]) == (1, 2)
+    after = world.table.in_use(np.arange(12))
+    assert (after != before).sum(axis=1).tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert after[2, 1] == before[2, 1]
+
+
+def test_negatives_of_labels_are_ranked_anew_although_they_were_drawn(tmp_path):
+    """Texts of other classes are no answers; of a random draw from a collection nobody knows that."""
+    world = World(tmp_path, source="remine", interval=1)
+    labelled = replace(world.dynamic.sets[1], has_labels=True)
+    dynamic = DynamicNegatives(
+        Replacement(source="remine", interval=1),
+        CHOSEN,
+        world.table,
+        [world.data, labelled],
+        world.store,
+        world.embed,
+        width=8,
+        fill=True,
+    )
+    world.train(5)
+    world.make_easy([7])
+    record = dynamic.after_step(1, np.empty(0, np.int64), torch.empty(0, 8))
+    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
+    assert record.replaced == 1
+    assert world.table.ranking_QK[7].tolist() == anew[1].tolist()
+
+
+def test_bank_and_remine_look_beyond_the_mined_depth(tmp_path):
+    """Where the bound takes out all that was mined, the next passages come, as far as there are any."""
+    world = World(tmp_path, source="remine", interval=1)
+    world.dynamic.source.mining = CHOSEN.model_copy(update={"max_positive_ratio": 0.2})
+    world.make_easy([0, 1, 2, 3, 4, 5])
+    world.after(1)
+    for row in range(6):
+        scores = (world.vectors[world.data.query_Q[row]] @ world.vectors[world.data.passages].T).numpy()
+        positive = world.data.positives[world.data.list_Q[row]]
+        best = float((world.vectors[world.data.query_Q[row]] @ world.vectors[positive].T).max())
+        allowed = (scores < 0.2 * best) & ~np.isin(world.data.passages, positive)
+        below = world.data.passages[np.argsort(-np.where(allowed, scores, -9), kind="stable")][
+            : allowed.sum()
+        ]
+        if allowed.sum() >= 2 + 3:
+            assert world.table.in_use(np.array([row]))[0].tolist() == below[2:5].tolist()
+
+
+def test_one_line_says_what_was_replaced(tmp_path):
+    world = World(tmp_path, source="ranking", interval=1)
+    world.make_easy([1, 4, 7])
+    record = world.dynamic.after_step(1, np.empty(0, np.int64), torch.empty(0, 8))
+    assert str(record) == (
+        "step 1: replaced 9 hard negatives of 3 of 3 queries seen; "
+        "mean score 0.70 when put in place, 0.10 now"
+    )

@@ -73,9 +73,10 @@ def data_sets(draw):
     st.integers(0, 3),
     st.sampled_from([None, 0.5, 0.95]),
     st.booleans(),
+    st.sampled_from([0, 0, 1, 5]),
     st.integers(0, 99),
 )
-def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, relative, seed):
+def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, relative, min_usable, seed):
     data, store = make_set(tmp_path_factory.getbasetemp() / "cache", *texts)
     vectors = embeddings(store, seed)
     chosen = Mining(
@@ -83,13 +84,14 @@ def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, re
         offset=offset,
         max_positive_ratio=max_positive_ratio,
         subtract_background=relative,
+        min_usable=min_usable,
         precision="float32",
     )
     found = mine(data, store, embed_from(vectors), chosen)
     pairs = [(q, i) for q in np.unique(data.query_Q) for i in data.passages]
-    background = (
-        np.mean([float(vectors[q].double() @ vectors[i].double()) for q, i in pairs]) if relative else 0
-    )
+    background = np.mean([float(vectors[q].double() @ vectors[i].double()) for q, i in pairs])
+    assert found.background == pytest.approx(background, abs=1e-6)
+    background = background if relative else 0
     width = min(depth + offset, len(data.passages))
     assert found.ids_QK.shape == found.scores_QK.shape == (len(data), width)
     assert found.ids_QK.dtype == np.int32
@@ -104,6 +106,11 @@ def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, re
             bound = background + max_positive_ratio * (best - background)
             removed[query] = sum(score[i] >= bound for i in expected)
             expected = [i for i in expected if score[i] < bound]
+            wanted = min(offset + min_usable, width)
+            if min_usable and len(expected) < wanted:
+                # Searched again, deeper: at least what is wanted, as far as the data set has it.
+                below = [i for i in sorted(allowed, key=lambda i: -score[i]) if score[i] < bound][:width]
+                expected = below[: max(min(wanted, len(below)), (found.ids_QK[row] != NONE).sum())]
         assert found.ids_QK[row].tolist() == expected + [NONE] * (width - len(expected))
         np.testing.assert_allclose(
             found.scores_QK[row, : len(expected)], [score[i] for i in expected], atol=1e-6
@@ -111,7 +118,7 @@ def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, re
         assert np.isneginf(found.scores_QK[row, len(expected) :]).all()
         assert found.positive_Q[row] == pytest.approx(best, abs=1e-6)
     assert found.bounded_out == sum(removed.values())
-    np.testing.assert_array_equal(found.usable(offset), found.ids_QK[:, offset:])
+    np.testing.assert_array_equal(found.usable(offset).ids_QK, found.ids_QK[:, offset:])
 
 
 def test_some_queries_are_ranked_as_all_are(tmp_path):

@@ -1,5 +1,7 @@
 """The table of a run: the data sets' negatives one under the other, each from its own source."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,10 +10,13 @@ from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.prepare import make_table
 from conan_embed.negatives.rankings import NONE, load_ranking
+from conan_embed.planning.plan import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset, Tasks
+from conan_embed.training.step import train_step
+from conan_embed.training.train_module import TrainModule
 from tests.tiny_models import make_tiny_model
 
 
@@ -48,9 +53,9 @@ def run(tmp_path):
     return model, Recipe.model_validate(values), Tasks(store, sets, []), passages
 
 
-def table_of(recipe, tasks, model, folder):
+def table_of(recipe, tasks, model, folder, **settings):
     embed = embed_with(model, tasks.store, "float32", 1000)
-    return make_table(tasks, embed, recipe.step, recipe.mining, recipe.model, folder, seed=0)
+    return make_table(tasks, embed, recipe.step, recipe.mining, recipe.model, folder, seed=0, **settings)
 
 
 def test_each_source_in_its_rows(run, tmp_path):
@@ -82,3 +87,40 @@ def test_no_table_where_no_step_holds_hard_negatives(run, tmp_path):
         changed = recipe.model_copy(update={"step": recipe.step.model_copy(update=step)})
         assert table_of(changed, tasks, model, tmp_path / "mining") is None
     assert not (tmp_path / "mining").exists()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_scores_of_mining_are_what_the_first_step_sees(run, tmp_path, relative):
+    """S_0 of the first window: the same model on the same texts; nothing has to be trained for it."""
+    model, recipe, tasks, _ = run
+    tasks = Tasks(tasks.store, [tasks.retrieval[1]], [])  # mined; the file gave two of its queries negatives
+    table = table_of(recipe, tasks, model, tmp_path / "mining", subtract_background=relative)
+    known = table.initial_QN.copy()
+    given = tasks.retrieval[0].given.lengths.clip(max=2)
+    assert np.isnan(known).sum(axis=1).tolist() == given.tolist()
+    mined = load_ranking(tmp_path / "mining", tasks.retrieval[0], tasks.store)
+    if relative:  # against the background of mining, which a step of three queries only estimates
+        in_use, rows = table.in_use(np.arange(3)), np.arange(3)
+        for row, slot in zip(*np.nonzero(~np.isnan(known)), strict=True):
+            rank = mined.ids_QK[row].tolist().index(in_use[row, slot])
+            expected = (mined.scores_QK[rows[row], rank] - mined.background) / (1 - mined.background)
+            assert known[row, slot] == pytest.approx(expected, abs=1e-6)
+        return
+    step = recipe.step.model_copy(update={"queries": 3})
+    recipe = recipe.model_copy(update={"step": step})
+    plan = Planner(tasks, step, 0).step(0, table)
+    train_step(TrainModule(model.train(), recipe), plan, table, recipe)
+    seen = ~np.isnan(known)
+    assert seen.sum() > 6
+    np.testing.assert_allclose(table.current_QN[seen], known[seen], atol=1e-6)
+
+
+def test_scores_of_another_model_are_no_first_scores(run, tmp_path):
+    model, recipe, tasks, _ = run
+    tasks = Tasks(tasks.store, [tasks.retrieval[1]], [])
+    table_of(recipe, tasks, model, tmp_path / "made")
+    again = Tasks(tasks.store, [replace(tasks.retrieval[0], ranking=str(tmp_path / "made"))], [])
+    same = table_of(recipe, again, model, tmp_path / "same")
+    assert np.isfinite(same.initial_QN).any()
+    other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": "another"})})
+    assert np.isnan(table_of(other, again, model, tmp_path / "other").initial_QN).all()

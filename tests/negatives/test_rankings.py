@@ -122,8 +122,16 @@ def test_a_text_keeps_its_first_rank_only(first, second):
     parts = [
         np.array(filled(rows[:num], 6), np.int32) for rows in (first, second)
     ]  # gaps in the middle, where the first part ends
-    joined = [list(dict.fromkeys([*first[row], *second[row]])) for row in range(num)]
-    assert without_repeats(np.concatenate(parts, axis=1)).tolist() == filled(joined, 12)
+    ids = np.concatenate(parts, axis=1)
+    scores = np.arange(ids.size, dtype=np.float32).reshape(ids.shape)
+    kept_ids, kept_scores = without_repeats(ids, scores)
+    for row in range(num):
+        texts = list(dict.fromkeys([*first[row], *second[row]]))
+        assert kept_ids[row].tolist() == [*texts, *[NONE] * (12 - len(texts))]
+        assert kept_scores[row, : len(texts)].tolist() == [
+            scores[row, ids[row].tolist().index(t)] for t in texts
+        ]
+        assert np.isnan(kept_scores[row, len(texts) :]).all()
 
 
 def test_compact_keeps_order_and_dtype():

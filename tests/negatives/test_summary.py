@@ -14,11 +14,12 @@ def test_figures_and_examples(tmp_path, capsys):
     data, store = make_set(tmp_path, queries, [[f"p{i}"] for i in range(5)], [f"w{i}" for i in range(12)])
     chosen = Mining(depth=9, offset=0, max_positive_ratio=0.9, precision="float32")
     ranking = mine(data, store, embed_from(embeddings(store)), chosen)
-    facts = summarize(data, store, ranking, offset=2, examples=2).to_json()
+    facts = summarize(data, store, ranking, Mining(depth=9, offset=2, min_usable=7), examples=2).to_json()
     scores = ranking.scores_QK[:, 2:]
     assert (facts["queries"], facts["passages"], facts["ranks"]) == (5, 17, 9)
     assert facts["mean_positive_score"] == pytest.approx(ranking.positive_Q.mean())
     assert facts["mean_negative_score"] == pytest.approx(scores[np.isfinite(scores)].mean(), rel=1e-5)
+    assert facts["too_few"] == (np.isfinite(scores).sum(axis=1) < 7).sum() > 0
     assert facts["usable_per_query"] == pytest.approx(np.isfinite(scores).sum() / 5)
     assert [example["query"] for example in facts["examples"]] == ["q0", "q4"]
     assert [n["rank"] for n in facts["examples"][0]["negatives"]] == [2, 3, 4][
@@ -30,7 +31,7 @@ def test_figures_of_a_collection_smaller_than_the_offset(tmp_path):
     data, store = make_set(tmp_path, ["q"], [["p"]], ["w"])
     chosen = Mining(depth=5, offset=10, precision="float32")
     ranking = mine(data, store, embed_from(embeddings(store)), chosen)
-    facts = summarize(data, store, ranking, offset=chosen.offset).to_json()
+    facts = summarize(data, store, ranking, chosen).to_json()
     assert (facts["usable_per_query"], facts["mean_negative_score"], facts["negatives_above_positive"]) == (
         0.0,
         None,

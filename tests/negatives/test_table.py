@@ -1,4 +1,6 @@
-"""The paper's rule, query by query and check by check, against the vectorised table."""
+"""The table against a query in words and Python lists: windows and single slots, new rankings, any history."""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -6,167 +8,205 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conan_embed.negatives.rankings import NONE
-from conan_embed.negatives.rules import no_longer_hard
-from conan_embed.negatives.sources import NextWindow
-from conan_embed.negatives.table import NegativeTable, mean
+from conan_embed.negatives.rules import EachRule, MeanRule
+from conan_embed.negatives.table import NegativeTable
 
-# Scores that meet the rule's two bounds exactly now and then: 1.15 * 0.6 and 0.8 are among them.
-scores = st.sampled_from([-0.9, -0.8, -0.3, 0.0, 0.25, 0.5, 0.6, 0.69, 0.7, 0.79, 0.8, 0.9]) | st.floats(
-    -1, 1, width=32
-)
+N = 3
+WIDTH = 9
 
 
+@dataclass
 class SlowQuery:
-    """One query as section 4 of the paper describes it, in words and Python numbers."""
+    """One query: a list of texts, what each slot holds, and what is known of it."""
 
-    def __init__(self, ranking, n):
-        self.ranking = [text for text in ranking if text != NONE]
-        self.n = n
-        self.placement = 1
-        self.replacements = 0
-        self.initial = None  # S_0
-        self.current = None  # S
+    ranking: list
+    slots: list = field(default_factory=list)
+    used: int = 0
+    replacements: int = 0
+    seen: bool = False
 
-    def negatives(self):
-        """Placement i takes ranks (i - 1) n to i n (the offset of 10 is taken off the ranking already)."""
-        found = self.ranking[(self.placement - 1) * self.n : self.placement * self.n]
-        return found + [NONE] * (self.n - len(found))
+    def __post_init__(self):
+        self.slots = [self.slot(text) for text in (self.ranking + [NONE] * N)[:N]]
+        self.used = min(N, len(self.ranking))
 
-    def see(self, score):
-        if self.initial is None:
-            self.initial = score
-        else:
-            self.current = score
+    @staticmethod
+    def slot(text, initial=None):
+        return {"text": text, "initial": initial, "current": None, "share": None}
 
-    def no_longer_hard(self, decay, ceiling):
-        if self.current is None:
-            return False
-        # The table holds float32; so do both sides of the comparison.
-        return np.float32(decay * self.current) < self.initial and abs(self.current) < np.float32(ceiling)
+    @property
+    def texts(self):
+        return [slot["text"] for slot in self.slots]
 
-    def replace(self, on_exhausted):
-        """Return whether other negatives are in use afterwards."""
-        if self.n * (self.placement + 1) <= len(self.ranking):
-            self.placement += 1
-        elif on_exhausted == "restart" and self.placement > 1:
-            self.placement = 1
-        else:
-            return False
-        self.replacements += 1
-        self.initial = self.current = None
-        return True
+    def see(self, scores, shares):
+        for slot, score, share in zip(self.slots, scores, shares, strict=True):
+            if slot["text"] != NONE:
+                slot["current" if slot["initial"] is not None else "initial"] = score
+                slot["share"] = share
+                self.seen = True
+
+    def put(self, replacements):
+        """Put (slot, text, score) in place."""
+        for number, text, score in replacements:
+            self.slots[number] = self.slot(text, score)
+        self.replacements += bool(replacements)
+
+    def advance(self, numbers, whole, restart):
+        wanted = len(numbers)
+        start = self.used
+        if restart and start + (wanted if whole else 1) > len(self.ranking):
+            start = 0
+        free = [rank for rank in range(start, len(self.ranking)) if self.ranking[rank] not in self.texts]
+        if whole and len(free) < wanted:
+            numbers = []
+        taken = list(zip(numbers, free, strict=False))
+        self.put([(number, self.ranking[rank], None) for number, rank in taken])
+        if taken:
+            self.used = max(rank for _, rank in taken) + 1
+        return [number for number, _ in taken]
+
+    def renew(self, numbers, ids, scores, whole):
+        in_use = set() if whole else set(self.texts)
+        fresh = [(text, score) for text, score in zip(ids, scores, strict=False) if text not in in_use]
+        if whole and len(fresh) < len(numbers):
+            return []
+        taken = list(zip(numbers, fresh, strict=False))
+        if not taken:
+            return []
+        numbers = [number for number, _ in taken]
+        stay = [
+            slot["text"] for i, slot in enumerate(self.slots) if i not in numbers and slot["text"] != NONE
+        ]
+        self.ranking = (stay + [text for text, _ in fresh])[:WIDTH]
+        self.put([(number, text, score) for number, (text, score) in taken])
+        self.used = len(stay) + len(taken)
+        return numbers
 
 
-def check(table, decay, max_score, on_exhausted="keep"):
-    """Apply the rule and move flagged queries to their next window; return the rows flagged and those replaced."""
-    flagged = np.flatnonzero(
-        no_longer_hard(table.initial_Q, table.current_Q, decay=decay, max_score=max_score)
-    )
-    replaced = NextWindow(table, restart=on_exhausted == "restart").replace(flagged)
-    return flagged.tolist(), replaced.tolist()
+def table_of(slow):
+    ranking = np.full((len(slow), WIDTH), NONE, np.int32)
+    for row, query in enumerate(slow):
+        ranking[row, : len(query.ranking)] = query.ranking
+    return NegativeTable(ranking, N)
 
 
-@settings(max_examples=500)
+def assert_same(table, slow):
+    assert table.in_use(np.arange(len(slow))).tolist() == [query.texts for query in slow]
+    for name, values in (
+        ("initial", table.initial_QN),
+        ("current", table.current_QN),
+        ("share", table.share_QN),
+    ):
+        expected = [[np.nan if slot[name] is None else slot[name] for slot in query.slots] for query in slow]
+        np.testing.assert_array_equal(values, np.array(expected, np.float32))
+    assert table.replacements_Q.tolist() == [query.replacements for query in slow]
+    assert table.seen_Q.tolist() == [query.seen for query in slow]
+    assert table.next_Q.tolist() == [query.used for query in slow]
+    for whole, need in ((True, N), (False, 1)):
+        expected = [query.used + need > len(query.ranking) for query in slow]
+        assert table.exhausted(whole=whole).tolist() == expected
+    for query in slow:
+        texts = [text for text in query.texts if text != NONE]
+        assert len(set(texts)) == len(texts)  # none twice in its row
+    ranks = [query.ranking.index(text) for query in slow for text in query.texts if text != NONE]
+    assert table.mean_rank == (pytest.approx(np.mean(ranks)) if ranks else pytest.approx(np.nan, nan_ok=True))
+
+
+texts = st.lists(st.integers(0, 19), unique=True, max_size=WIDTH)
+numbers = st.floats(-1, 1, width=32)
+
+
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_random_histories(data):
-    """Any rankings, any scores, seen in any order and number, any checks in between."""
-    n = data.draw(st.integers(1, 4))
-    depth = data.draw(st.integers(0, 14))
-    lengths = data.draw(st.lists(st.integers(0, depth), min_size=1, max_size=5))
-    decay, ceiling = data.draw(st.sampled_from([(1.15, 0.8), (1.2, 0.7)]))
-    on_exhausted = data.draw(st.sampled_from(["keep", "restart"]))
-    ranking = np.full((len(lengths), depth), NONE, np.int32)
-    for row, length in enumerate(lengths):
-        ranking[row, :length] = np.random.default_rng(row).permutation(100)[:length]
-    table = NegativeTable(ranking.copy(), n)
-    slow = [SlowQuery(row.tolist(), n) for row in ranking]
+    """Any rankings; any slots seen, moved on and ranked anew, whole or by themselves, in any order."""
+    slow = [SlowQuery(ranking) for ranking in data.draw(st.lists(texts, min_size=1, max_size=4))]
+    table = table_of(slow)
+    assert_same(table, slow)
     for _ in range(data.draw(st.integers(1, 8))):
-        for _ in range(data.draw(st.integers(0, 3))):
-            rows = data.draw(st.lists(st.sampled_from(range(len(slow))), unique=True))
-            seen = [
-                np.float32(data.draw(scores)) if any(x != NONE for x in slow[row].negatives()) else np.nan
-                for row in rows
-            ]
-            table.observe(np.array(rows, np.int64), np.array(seen, np.float64))
-            for row, score in zip(rows, seen, strict=True):
-                if not np.isnan(score):
-                    slow[row].see(score)
-        flagged = [row for row, query in enumerate(slow) if query.no_longer_hard(decay, ceiling)]
-        watched = [query for query in slow if query.current is not None]
-        exhausted = sum(query.n * (query.placement + 1) > len(query.ranking) for query in slow)
-        ranks = [(query.placement - 1) * n + (n - 1) / 2 for query in slow]
-        expected_means = [
-            np.mean([getattr(q, name) for q in watched]) if watched else np.nan
-            for name in ("initial", "current")
-        ]
-        watched_now = ~np.isnan(table.current_Q)
-        means = [mean(table.initial_Q[watched_now]), mean(table.current_Q[watched_now])]
-        assert (watched_now.sum(), table.exhausted_Q.sum()) == (len(watched), exhausted)
-        assert table.mean_rank == pytest.approx(np.mean(ranks))
-        flagged_rows, replaced_rows = check(table, decay, ceiling, on_exhausted)
-        replaced = [row for row in flagged if slow[row].replace(on_exhausted)]
-        assert flagged_rows == flagged
-        assert replaced_rows == replaced
-        np.testing.assert_allclose(means, expected_means, rtol=1e-5, atol=1e-6)
-        assert table.in_use(np.arange(len(slow))).tolist() == [query.negatives() for query in slow]
-        assert table.replacements_Q.tolist() == [query.replacements for query in slow]
+        rows = np.array(data.draw(st.lists(st.sampled_from(range(len(slow))), unique=True)), np.int64)
+        action = data.draw(st.sampled_from(["see", "advance", "renew", "ask"]))
+        if action == "see":
+            scores, shares = (
+                [[data.draw(numbers) if text != NONE else np.nan for text in slow[row].texts] for row in rows]
+                for _ in range(2)
+            )
+            shape = (len(rows), N)
+            table.observe(rows, np.array(scores).reshape(shape), np.array(shares).reshape(shape))
+            for row, score, share in zip(rows, scores, shares, strict=True):
+                slow[row].see([np.float32(x) for x in score], [np.float32(x) for x in share])
+        elif action == "ask":
+            assert table.take_seen().tolist() == [row for row, query in enumerate(slow) if query.seen]
+            for query in slow:
+                query.seen = False
+        else:
+            whole = data.draw(st.booleans())
+            chosen = np.ones((len(rows), N), bool)
+            if not whole:
+                held = [
+                    [text != NONE and data.draw(st.booleans()) for text in slow[row].texts] for row in rows
+                ]
+                chosen = np.array(held, bool).reshape(len(rows), N)
+            if action == "advance":
+                restart = data.draw(st.booleans())
+                replaced = table.advance(rows, chosen, whole=whole, restart=restart)
+                expected = [
+                    slow[row].advance(np.flatnonzero(slots).tolist(), whole, restart)
+                    for row, slots in zip(rows, chosen, strict=True)
+                ]
+            else:
+                anew = [data.draw(texts) for _ in rows]
+                ids = np.full((len(rows), WIDTH + 2), NONE, np.int32)
+                scores = np.full(ids.shape, -np.inf, np.float32)
+                for place, row_texts in enumerate(anew):
+                    ids[place, : len(row_texts)] = row_texts
+                    scores[place, : len(row_texts)] = np.linspace(0.9, 0.1, len(row_texts))
+                replaced = table.renew(rows, chosen, ids, scores, whole=whole)
+                expected = [
+                    slow[row].renew(
+                        np.flatnonzero(slots).tolist(),
+                        ids[place, : len(anew[place])].tolist(),
+                        scores[place],
+                        whole,
+                    )
+                    for place, (row, slots) in enumerate(zip(rows, chosen, strict=True))
+                ]
+            assert [np.flatnonzero(row).tolist() for row in replaced] == expected
+        assert_same(table, slow)
 
 
-def one_query(scores):
-    table = NegativeTable(np.arange(30, dtype=np.int32)[None], 5)
-    for score in scores:
-        table.observe(np.array([0]), np.array([score]))
-    _, replaced = check(table, 1.15, 0.8)
-    return len(replaced), table.in_use(np.array([0]))[0].tolist()
-
-
-def test_the_rule_in_the_papers_numbers():
-    assert one_query([0.6, 0.5]) == (1, [5, 6, 7, 8, 9])  # 1.15 * 0.5 < 0.6
-    assert one_query([0.6, 0.53]) == (0, [0, 1, 2, 3, 4])  # 1.15 * 0.53 > 0.6
-    assert one_query([0.99, 0.81]) == (0, [0, 1, 2, 3, 4])  # below 0.99 / 1.15, but still hard by itself
-    assert one_query([-0.1, -0.85]) == (0, [0, 1, 2, 3, 4])  # |S| counts, as in the paper
-    assert one_query([0.6, 0.2, 0.59]) == (0, [0, 1, 2, 3, 4])  # the last score counts, not the lowest
-    assert one_query([0.6]) == (0, [0, 1, 2, 3, 4])  # seen once: S_0, no S yet
-
-
-def test_windows_follow_each_other_and_the_end_keeps_or_wraps():
-    for on_exhausted, expected in (("keep", [0, 2, 4, 4, 4]), ("restart", [0, 2, 4, 0, 2])):
+def test_the_papers_windows():
+    """Placement i takes ranks (i - 1) n to i n; the end keeps or restarts."""
+    for restart, expected in ((False, [0, 2, 4, 4, 4]), (True, [0, 2, 4, 0, 2])):
         table = NegativeTable(np.arange(7, dtype=np.int32)[None], 2)  # three whole windows and one text
         firsts = []
         for _ in range(5):
             firsts.append(int(table.in_use(np.array([0]))[0, 0]))
-            table.observe(np.array([0]), np.array([0.7]))
-            table.observe(np.array([0]), np.array([0.1]))
-            check(table, 1.15, 0.8, on_exhausted)
+            table.advance(np.array([0]), np.ones((1, 2), bool), whole=True, restart=restart)
         assert firsts == expected
 
 
-def test_after_a_replacement_watching_begins_anew():
-    table = NegativeTable(np.arange(30, dtype=np.int32)[None], 5)
+def test_what_ranked_a_negative_is_its_first_score():
+    """S_0 known from mining: the first sight is S already, and may replace. Unknown: it is S_0."""
+    known = np.array([[0.6, 0.5], [np.nan, np.nan]], np.float32)
+    table = NegativeTable(np.arange(8, dtype=np.int32).reshape(2, 4), 2, known)
+    rows = np.arange(2)
+    table.observe(rows, np.full((2, 2), 0.3))
+    learned = MeanRule(1.15, 0.8).learned(table.initial_QN, table.current_QN, table.share_QN)
+    assert learned.tolist() == [[True, True], [False, False]]
+    assert table.initial_QN[1].tolist() == pytest.approx([0.3, 0.3])
+    assert table.advance(rows[:1], learned[:1], whole=True).all()
+    assert np.isnan(table.initial_QN[0]).all()  # of a later window the score is an older model's: unknown
+
+
+def test_a_negative_replaced_by_itself_leaves_the_others_as_they_were():
+    table = NegativeTable(np.arange(6, dtype=np.int32)[None], 3, np.full((1, 3), 0.9))
     row = np.array([0])
-    table.observe(row, np.array([0.6]))
-    table.observe(row, np.array([0.1]))
-    assert check(table, 1.15, 0.8)[1] == [0]
-    assert check(table, 1.15, 0.8)[0] == []
-    table.observe(row, np.array([0.5]))  # the new S_0
-    table.observe(row, np.array([0.45]))
-    assert check(table, 1.15, 0.8)[0] == []  # 1.15 * 0.45 > 0.5
-    table.observe(row, np.array([0.4]))
-    assert check(table, 1.15, 0.8)[0] == [0]
-
-
-def test_new_rankings_start_at_their_first_window():
-    table = NegativeTable(np.arange(20, dtype=np.int32).reshape(2, 10), 3)
-    for score in (0.6, 0.1):
-        table.observe(np.array([0, 1]), np.array([score, score]))
-    check(table, 1.15, 0.8)
-    table.replace_rankings(np.array([1]), np.array([[50, 51, 52, 53]]))
-    assert table.in_use(np.array([0, 1])).tolist() == [[3, 4, 5], [50, 51, 52]]
-    assert table.available_Q.tolist() == [10, 4]
-    assert table.ranking_QK[1].tolist() == [50, 51, 52, 53, *[NONE] * 6]
-    assert table.replacements_Q.tolist() == [1, 2]
-    table.replace_rankings(np.array([1]), np.arange(12)[None])  # a longer one is cut
-    assert table.ranking_QK[1].tolist() == list(range(10))
+    table.observe(row, np.array([[0.8, 0.1, 0.85]]))
+    learned = EachRule(1.2, 0.7, None).learned(table.initial_QN, table.current_QN, table.share_QN)
+    table.advance(row, learned, whole=False)
+    assert table.in_use(row).tolist() == [[0, 3, 2]]
+    np.testing.assert_allclose(table.initial_QN, [[0.9, np.nan, 0.9]], rtol=1e-6)
+    np.testing.assert_allclose(table.current_QN, [[0.8, np.nan, 0.85]], rtol=1e-6)
 
 
 @given(st.integers(0, 1000))
@@ -174,14 +214,20 @@ def test_state_goes_through_a_file_and_on_bit_for_bit(tmp_path_factory, seed):
     from safetensors.numpy import load_file, save_file
 
     generator = np.random.default_rng(seed)
-    ranking = generator.integers(0, 1000, (6, 12)).astype(np.int32)
+    ranking = np.array([generator.permutation(1000)[:12] for _ in range(6)], np.int32)
     ranking[2, 5:] = NONE
 
     def go_on(table, seed):
         generator = np.random.default_rng(seed)
-        for _ in range(6):
-            table.observe(np.arange(6), generator.uniform(-1, 1, 6))
-            check(table, 1.15, 0.8, "restart")
+        rows = np.arange(6)
+        for step in range(6):
+            held = table.in_use(rows) != NONE
+            scores = np.where(held, generator.uniform(-1, 1, (6, 3)), np.nan)
+            table.observe(rows, scores, scores)
+            learned = EachRule(1.2, 0.7, 0.1).learned(table.initial_QN, table.current_QN, table.share_QN)
+            if step % 3 == 2:
+                table.renew(rows[:2], learned[:2], generator.permutation(40)[:16].reshape(2, 8), whole=False)
+            table.advance(rows, learned & held, whole=False, restart=True)
 
     table = NegativeTable(ranking.copy(), 3)
     go_on(table, seed)

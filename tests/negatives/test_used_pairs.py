@@ -24,9 +24,13 @@ def random_table(seed, num_queries, ranks):
     given = draw.random(num_queries) < 0.3
     usable[given, 0] = 2000 + np.flatnonzero(given)
     table = NegativeTable(usable, PER_QUERY)
-    table.window_Q[:] = draw.integers(0, np.maximum(table.available_Q // PER_QUERY, 1))
-    table.initial_Q[:] = np.where(draw.random(num_queries) < 0.3, np.nan, draw.random(num_queries))
-    table.current_Q[:] = np.where(draw.random(num_queries) < 0.5, np.nan, draw.random(num_queries))
+    rows = np.arange(num_queries)
+    for _ in range(3):  # some windows on, some negatives by themselves
+        some = draw.random((num_queries, PER_QUERY)) < 0.5
+        table.advance(rows, np.repeat(some[:, :1], PER_QUERY, axis=1), whole=True)
+        table.advance(rows, some & (table.in_use(rows) != NONE), whole=False)
+    for scores_QN, unknown in ((table.initial_QN, 0.3), (table.current_QN, 0.5)):
+        scores_QN[:] = np.where(draw.random(scores_QN.shape) < unknown, np.nan, draw.random(scores_QN.shape))
     return table, Ranking(ids, scores, positive, 0)
 
 
@@ -34,20 +38,21 @@ def slow_pairs(table, first, ranking, rows):
     """(row, negative, in use, rank, score, score of the positive, observed) of each pair, query by query."""
     found = []
     for row in rows:
-        window = table.window_Q[first + row]
-        seen = table.current_Q[first + row]
-        seen = table.initial_Q[first + row] if np.isnan(seen) else seen
-        for place, text in enumerate(table.ranking_QK[first + row][: (window + 1) * PER_QUERY]):
-            if text == NONE:
-                continue
+        in_use = table.in_use(np.array([first + row]))[0].tolist()
+        for text in table.ranking_QK[first + row][: table.next_Q[first + row]].tolist():
+            seen = np.nan
+            if text in in_use:
+                known = [
+                    scores[first + row, in_use.index(text)] for scores in (table.current_QN, table.initial_QN)
+                ]
+                seen = known[1] if np.isnan(known[0]) else known[0]
             where = list(ranking.ids_QK[row]).index(text) if text in ranking.ids_QK[row] else None
             mined = (
                 (np.nan, np.nan)
                 if where is None
                 else (ranking.scores_QK[row, where], ranking.positive_Q[row])
             )
-            now = place >= window * PER_QUERY
-            found.append((row, text, now, NONE if where is None else where, *mined, seen))
+            found.append((row, text, text in in_use, NONE if where is None else where, *mined, seen))
     return found
 
 

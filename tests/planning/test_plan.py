@@ -101,7 +101,7 @@ steps = st.builds(
     queries=st.integers(1, 9),
     positives=st.integers(1, 3),
     num_negatives=st.sampled_from([0, 3]),
-    in_batch=st.sampled_from(["step", "dataset", "none"]),
+    in_batch=st.sampled_from(["step", "dataset", "step_hard", "dataset_hard", "none"]),
     sts_pairs=st.integers(1, 7),
     mixing=st.sampled_from(["joint", "sequential"]),
     one_dataset=st.booleans(),
@@ -121,8 +121,11 @@ def slow_relations(tasks, table, settings, rows, chosen):
         [t for t in table.in_use(np.array([row]))[0] if t != NONE] if settings.num_negatives else []
         for row in rows
     ]
-    group = [sets[row][0] if settings.in_batch == "dataset" else 0 for row in rows]
+    group = [sets[row][0] if settings.in_batch.startswith("dataset") else 0 for row in rows]
+    hard_of_all = {(group[i], t) for i in range(len(rows)) for t in hard[i]}
     offered = {(group[i], t) for i in range(len(rows)) for t in (*chosen[i], *hard[i])}
+    shared = hard_of_all if settings.in_batch.endswith("_hard") else offered
+    shared = set() if settings.in_batch == "none" else shared
     relation = {}
     for i, row in enumerate(rows):
         number, place = sets[row]
@@ -136,7 +139,7 @@ def slow_relations(tasks, table, settings, rows, chosen):
                 relation[i, column] = POSITIVE
             elif store.text(column[1]) in known:
                 relation[i, column] = IGNORED
-            elif mine and (column[1] in hard[i] or settings.in_batch != "none"):
+            elif mine and (column in shared or column[1] in hard[i]):
                 relation[i, column] = NEGATIVE
             else:
                 relation[i, column] = IGNORED
@@ -157,11 +160,10 @@ def test_relations(seed, settings, step):
     table_QC = relations.rows(0, len(rows)).numpy()
     query_ids = np.concatenate([data.query_Q for data in tasks.retrieval])
     assert ids(plan, found.query_Q).tolist() == query_ids[rows].tolist()
-    candidates = list(zip(relations.group_C.tolist(), ids(plan, found.candidate_C).tolist(), strict=True))
-    assert len(set(candidates)) == len(candidates)
+    candidates = ids(plan, found.candidate_C).tolist()
 
     sets = [(number, i) for number, data in enumerate(tasks.retrieval) for i in range(len(data))]
-    chosen = [[candidates[c][1] for c in np.flatnonzero(table_QC[i] == POSITIVE)] for i in range(len(rows))]
+    chosen = [[candidates[c] for c in np.flatnonzero(table_QC[i] == POSITIVE)] for i in range(len(rows))]
     for i, row in enumerate(rows):  # as many different positives as asked for or there are, never the query
         number, place = sets[row]
         data = tasks.retrieval[number]
@@ -171,17 +173,20 @@ def test_relations(seed, settings, step):
         assert len(chosen[i]) == len(set(chosen[i])) == min(settings.positives, len(usable))
 
     offered, expected = slow_relations(tasks, table, settings, rows, chosen)
-    assert set(candidates) == offered
+    columns = sorted(offered)  # one for each group and text, in this order
+    assert candidates == [text for _, text in columns]
     for i in range(len(rows)):
-        for c, column in enumerate(candidates):
+        for c, column in enumerate(columns):
             assert table_QC[i, c] == expected[i, column], (i, column)
 
     watched = [
-        (r, candidates[c][1])
+        (r, candidates[c])
         for r, c in zip(*map(np.ndarray.tolist, map(np.asarray, found.hard_negative_pairs)), strict=True)
     ]
     hard = table.in_use(found.rows) if settings.num_negatives else np.empty((len(rows), 0), int)
     assert watched == [(i, t) for i in range(len(rows)) for t in hard[i] if t != NONE]
+    slots = [slot for i in range(len(rows)) for slot, t in enumerate(hard[i]) if t != NONE]
+    assert found.slot_X.tolist() == slots
 
     for start, stop in ((0, 1), (0, len(rows)), (len(rows) // 2, len(rows))):
         part = relations.part(start, stop)

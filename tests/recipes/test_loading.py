@@ -39,13 +39,15 @@ def test_shipped_recipes_load_by_name_and_come_back_from_yaml(name):
     assert Recipe.model_validate(yaml.safe_load(recipe.as_yaml())) == recipe
 
 
-def test_the_rule_of_v2_is_two_overrides_that_the_recipe_names():
+def test_the_rule_of_v2_is_a_few_overrides_that_the_recipe_names():
     text = shipped_recipes()["conan-v1-finetune"].read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("#") and "v2, add: " in line]
     v1, v2 = (
         load_recipe("conan-v1-finetune", overrides) for overrides in ([], line.split("add: ")[1].split())
     )
-    assert (v2.hard_negatives.decay, v2.hard_negatives.max_score) == (1.2, 0.7)
+    rule = v2.hard_negatives
+    assert (rule.rule, rule.interval, rule.decay, rule.max_score) == ("each", 1, 1.2, 0.7)
+    assert v1.step.in_batch == "step_hard"  # the paper's sum
     assert v2.model_copy(update={"hard_negatives": v1.hard_negatives}) == v1
 
 
@@ -57,7 +59,10 @@ def test_there_are_shipped_recipes_and_none_of_them_is_a_filters():
 def test_defaults_are_written_out(load):
     recipe = load(RECIPE)
     values = recipe.as_dict()
-    assert values["loss"] == {"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8}
+    assert values["loss"] == {
+        **{"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8},
+        "ignore_above_positive": None,
+    }
     assert values["hard_negatives"]["decay"] == 1.15
     assert values["optimizer"]["betas"] == [0.9, 0.999]
     assert yaml.safe_load(recipe.as_yaml()) == values

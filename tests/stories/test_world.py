@@ -75,6 +75,21 @@ SCENARIOS = {
         "training": {"sharding": "full", "chunk_tokens": 60},
         "hard_negatives": JOINT["hard_negatives"] | {"source": "bank", "refresh": 2},
     },
+    # v2's rule with the paper's sum: at most checks fewer queries are flagged than there are processes.
+    "joint, each, remine": JOINT
+    | {
+        "step": {"in_batch": "step_hard", "num_negatives": 3},
+        "hard_negatives": {
+            **{"source": "remine", "rule": "each", "interval": 1},
+            **{"decay": 0.97, "max_score": 2.0, "too_easy": -0.5},
+        },
+    },
+    "joint, share, bank, guard": JOINT
+    | {
+        "step": {"in_batch": "dataset_hard", "num_negatives": 3},
+        "loss": {"ignore_above_positive": 0.1},
+        "hard_negatives": {"source": "bank", "rule": "share", "min_share": 0.3, "interval": 2, "refresh": 2},
+    },
     "sequential": {"step": {"mixing": "sequential"}},
     # Two texts: with three processes, one has none.
     "an empty share": {"step": {"queries": 0, "sts_pairs": 2}, "tiny": True},
@@ -269,7 +284,8 @@ def test_any_number_of_processes_trains_alike(worlds, name, world_size):
                     close |= {"rtol": 1e-5, "atol": 1e-6}
                 torch.testing.assert_close(found[part][key], value, **close, msg=lambda m, k=key: f"{k}: {m}")
         for now, then in zip(found["steps"], expected["steps"], strict=True):
-            for key in ("loss", "retrieval", "sts", "positive_score", "negative_score", "gradient_norm"):
+            scores = ("positive_score", "negative_score", "positive_share", "hard_share", "ignored")
+            for key in ("loss", "retrieval", "sts", *scores, "gradient_norm"):
                 assert (now[key] is None) == (then[key] is None)
                 if then[key] is not None:
                     assert now[key] == pytest.approx(then[key], rel=10 * tolerance, abs=tolerance), key
@@ -316,7 +332,7 @@ def test_the_scenarios_are_what_they_are_called(worlds):
             assert all(with_pairs)
             step = result["steps"][0]
             assert step["loss"] == pytest.approx(step["retrieval"] + 0.8 * step["sts"], rel=1e-6)
-            assert 0 < result["replaced"] < 5 * len(result["table"]["window_Q"])
+            assert 0 < result["replaced"] < 5 * len(result["table"]["next_Q"])
             assert result["table"]["replacements_Q"].sum() == result["replaced"]
         if name == "sequential":
             assert any(with_queries)

@@ -179,9 +179,12 @@ def test_a_run_leaves_everything_behind(recipe, base):
         assert set(line) == {
             *("step", "epoch", "learning_rate", "loss", "loss/retrieval", "loss/sts"),
             *("score/positive", "score/negative", "score/background", "gradient_norm", "texts", "tokens"),
+            *("share/positive", "share/hard", "share/in_batch"),
         }
         assert line["loss"] == pytest.approx(line["loss/retrieval"] + 0.8 * line["loss/sts"], rel=1e-5)
         assert -1 <= line["score/negative"] <= 1
+        shares = [line[f"share/{name}"] for name in ("positive", "hard", "in_batch")]
+        assert min(shares) >= -1e-6 and sum(shares) == pytest.approx(1)
         assert line["texts"] <= 4 + 4 * 3 + 8
         assert line["tokens"] >= 3 * line["texts"]
     rates = [line["learning_rate"] for line in metrics]
@@ -352,8 +355,14 @@ def test_rankings_made_before_are_used(recipe, base, tmp_path, monkeypatch):
             "model": {"dropout": 0.2},
             "training": {"precision": "bfloat16"},
         },
+        {
+            "step": {"in_batch": "step_hard"},
+            "loss": {"ignore_above_positive": 0.0},
+            "hard_negatives": {"source": "remine", "rule": "each", "interval": 1, "decay": 0.9},
+        },
+        {"hard_negatives": {"rule": "share", "min_share": 0.5, "interval": 2}},
     ],
-    ids=["ranking", "bank", "sequential, dropout, bfloat16"],
+    ids=["ranking", "bank", "sequential, dropout, bfloat16", "each, remine, guard", "share"],
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(recipe, base, monkeypatch, sections):
     sections = sections | {"evaluation": {"folder": str(base / "eval"), "every": 2}}

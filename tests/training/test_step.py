@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conan_embed.objectives.relations import NEGATIVE, POSITIVE
+from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.plan import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.step import embed_step, learning_rate, make_ready, step_loss, train_step
@@ -13,11 +13,25 @@ from tests.stories.test_world import DEFAULT, make_tasks, recipe_of
 from tests.tiny_models import make_tiny_model
 
 
+def guarded(found, table, cosine, width, margin):
+    """The relations without negatives that lie above the query's best positive by more than the margin."""
+    table = table.clone()
+    for i, query in enumerate(found.query_Q.tolist()):
+        score = [cosine(query, c, width).item() for c in found.candidate_C.tolist()]
+        best = max(s for c, s in enumerate(score) if table[i, c] == POSITIVE)
+        for c, s in enumerate(score):
+            if table[i, c] == NEGATIVE and s > best + margin:
+                table[i, c] = IGNORED
+    return table
+
+
 def slow_loss(embed, plan, settings, widths):
     """L = L_retrieval + beta L_sts in a loop; `embed` gives the float64 embedding of a place among the texts."""
     found = plan.retrieval
     table = found.relations.rows(0, len(found.rows))
     cosine = lambda a, b, w: torch.cosine_similarity(embed(a)[:w], embed(b)[:w], dim=0)  # noqa: E731
+    if settings.ignore_above_positive is not None:
+        table = guarded(found, table, cosine, max(widths), settings.ignore_above_positive)
     retrieval = sts = 0.0
     for w in widths:
         for i, query in enumerate(found.query_Q.tolist()):
@@ -40,11 +54,13 @@ def slow_loss(embed, plan, settings, widths):
     return retrieval, sts
 
 
-@pytest.mark.parametrize("in_batch", ["step", "dataset", "none"])
-def test_loss_scores_and_gradient(in_batch, tmp_path):
-    recipe = recipe_of(
-        DEFAULT | {"step": {"in_batch": in_batch, "num_negatives": 3, "positives": 2}, "loss": {"beta": 0.7}}
-    )
+@pytest.mark.parametrize(
+    ("in_batch", "margin"),
+    [("step", None), ("dataset", 0.05), ("none", 0.0), ("step_hard", None), ("dataset_hard", 0.0)],
+)
+def test_loss_scores_and_gradient(in_batch, margin, tmp_path):
+    step = {"in_batch": in_batch, "num_negatives": 3, "positives": 2}
+    recipe = recipe_of(DEFAULT | {"step": step, "loss": {"beta": 0.7, "ignore_above_positive": margin}})
     model = make_tiny_model("bert", dense_width=10, widths=[4, 7]).double()
     tasks, table = make_tasks(model, tmp_path, tiny=False)
     plan = Planner(tasks, recipe.step, seed=1).step(3, table)
@@ -71,16 +87,21 @@ def test_loss_scores_and_gradient(in_batch, tmp_path):
         )
 
     cosine = lambda a, b: torch.cosine_similarity(embed(a), embed(b), dim=0).item()  # noqa: E731
-    negative = {i: [] for i in range(len(plan.retrieval.rows))}
+    rows = plan.retrieval.rows
+    expected = np.full((len(rows), 3), np.nan)
+    in_use = table.in_use(rows).tolist()
     for row, column in zip(*(x.tolist() for x in plan.retrieval.hard_negative_pairs), strict=True):
-        negative[row].append(
-            cosine(int(plan.retrieval.query_Q[row]), int(plan.retrieval.candidate_C[column]))
-        )
-    means = np.array([np.mean(found) for found in negative.values()])
+        candidate = int(plan.retrieval.candidate_C[column])
+        slot = in_use[row].index(plan.text_ids[candidate])
+        expected[row, slot] = cosine(int(plan.retrieval.query_Q[row]), candidate)
     result = train_step(train_module, plan, table, recipe)
-    assert result.negative_score == pytest.approx(means.mean(), rel=1e-9)
-    np.testing.assert_allclose(table.initial_Q[plan.retrieval.rows], means, rtol=1e-6)
-    assert np.isnan(np.delete(table.initial_Q, plan.retrieval.rows)).all()
+    assert result.negative_score == pytest.approx(np.nanmean(expected, axis=1).mean(), rel=1e-9)
+    np.testing.assert_allclose(table.initial_QN[rows], expected, rtol=1e-6)
+    assert np.isnan(np.delete(table.initial_QN, rows, axis=0)).all()
+    assert result.positive_share + result.hard_share + result.in_batch_share == pytest.approx(1)
+    assert (result.ignored is None) == (margin is None)
+    if in_batch == "none":
+        assert result.in_batch_share == pytest.approx(0, abs=1e-9)
 
 
 def schedule(num_steps, **settings):

@@ -1,0 +1,87 @@
+"""What stands in the way of replacement in a run, told before its first step.
+
+A run whose negatives can never be replaced trains for hours as a static one and looks like a result. So whatever can be
+known beforehand is: too few steps or visits, rankings without a further window, bounds that scores cannot reach.
+"""
+
+import numpy as np
+
+from conan_embed.negatives.rules import make_rule
+from conan_embed.negatives.table import NegativeTable
+from conan_embed.recipes.schema import Replacement
+
+
+def obstacles(
+    settings: Replacement, table: NegativeTable, *, num_steps: int, epochs: float | None
+) -> list[str]:
+    """Return a sentence for each thing that keeps negatives from being replaced; none where nothing does.
+
+    Args:
+        table: as it stands before the first step.
+        num_steps: of the run.
+        epochs: how often the run sees each query; None where it sees some more often than others.
+    """
+    if settings.source == "static":
+        return []
+    last_check = (num_steps - 1) // settings.interval * settings.interval
+    if last_check == 0:
+        return [
+            f"no negatives will be replaced: the first check comes after step {settings.interval:,}, and the run has "
+            f"{num_steps:,} steps; expected a smaller hard_negatives.interval."
+        ]
+    sentences = [_too_few_visits(settings, table, last_check / num_steps, epochs)]
+    sentences += [_exhausted(settings, table), _out_of_reach(settings, table)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _too_few_visits(
+    settings: Replacement, table: NegativeTable, share_of_run: float, epochs: float | None
+) -> str:
+    """S_0 of a query that no model scored yet is its first visit, S its second, which comes in the second epoch."""
+    is_unknown_Q = np.asarray(np.isnan(table.initial_QN).all(axis=1))
+    if settings.rule == "share" or epochs is None or epochs * share_of_run > 1 or not is_unknown_Q.any():
+        return ""
+    return (
+        f"{_count(is_unknown_Q)} will keep their negatives: S_0 is not known from mining, so that a query must be seen "
+        f"twice before a check, and the run sees each {epochs * share_of_run:.2g} times before its last one; expected "
+        "more epochs."
+    )
+
+
+def _exhausted(settings: Replacement, table: NegativeTable) -> str:
+    if settings.source != "ranking" or settings.on_exhausted == "restart":
+        return ""
+    whole = make_rule(settings).whole
+    is_exhausted_Q = table.exhausted(whole=whole)
+    if not is_exhausted_Q.any():
+        return ""
+    return (
+        f"{_count(is_exhausted_Q)} will keep their negatives: their ranking has no further "
+        f"{'window' if whole else 'rank'}; expected a larger mining.depth, a mining.min_usable of several times "
+        f"{table.num_negatives}, or hard_negatives.source: bank."
+    )
+
+
+def _out_of_reach(settings: Replacement, table: NegativeTable) -> str:
+    """Scores do not fall below those of unrelated texts, the background."""
+    background = table.background
+    if settings.rule == "share" or settings.subtract_background or np.isnan(background):
+        return ""
+    with np.errstate(invalid="ignore"):
+        is_far_QN = np.minimum(table.initial_QN / settings.decay, settings.max_score) < background
+        if settings.rule == "each" and settings.too_easy is not None:
+            is_far_QN &= table.initial_QN >= settings.too_easy
+    is_known_QN = ~np.isnan(table.initial_QN)
+    is_far_Q = is_known_QN.any(axis=1) & (is_far_QN | ~is_known_QN).all(axis=1)
+    if not is_far_Q.any():
+        return ""
+    return (
+        f"{_count(is_far_Q)} will hardly have their negatives replaced: the rule asks for scores below those of "
+        f"unrelated texts, whose mean cosine is {background:.2f}; expected hard_negatives.subtract_background: true or "
+        "hard_negatives.rule: share."
+    )
+
+
+def _count(is_one_Q: np.ndarray) -> str:
+    number, total = int(is_one_Q.sum()), len(is_one_Q)
+    return f"all {total:,} queries" if number == total else f"{number:,} of {total:,} queries"

@@ -1,0 +1,58 @@
+"""What keeps negatives from being replaced is told before the run, and nothing else is."""
+
+import numpy as np
+import pytest
+
+from conan_embed.negatives.outlook import obstacles
+from conan_embed.negatives.table import NegativeTable
+from conan_embed.recipes.schema import Replacement
+
+
+def told(*, initial=0.6, background=0.1, ranks=20, num_steps=1000, epochs=5.0, **settings):
+    table = NegativeTable(np.arange(4 * ranks, dtype=np.int32).reshape(4, ranks), 5, np.full((4, 5), initial))
+    table.background = background
+    settings = Replacement(**({"source": "ranking"} | settings))
+    return " | ".join(obstacles(settings, table, num_steps=num_steps, epochs=epochs))
+
+
+@pytest.mark.parametrize("rule", ["mean", "each", "share"])
+def test_nothing_stands_in_the_way(rule):
+    assert told(rule=rule) == ""
+    assert told(rule=rule, epochs=1.0) == ""  # S_0 is known: one visit is enough
+    assert told(rule=rule, initial=np.nan, epochs=2.5) == ""
+    assert told(rule=rule, initial=np.nan, epochs=None) == ""
+
+
+def test_static_negatives_stay_by_choice():
+    assert told(source="static", num_steps=5, ranks=5) == ""
+
+
+def test_too_few_steps():
+    sentence = told(num_steps=100)
+    assert "first check comes after step 100, and the run has 100 steps" in sentence
+    assert told(num_steps=101) == ""
+
+
+def test_too_few_visits():
+    assert "all 4 queries will keep their negatives: S_0 is not known" in told(initial=np.nan, epochs=1.0)
+    assert "S_0" in told(initial=np.nan, epochs=1.1)  # before the last check at step 900 of 1000
+    assert told(initial=np.nan, epochs=1.0, rule="share") == ""
+
+
+def test_rankings_that_are_used_up_from_the_start():
+    assert "all 4 queries will keep their negatives: their ranking has no further window" in told(ranks=9)
+    assert told(ranks=9, rule="each") == ""  # one rank is enough
+    assert "no further rank" in told(ranks=5, rule="share")
+    assert told(ranks=9, on_exhausted="restart") == ""
+    assert told(ranks=9, source="bank") == ""
+
+
+def test_bounds_below_the_cosine_of_unrelated_texts():
+    """E5: all cosines above 0.75."""
+    high = {"initial": 0.82, "background": 0.75}
+    assert "mean cosine is 0.75" in told(**high)  # 0.82 / 1.15 = 0.71
+    assert "mean cosine is 0.75" in told(**high, rule="each", max_score=0.7)
+    assert told(**high, subtract_background=True) == ""
+    assert told(**high, rule="share") == ""
+    assert told(initial=0.9, background=0.75) == ""
+    assert told(initial=0.3, background=0.5, rule="each") == ""  # too easy from the start
