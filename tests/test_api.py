@@ -241,3 +241,64 @@ def test_filter_keeps_clean_pairs_and_writes_a_report(faq: Path) -> None:
     summary = ce.filter_pairs(ce.FilterRecipe(sources=[{"path": str(faq)}]), "clean")  # type: ignore[arg-type]
     assert (summary.read, summary.kept) == (12, 12)
     assert Path("clean/report.html").exists()
+
+
+# --------------------------------------------------------------------------- evaluation, comparison, search
+
+
+def test_pairs_score_as_a_reciprocal_rank_of_theirs(model: EmbeddingModel, faq: Path) -> None:
+    """Each query has one positive, so that nDCG@10 is the mean of 1 / log2(rank + 2), from float64 cosines."""
+    distractors = [query for query, _ in FAQ]  # a question is nearer to itself than any answer
+    result = ce.evaluate(model, ce.read_pairs(faq), corpus=distractors)["retrieval/faq"]
+    queries, positives = (list(side) for side in zip(*FAQ, strict=True))
+    query_QD, document_CD = (
+        model.encode(texts).astype(float) for texts in (queries, [*positives, *distractors])
+    )
+    score_QC = query_QD @ document_CD.T
+    rank_Q = (score_QC > score_QC.diagonal()[:, None]).sum(axis=1)
+    expected = np.where(rank_Q < 10, 1 / np.log2(rank_Q + 2), 0).mean()
+    assert 0 < expected < 1
+    assert result.main == pytest.approx(expected, abs=1e-6)
+
+
+def test_differences_are_paired_by_item_and_their_interval_covers_them(
+    model: EmbeddingModel, faq: Path
+) -> None:
+    pairs, corpus = ce.read_pairs(faq), [query for query, _ in FAQ[:6]]  # half of the queries get harder
+    easy, hard = ce.evaluate(model, pairs), ce.evaluate(model, pairs, corpus=corpus)
+    row = ce.compare_scores(hard, easy).row(0, named=True)
+    assert row["difference"] == pytest.approx(row["after"] - row["before"])
+    assert 0 < row["low"] < row["difference"] < row["high"]
+
+
+def test_other_items_cannot_be_compared(model: EmbeddingModel, faq: Path) -> None:
+    pairs = ce.read_pairs(faq)
+    all_of_them, few = ce.evaluate(model, pairs), ce.evaluate(model, pairs.head(5))
+    with pytest.raises(ce.UserError, match="12 items before and 5 after"):
+        ce.compare_scores(all_of_them, few)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"arms": {}}, "found no arms"),
+        ({"arms": {"a": {}}, "seeds": [1, 1]}, "expected different ones"),
+        ({"arms": {"a": {"step": {"querys": 1}}}}, "did you mean 'queries'"),
+    ],
+)
+def test_compare_finds_mistakes_before_it_trains(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ce.UserError, match=sentence):
+        ce.compare(ce.Recipe.small(model="m", retrieval="a.jsonl"), **arguments)
+
+
+def test_index_is_an_exact_search(model: EmbeddingModel, faq: Path) -> None:
+    documents = [positive for _, positive in FAQ]
+    hits = ce.Index(model, documents).search([query for query, _ in FAQ], k=4)
+    query_QD, document_CD = (model.encode(texts).astype(float) for texts in ([q for q, _ in FAQ], documents))
+    expected_QK = np.argsort(-(query_QD @ document_CD.T), axis=1)[:, :4]
+    assert hits["text"].to_list() == [documents[column] for column in expected_QK.ravel()]
+
+
+def test_an_empty_query_is_an_error(model: EmbeddingModel, faq: Path) -> None:
+    with pytest.raises(ce.UserError, match="expected some text"):
+        ce.Index(model, ["a passage"]).search(" ")

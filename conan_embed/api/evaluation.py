@@ -99,7 +99,11 @@ def _difference(task: str, before: TaskResult, after: TaskResult) -> dict[str, A
             f"compare_scores: {task}: found {len(before.items)} items before and {len(after.items)} after; "
             "expected evaluations on the same set."
         )
-    items_ASI = np.array([before.items, after.items])[:, None, :]
+    items_AI = np.array([before.items, after.items])
+    # Items are rounded: their means are brought to the scores exactly.
+    items_ASI = (items_AI + np.array([[before.main], [after.main]]) - items_AI.mean(axis=1, keepdims=True))[
+        :, None
+    ]
     estimate = paired_differences({task: items_ASI}, against=0)[task][1]
     return both | difference | {"low": estimate.low, "high": estimate.high}
 
