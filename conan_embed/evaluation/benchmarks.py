@@ -41,6 +41,20 @@ if TYPE_CHECKING:
     from mteb.results import TaskResult as MtebResult
 
 _COSTLY_FIRST = ("retrieval", "reranking", "clustering", "classification")
+METRICS = (
+    *(
+        "ndcg_at_10",
+        "recall_at_10",
+        "recall_at_100",
+        "mrr_at_10",
+        "map_at_1000",
+        "cosine_spearman",
+        "cosine_pearson",
+    ),
+    *("cosine_ap", "cosine_accuracy", "accuracy", "f1", "v_measure"),
+)
+"""What our metrics and mteb's classes both have, by the names of both."""
+
 _BATCH = 512  # texts that mteb's loader hands over at once; how they are encoded is the cache's affair
 
 
@@ -243,7 +257,7 @@ def _task_result(task: "AbsTask", results: dict[int, "MtebResult"], full_width: 
     return TaskResult(
         main=by_width[full_width],
         metric=metric,
-        scores={metric: by_width[full_width], **_average_precision(full)},
+        scores={metric: by_width[full_width], **_scores(full)},
         by_width=by_width,
         seconds=full.evaluation_time,
         dataset={
@@ -254,11 +268,15 @@ def _task_result(task: "AbsTask", results: dict[int, "MtebResult"], full_width: 
     )
 
 
-def _average_precision(result: "MtebResult") -> dict[str, float]:
-    """Return the measure by which pair classification was ranked formerly, where a task has it."""
+def _scores(result: "MtebResult") -> dict[str, float]:
+    """Return the metrics that ours are compared with, by the same names, and `average_precision`.
+
+    The last is the measure by which pair classification was ranked formerly.
+    """
     entries = [entry for of_split in result.scores.values() for entry in of_split]
-    scores = [float(entry["cosine_ap"]) for entry in entries if "cosine_ap" in entry]
-    return {"average_precision": sum(scores) / len(scores)} if scores else {}
+    names = [name for name in METRICS if all(name in entry for entry in entries)]
+    scores = {name: sum(float(entry[name]) for entry in entries) / len(entries) for name in names}
+    return scores | ({"average_precision": scores["cosine_ap"]} if "cosine_ap" in scores else {})
 
 
 @contextlib.contextmanager

@@ -226,25 +226,22 @@ def mean_v_measure(vectors_ND: Floats, labels: ArrayLike) -> float:
 
 
 def bitext_metrics(first_ND: Floats, second_ND: Floats, names: tuple[str, str]) -> dict[str, float]:
-    """Return F1 and accuracy of finding, for a text of one side, its own translation as the nearest.
+    """Return F1 and accuracy of finding, for a text of one side, its own translation as the nearest of the other.
 
-    `f1_A_B` and `accuracy_A_B` (sides named `names`) search B for each text of A, which is what mteb
-    reports; `f1` and `accuracy` are the means of both directions. Weighted F1, as in mteb.
+    `f1` and `accuracy` search the second side for each text of the first, as mteb does; `f1_B_A` and `accuracy_B_A`
+    (sides named `names`) go the other way. Weighted F1, as in mteb.
     """
-    right = np.arange(len(first_ND))
-    sides = dict(zip(names, (torch.from_numpy(first_ND), torch.from_numpy(second_ND)), strict=True))
-    by_direction = {}
-    for source, target in (names, names[::-1]):
-        nearest = top_k(sides[source], sides[target], 1)[1][:, 0].numpy()
-        by_direction[f"{source}_{target}"] = {
-            "f1": float(f1_score(right, nearest, average="weighted", zero_division=0)),
-            "accuracy": float(accuracy_score(right, nearest)),
-        }
-    results = {}
-    for metric in ("f1", "accuracy"):
-        results[metric] = float(np.mean([scores[metric] for scores in by_direction.values()]))
-        results |= {f"{metric}_{direction}": scores[metric] for direction, scores in by_direction.items()}
-    return results
+    first, second = torch.from_numpy(first_ND), torch.from_numpy(second_ND)
+    back = _nearest_metrics(second, first)
+    return _nearest_metrics(first, second) | {f"{m}_{names[1]}_{names[0]}": back[m] for m in back}
+
+
+def _nearest_metrics(source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    right, nearest = np.arange(len(source)), top_k(source, target, 1)[1][:, 0].numpy()
+    return {
+        "f1": float(f1_score(right, nearest, average="weighted", zero_division=0)),
+        "accuracy": float(accuracy_score(right, nearest)),
+    }
 
 
 def _position_in_group(sorted_groups: Integers) -> Integers:

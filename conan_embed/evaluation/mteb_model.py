@@ -1,5 +1,6 @@
 """Our model as mteb sees one: its encoder protocol and its metadata. Imports mteb, which is an extra."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,10 +73,14 @@ def model_meta(
 
 
 def fingerprint(model: EmbeddingModel, precision: str) -> str:
-    """Return 16 hexadecimal digits that change with weights, pooling, prompts, length, tokenizer or precision."""
+    """Return 16 hexadecimal digits that change with all that embeddings depend on.
+
+    That is weights, config, pooling, prompts, length, tokenizer (with the side at which it cuts) and precision.
+    """
     digest = xxhash.xxh3_64()
+    config = {name: value for name, value in model.encoder.config.to_dict().items() if name[0] != "_"}
     settings: Sequence[Any] = (model.pooling, sorted(model.prompts.items()), model.max_length, precision)
-    digest.update(repr(settings).encode())
+    digest.update(json.dumps([settings, config], sort_keys=True, default=str).encode())
     digest.update(model.tokenizer_text().encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

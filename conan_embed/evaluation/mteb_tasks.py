@@ -177,6 +177,8 @@ def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bo
             # A local set is one split, whichever mteb evaluates.
             task.filter_eval_splits(["test" if "test" in task.eval_splits else task.eval_splits[0]])
             # The task itself does not know how to read the file; it asks for its data when its turn comes.
+            if isinstance(task, AbsTaskRetrieval) and local.type == "retrieval":
+                task.ignore_identical_ids = sets.ignores_identical_ids(local.path)
             task.load_data = partial(_fill, task, local)  # type: ignore[method-assign]
             return True
     copy = _hub_copy(folder, str(task.metadata.dataset["path"]), task.metadata.name)
@@ -217,8 +219,6 @@ def _own_task(local: LocalTask) -> AbsTask:
             return task
     except KeyError:
         pass
-    # mteb ranks pair classification by average precision or by accuracy, depending on the set; ours is the former.
-    main_score = {"pair_classification": "max_ap"}.get(local.type, MAIN_SCORES[local.type])
     metadata = TaskMetadata(
         name=f"{local.name}.{local.type}",  # results stand under this name: sets of two types may share theirs
         type=next(theirs for theirs, ours in TYPES.items() if ours == local.type),
@@ -226,13 +226,11 @@ def _own_task(local: LocalTask) -> AbsTask:
         dataset={"path": str(local.path.resolve()), "revision": "local"},
         eval_splits=["test"],
         eval_langs=["cmn-Hans", "eng-Latn"],  # mteb asks for some; they have no effect on the scores
-        main_score=main_score,
+        main_score=MAIN_SCORES[local.type],
         category="t2t",
         modalities=["text"],
     )
     attributes: dict[str, Any] = {"metadata": metadata, "local_key": local.key}
-    if local.type == "retrieval":
-        attributes["ignore_identical_ids"] = sets.ignores_identical_ids(local.path)
     if local.type == "classification":
         attributes["samples_per_label"] = few_shot_size(local.name)
     return type(local.name, (_CLASSES[local.type],), attributes)()

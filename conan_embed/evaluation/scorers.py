@@ -13,7 +13,7 @@ paper, with the accuracy at the best threshold, by which mteb ranks C-MTEB today
 | pair_classification | cosine_ap       | cosine as score                                                |
 | classification      | accuracy        | few-shot: mean of 10 logistic regressions                      |
 | clustering          | v_measure       | one mini-batch k-means, batches of 500                         |
-| bitext              | f1              | nearest neighbour, mean of both directions                     |
+| bitext              | f1              | nearest of the second side for each text of the first          |
 
 Few-shot accuracy (32 training texts a label, as in C-MTEB) is the main score of classification because it is mteb's:
 published figures are of this kind, and a classifier on many labelled texts hides differences between embeddings.
