@@ -160,9 +160,9 @@ def world(bench: Bench) -> None:
         scenario = test_world.DEFAULT | test_world.JOINT | {"dtype": "float32", "num_steps": 12}
         with tempfile.TemporaryDirectory() as cache:
             run = test_world.Run(scenario, cache)
-            run.train_module.model.to(bench.device)
+            run.module.model.to(bench.device)
             if grouped:
-                run.train_module._embed_share = _summing(run.train_module._embed_share)
+                run.module._embed_share = _summing(run.module._embed_share)
             found = [run.step(number)["loss"] for number in range(12)]
             return found, run.replaced
 
@@ -254,8 +254,8 @@ def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: boo
             tflops=sum(flops[2:]) / taken / 1e12,
             step_seconds=median(seconds[2:]),
             peak_gb=bench.peak_gb(),
-            chunk_tokens=run.train_module.memory.chunk_tokens,
-            fitting_tokens=run.train_module.memory.fitting_tokens,
+            chunk_tokens=run.module.memory.chunk_tokens,
+            fitting_tokens=run.module.memory.fitting_tokens,
             activation_checkpointing=ready.share.activation_checkpointing,
             graphs=compiled_graphs(),
             first_step_seconds=seconds[0],

@@ -35,7 +35,8 @@ from benchmarks.machine import write_result
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.files import write_json
-from conan_embed.planning.plan import Planner, StepPlan
+from conan_embed.planning.plan import StepPlan
+from conan_embed.planning.planner import Planner
 from conan_embed.recipes.loading import load_recipe
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
@@ -146,7 +147,7 @@ def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
     planner = Planner(tasks, recipe.step, 0)
     # As if alone: gradients are summed by hand below, so that waiting for the others can be told from working.
     with mock.patch.object(collectives, "world_size", return_value=1):
-        train_module = TrainModule(model, recipe)
+        module = TrainModule(model, recipe.optimizer, recipe.training)
     waits, gather = Waits(), collectives.all_gather_rows
 
     def gather_measured(local: torch.Tensor, counts: list[int]) -> torch.Tensor:
@@ -166,21 +167,21 @@ def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
                 mock.patch.object(collectives, "world_size", return_value=1),
                 mock.patch.object(collectives, "rank", return_value=0),
             ):
-                embedding_UD = embed_step(train_module, make_ready(train_module, plan, recipe), recipe)
-                step_loss(model, embedding_UD, plan, recipe).total.backward()
+                embedding_UD = embed_step(module, make_ready(module, plan))
+                step_loss(embedding_UD, plan, recipe.loss, model.widths).total.backward()
         else:
             plan = planner.step(step, table)
             with mock.patch.object(collectives, "all_gather_rows", gather_measured):
-                embedding_UD = embed_step(train_module, make_ready(train_module, plan, recipe), recipe)
-            step_loss(model, embedding_UD, plan, recipe).total.backward()
+                embedding_UD = embed_step(module, make_ready(module, plan))
+            step_loss(embedding_UD, plan, recipe.loss, model.widths).total.backward()
         waits.measure()
         for parameter in model.parameters():
             assert parameter.grad is not None
             dist.all_reduce(parameter.grad)
             if arm == USUAL:
                 parameter.grad /= collectives.world_size()
-        train_module.optimizer.step()
-        train_module.optimizer.zero_grad()
+        module.optimizer.step()
+        module.optimizer.zero_grad()
         seconds += time.perf_counter() - before
         held = torch.tensor(float(tasks.store.lengths(plan.text_ids).sum()))
         tokens += float(collectives.all_reduce_sum(held)) if arm == USUAL else float(held)
@@ -316,17 +317,16 @@ def train_with_probe(path: Path) -> None:
     fixed: list[StepPlan] = []
     every = PROBE_EVERY * (2 if recipe.step.mixing == "sequential" else 1)
 
-    def step(
-        train_module: TrainModule, store: TextStore, ready: ReadyStep, table: Any, *others: Any, **more: Any
-    ) -> Any:
-        result = original(train_module, store, ready, table, *others, **more)
+    def step(module: TrainModule, ready: ReadyStep, *others: Any, **more: Any) -> Any:
+        result = original(module, ready, *others, **more)
         if ready.plan.step % every == 0:
             if not fixed:
-                tasks = run.load_data(recipe, train_module.model)
+                tasks = run.load_data(recipe, module.model)
+                table = run.load_table(recipe, tasks, module.model, Path(recipe.output) / "mining")
                 fixed.append(Planner(tasks, joint, recipe.training.seed + 1).step(0, table))
             with torch.no_grad():
-                embedding_UD = embed_step(train_module, make_ready(train_module, fixed[0], recipe), recipe)
-                loss = step_loss(train_module.model, embedding_UD, fixed[0], recipe)
+                embedding_UD = embed_step(module, make_ready(module, fixed[0]))
+                loss = step_loss(embedding_UD, fixed[0], recipe.loss, module.model.widths)
             assert loss.retrieval is not None
             assert loss.sts is not None
             found = {"retrieval": float(loss.retrieval), "sts": float(loss.sts)}

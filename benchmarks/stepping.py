@@ -1,4 +1,4 @@
-"""A train_module on rows of queries, positives and given negatives, ready to make steps: what benchmarks of training share."""
+"""A model in training on rows of queries, positives and given negatives, ready to make steps: what benchmarks of training share."""
 
 import contextlib
 import tempfile
@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.planning.plan import Planner
+from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
 from conan_embed.training import run
@@ -25,21 +25,21 @@ class Stepping:
     """Goes from step to step over its rows."""
 
     recipe: Recipe
-    train_module: TrainModule
+    module: TrainModule
     store: TextStore
     planner: Planner
     table: NegativeTable | None
 
     def make_ready(self, number: int) -> ReadyStep:
-        plan = self.planner.step(number, self.table)
-        return make_ready(self.train_module, plan, self.recipe)
+        return make_ready(self.module, self.planner.step(number, self.table))
 
     def step(
         self, number: int, ready: ReadyStep | None = None, meanwhile: Callable[[], None] = lambda: None
     ) -> StepResult:
         """Make a step, which may be ready already; `meanwhile` is called while the GPU works on it."""
         ready = ready or self.make_ready(number)
-        return train_step(self.train_module, ready, self.table, self.recipe, meanwhile=meanwhile)
+        clip = self.recipe.optimizer.max_grad_norm
+        return train_step(self.module, ready, self.recipe.loss, max_grad_norm=clip, meanwhile=meanwhile)
 
 
 @contextlib.contextmanager
@@ -75,8 +75,8 @@ def stepping(
         loaded = run.load_model(recipe).to(device)
         tasks = run.load_data(recipe, loaded)
         table = run.load_table(recipe, tasks, loaded, Path(folder))
-        train_module = TrainModule(loaded, recipe)
-        train_module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
+        module = TrainModule(loaded, recipe.optimizer, recipe.training)
+        module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
-        yield Stepping(recipe, train_module, tasks.store, planner, table)
+        yield Stepping(recipe, module, tasks.store, planner, table)

@@ -326,10 +326,10 @@ def false_negatives(
 
     Many of them are correct answers that nobody labelled. How to train on the labels: docs/negatives.md.
     """
-    from conan_embed.training.run import suspects as find
+    from conan_embed.training.run import find_false_negatives
 
-    path, count, num_pairs = find(run, output, limit=pairs, margin=margin)
-    console.print(f"{count:,} suspected false negatives among {num_pairs:,} pairs checked: {path}")
+    result = find_false_negatives(run, output, limit=pairs, margin=margin)
+    console.print(f"{result.found:,} likely false negatives among {result.pairs:,} pairs: {result.file}")
 
 
 @app.command()

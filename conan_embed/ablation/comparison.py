@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from conan_embed.ablation.arms import Arm
+from conan_embed.ablation.job import ArmResult
 from conan_embed.ablation.statistics import LEVEL, Estimate, averages, paired_differences
 
-Results = Sequence[Sequence[Mapping[str, Any]]]  # [arm][seed], as `run_arms` returns them
+Results = Sequence[Sequence[ArmResult]]  # [arm][seed], as `run_arms` returns them
 Floats = NDArray[np.float64]
 
 
@@ -109,7 +110,7 @@ def compare(
         results: [arm][seed], as `run_arms` returns them.
         against: index of the arm that differences are taken from.
     """
-    tasks = list(results[0][0]["scores"])
+    tasks = list(results[0][0].scores)
     estimates = paired_differences({task: _items(results, task) for task in tasks}, against)
     rows = {}
     for name, weights in {**averages(tasks), **{task: {task: 1.0} for task in tasks}}.items():
@@ -121,15 +122,15 @@ def compare(
 
 def _scores(results: Results, task: str) -> Floats:
     """Scores of one task, float64 [arms, seeds]."""
-    return np.array([[result["scores"][task] for result in of_arm] for of_arm in results])
+    return np.array([[result.scores[task] for result in of_arm] for of_arm in results])
 
 
 def _items(results: Results, task: str) -> Floats:
     """What each score is the mean of, float64 [arms, seeds, items]; the score itself where it has no items."""
     scores_AS = _scores(results, task)
-    if task not in results[0][0]["items"]:
+    if task not in results[0][0].items:
         return scores_AS[:, :, None]
-    items_ASI = np.array([[result["items"][task] for result in of_arm] for of_arm in results])
+    items_ASI = np.array([[result.items[task] for result in of_arm] for of_arm in results])
     return items_ASI + (scores_AS - items_ASI.mean(axis=2))[:, :, None]
 
 
@@ -147,6 +148,6 @@ def _cell(arm: Arm, scores_S: Floats, estimate: Estimate) -> Cell:
     )
 
 
-def _summary(arm: Arm, of_arm: Sequence[Mapping[str, Any]]) -> ArmSummary:
-    seen = {key: float(np.mean([result["seen"][key] for result in of_arm])) for key in of_arm[0]["seen"]}
+def _summary(arm: Arm, of_arm: Sequence[ArmResult]) -> ArmSummary:
+    seen = {key: float(np.mean([result.seen[key] for result in of_arm])) for key in of_arm[0].seen}
     return ArmSummary(arm.name, list(arm.overrides), arm.changes, dict(arm.values), seen)

@@ -1,8 +1,8 @@
 """The hardest negatives of a run with their scores, and those among them that a person should label.
 
-At its end, `train` writes them into `hard_negatives.jsonl`, for the report; `conan-embed suspects RUN` looks at more
-pairs of a finished run, and writes the suspects for a person to label (run.py). Both embed only the texts of the
-likeliest pairs (used_pairs.py).
+At its end, `train` writes them into `hard_negatives.jsonl`, for the report; `conan-embed false-negatives RUN` checks
+more pairs of a finished run, and writes the suspect ones for a person to label (run.py). Both embed only the texts of
+the likeliest pairs (used_pairs.py).
 
 Shapes: P pairs of a query and a negative, X pairs of a query and a positive, D width.
 """

@@ -1,8 +1,8 @@
-"""In which order the examples of several data sets come, as a pure function of the position.
+"""The order of the examples of several data sets, as a pure function of the position.
 
-Order within a data set is an endless sequence of shuffled epochs (texts/permutation.py). Data sets with weights are
-interleaved in blocks that hold each of them by its share, so that "how often was set d drawn before step s" needs one
-block and no history.
+Each data set is an endless sequence of shuffled epochs (texts/permutation.py). Data sets with weights are interleaved
+in blocks that hold each of them by its share, so that "how often was set d drawn before step s" needs one block and no
+history.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from conan_embed.texts.permutation import nth_of_epochs, permuted
 
-# What each stream of random numbers is for; a stream's number is part of its key.
+# Purposes of random numbers; the purpose is part of the key.
 RETRIEVAL, STS, POSITIVES, TASK, SETS = range(5)
 
 _BLOCK = 1024
@@ -40,9 +40,9 @@ class Interleaved:
                 self.starts, self.quota
             )
             chosen = blocks == block
-            place = positions[chosen] % self.block
-            kinds[chosen] = kind[place]
-            before[chosen] = block * self.quota[kind[place]] + earlier[place]
+            position = positions[chosen] % self.block
+            kinds[chosen] = kind[position]
+            before[chosen] = block * self.quota[kind[position]] + earlier[position]
         return kinds, before
 
 

@@ -4,7 +4,7 @@
         model/                  parameters
         optimizer/              AdamW's two moments of every parameter, as exp_avg.NAME and exp_avg_sq.NAME
         negatives.safetensors   the table of hard negatives (and the bank), where there is one
-        state.json              step, best evaluation so far, recipe, and a hash of each file
+        state.json              step, best evaluation so far, recipe, hashes of the data and of each file
 
 Each process writes a file of its own into `model/` and `optimizer/`, through torch.distributed.checkpoint: the pieces
 that it holds, or its share of what all hold. It loads with another sharding on another number of processes. The folder
@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
-from conan_embed.files import atomic_write, read_json, write_json
+from conan_embed.files import atomic_write, disk_error, read_json, write_json
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.training.train_module import TrainModule
@@ -55,20 +55,30 @@ class Progress:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """What a checkpoint was trained with; a resumed run must have the same.
+
+    Attributes:
+        recipe: every setting.
+        data: a hash of each part of the data, by what it is ("positives of 'pairs'"). Without the same `texts`, text
+            ids mean something else.
+    """
+
+    recipe: dict[str, Any]
+    data: dict[str, str]
+
+
 def save_checkpoint(
     folder: Path,
-    train_module: TrainModule,
+    module: TrainModule,
     negatives: DynamicNegatives | None,
     progress: Progress,
-    recipe: dict[str, Any],
+    provenance: Provenance,
     *,
-    texts: str,
     keep: int,
 ) -> Path:
     """Write one checkpoint into `folder` and remove all but the newest `keep`; all processes must call it.
-
-    Args:
-        texts: identity of the text store; text ids mean nothing in another.
 
     Raises:
         UserError: it cannot be written (disk full); older checkpoints stay as they were.
@@ -77,29 +87,53 @@ def save_checkpoint(
     with contextlib.ExitStack() as stack:
         aside = None
         if collectives.is_main_process():
-            for unfinished in folder.glob(".step-*.tmp"):  # left by a process that was killed while it wrote
-                shutil.rmtree(unfinished, ignore_errors=True)
             aside = stack.enter_context(atomic_write(path))
             aside.mkdir(parents=True)
         aside = collectives.broadcast_object(aside)
         hashes: dict[str, str] = {}
-        for part, tensors in (("model", train_module.parameters()), ("optimizer", train_module.moments())):
+        for part, tensors in (("model", module.parameters()), ("optimizer", module.moments())):
             hashes |= {f"{part}/{name}": value for name, value in _save(aside / part, tensors).items()}
         files = {
-            name: value for found in collectives.all_gather_object(hashes) for name, value in found.items()
+            name: value for part in collectives.all_gather_object(hashes) for name, value in part.items()
         }
         if collectives.is_main_process():
             if negatives is not None:
                 save_arrays(negatives.state(), aside / "negatives.safetensors")
                 files["negatives.safetensors"] = _hash(aside / "negatives.safetensors")
-            write_json(
-                aside / "state.json", {**vars(progress), "texts": texts, "files": files, "recipe": recipe}
-            )
+            write_json(aside / "state.json", {**vars(progress), **vars(provenance), "files": files})
     if collectives.is_main_process():
         for old in checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
     collectives.barrier()
     return path
+
+
+def save_progress(path: Path, progress: Progress) -> None:
+    """Note in a checkpoint what became known after it was saved: the evaluation of its own step."""
+    if collectives.is_main_process():
+        write_json(path / "state.json", read_json(path / "state.json") | vars(progress))
+
+
+def check_data(path: Path, now: dict[str, str], *, allow_changes: bool) -> None:
+    """Compare the data with that of a checkpoint.
+
+    Args:
+        now: of the data as it is now; parts that either side does not have are not compared.
+        allow_changes: accept other data, as long as text ids and positions mean the same.
+
+    Raises:
+        UserError: the data changed; names the parts that did.
+    """
+    saved = saved_provenance(path).data
+    changed = [part for part, value in now.items() if part in saved and saved[part] != value]
+    is_other = any(part == "texts" or part.startswith("shards") for part in changed)
+    if not changed or (allow_changes and not is_other):
+        return
+    remedy = "" if is_other else ", or accept the change with --allow-changes"
+    raise UserError(
+        f"{path}: the data changed since: {', '.join(changed)}. "
+        f"Put the old files back, start anew with --no-resume{remedy}."
+    )
 
 
 def _save(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
@@ -110,7 +144,7 @@ def _save(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
             dcp.save(tensors, storage_writer=writer, no_dist=no_dist)
     except CheckpointException as failed:  # on every process, whichever it happened on
         for error, _ in failed.failures.values():
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) or disk_error(error):
                 raise error from failed
         raise RuntimeError(f"{folder}: cannot be saved: {error}") from failed
     mine = folder.glob(f"shard-{collectives.rank() + 1:05d}-*.safetensors")
@@ -122,37 +156,31 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "state.json").exists())
 
 
-def load_checkpoint(
-    path: Path, train_module: TrainModule, negatives: DynamicNegatives | None, *, texts: str
-) -> Progress:
+def load_checkpoint(path: Path, module: TrainModule, negatives: DynamicNegatives | None) -> Progress:
     """Read a checkpoint into the model, the optimizer and the table; all processes must call it.
 
     Raises:
-        UserError: a file is missing or damaged, or belongs to another model or other data.
+        UserError: a file is missing or damaged, or belongs to another model or other settings of hard negatives.
     """
     state = read_json(path / "state.json")
-    if state["texts"] != texts:
-        raise UserError(
-            f"{path}: the texts of the data files changed since; put the old files back or start anew."
-        )
-    # Every process checks some of the files; who finds a damaged one ends the run.
+    # Every process checks some of the files; a damaged one ends the run.
     for name, expected in list(state["files"].items())[collectives.rank() :: collectives.world_size()]:
         if not (path / name).exists():
             raise UserError(
-                f"{path / name}: no such file; the checkpoint is not whole, remove it to use an older one."
+                f"{path / name}: no such file; the checkpoint is incomplete, remove it to use an older one."
             )
         if _hash(path / name) != expected:
             raise UserError(
                 f"{path / name}: damaged (its hash differs from state.json); remove the checkpoint to use an older one."
             )
     collectives.barrier()
-    parameters = train_module.parameters()
+    parameters = module.parameters()
     if _saved_shapes(path / "model") != _shapes(parameters):
         raise UserError(f"{path / 'model'}: holds other tensors than the model of this recipe.")
     _load(path / "model", parameters)
-    moments = train_module.fresh_moments(set(_saved_shapes(path / "optimizer")))
+    moments = module.fresh_moments(set(_saved_shapes(path / "optimizer")))
     _load(path / "optimizer", moments)
-    train_module.set_moments(moments, state["step"])
+    module.set_moments(moments, state["step"])
     if negatives is not None:
         file = path / "negatives.safetensors"
         arrays = load_arrays(file) if file.name in state["files"] else {}
@@ -177,35 +205,34 @@ def _alone_if_single() -> Iterator[bool]:
 
 
 def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    metadata = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     return {
         name: tuple(tensor.size)
-        for name, tensor in found.items()
+        for name, tensor in metadata.items()
         if isinstance(tensor, TensorStorageMetadata)
     }
 
 
-def saved_recipe(path: Path) -> dict[str, Any]:
-    """Return the recipe that a checkpoint was trained with."""
-    return read_json(path / "state.json")["recipe"]
+def saved_provenance(path: Path) -> Provenance:
+    """Return what a checkpoint was trained with.
+
+    Raises:
+        UserError: it was written by another version.
+    """
+    state = read_json(path / "state.json")
+    if "data" not in state:
+        raise UserError(f"{path / 'state.json'}: written by another version, found no key 'data'.")
+    return Provenance(state["recipe"], state["data"])
 
 
-def saved_table(path: Path, negatives: int, *, texts: str) -> NegativeTable:
+def saved_table(path: Path, num_negatives: int) -> NegativeTable:
     """Return the table of hard negatives as a checkpoint holds it.
 
     Args:
-        negatives: hard negatives of each query in use at once.
-        texts: identity of the text store.
-
-    Raises:
-        UserError: it was saved with other texts.
+        num_negatives: hard negatives of each query in use at once.
     """
-    if read_json(path / "state.json")["texts"] != texts:
-        raise UserError(
-            f"{path}: the texts of the data files changed since; expected the files it was trained on."
-        )
     state = load_arrays(path / "negatives.safetensors")
-    table = NegativeTable(state["ranking_QK"], negatives)
+    table = NegativeTable(state["ranking_QK"], num_negatives)
     table.load_state({name: values for name, values in state.items() if not name.startswith("bank_")})
     return table
 

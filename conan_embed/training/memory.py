@@ -18,7 +18,7 @@ import torch
 from conan_embed.distributed import collectives
 from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.schema import Training
 
 _PROBE_TOKENS = {"cuda": 4096, "cpu": 1024}
 _USED = 0.8
@@ -42,8 +42,7 @@ class Memory:
     fitting_tokens: int | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Memory":
-        settings = recipe.training
+    def of(cls, settings: Training) -> "Memory":
         return cls(settings.chunk_tokens or TOKEN_BUDGET, settings.activation_checkpointing)
 
     def checkpoints_activations(self, tokens: int) -> bool:

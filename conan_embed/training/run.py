@@ -1,40 +1,26 @@
 """A whole run: read, mine, train, evaluate, save. `train(recipe)` is what `conan-embed train` calls.
 
-runs/NAME/
-    recipe.yaml        every setting, defaults written out
-    run.json           versions, device, times
-    metrics.jsonl      one object a step;  evaluation.jsonl, negatives.jsonl likewise
-    mining/            rankings of hard negatives
-    hard_negatives.jsonl   the hardest of those used, with scores: suspected false negatives first
-    checkpoints/       the newest ones
-    model/             the result, a sentence-transformers folder
+This is the only file of training/ that knows the whole recipe. What a run leaves behind: run_folder.py.
 """
 
-import datetime
-import platform
-import shutil
-import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
+import xxhash
 
-import conan_embed
-from conan_embed.console import console
 from conan_embed.distributed import collectives
-from conan_embed.encoder.card import note_training
 from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, write_json, write_text
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.embedding import Embed, embed_with
-from conan_embed.negatives.false_negatives import MARGIN, hard_negatives, write_lines
+from conan_embed.negatives.false_negatives import MARGIN, hard_negatives
 from conan_embed.negatives.outlook import obstacles
 from conan_embed.negatives.prepare import make_rankings, make_table
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.planning.plan import Planner, check_enough_negatives
+from conan_embed.planning.plan import StepSource
+from conan_embed.planning.planner import Planner, check_enough_negatives
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.loading import changed_keys, load_recipe
 from conan_embed.recipes.schema import Recipe
@@ -42,18 +28,20 @@ from conan_embed.texts.task_files import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
 from conan_embed.training.checkpoint import (
     Progress,
-    checkpoints,
+    Provenance,
+    check_data,
     load_checkpoint,
-    saved_recipe,
+    saved_provenance,
     saved_table,
 )
-from conan_embed.training.loop import Loop
+from conan_embed.training.evaluator import Evaluator
+from conan_embed.training.loop import TrainingLoop
 from conan_embed.training.memory import measure_fitting_tokens
-from conan_embed.training.roofline import matmul_peak_tokens_per_second
-from conan_embed.training.trackers import check_trackers
+from conan_embed.training.metrics import Log, MetricsLog, NoLog
+from conan_embed.training.record import describe_run, timestamp
+from conan_embed.training.run_folder import RunFolder
+from conan_embed.training.trackers import check_trackers, open_trackers
 from conan_embed.training.train_module import TrainModule
-
-HARD_NEGATIVES = "hard_negatives.jsonl"
 
 # Settings that do not change what is trained: a resumed run may have others.
 _MAY_DIFFER = (
@@ -63,7 +51,7 @@ _MAY_DIFFER = (
 
 
 def load_model(recipe: Recipe) -> EmbeddingModel:
-    """Load the base model as the recipe says."""
+    """Load the base model with the recipe's settings."""
     settings = recipe.model
     # A dense layer that the base model does not have is drawn at random: from the seed, the same on every process.
     torch.manual_seed(recipe.training.seed)
@@ -80,9 +68,9 @@ def load_model(recipe: Recipe) -> EmbeddingModel:
 
 
 def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
-    """Read and tokenise the recipe's files; the first process of each node does, the others map what it wrote.
+    """Read and tokenise the recipe's files: one process of each node does, the others map what it wrote.
 
-    Nodes may share a disk or have their own: each looks into the recipe's cache as it sees it.
+    Nodes may share a disk or have their own: each uses the recipe's cache as it sees it.
     """
     fingerprint = f"{model.max_length} {model.tokenizer_text()}"
     cache = Path(recipe.cache)
@@ -98,18 +86,6 @@ def load_data(recipe: Recipe, model: EmbeddingModel) -> Tasks:
     )
     collectives.broadcast_on_node(str(write_tasks(tasks, cache)) if collectives.node_size() > 1 else "")
     return tasks
-
-
-def mine(recipe: Recipe, output: Path) -> Path:
-    """Mine every retrieval set of the recipe into `output`; return the folder."""
-    if recipe.data.stream:
-        raise UserError(
-            "data.stream: true reads pairs without negatives; expected false where negatives are mined."
-        )
-    model = load_model(recipe).to(collectives.start(timeout=recipe.training.timeout))
-    tasks = load_data(recipe, model)
-    make_rankings(tasks, _embed_with(recipe, tasks, model), recipe.mining, recipe.model, output)
-    return output
 
 
 def load_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
@@ -132,46 +108,63 @@ def _embed_with(recipe: Recipe, tasks: Tasks, model: EmbeddingModel) -> Embed:
     return embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
 
 
-def suspects(
-    run: Path, output: Path | None = None, *, limit: int = 500, margin: float = MARGIN
-) -> tuple[Path, int, int]:
-    """Write the suspected false negatives of a finished run as JSON lines for a person to label.
+def mine(recipe: Recipe, output: Path) -> Path:
+    """Mine every retrieval set of the recipe into `output`; return the folder."""
+    if recipe.data.stream:
+        raise UserError("data.stream: found true, expected false: streamed pairs have no negatives to mine.")
+    model = load_model(recipe).to(collectives.start(timeout=recipe.training.timeout))
+    tasks = load_data(recipe, model)
+    make_rankings(tasks, _embed_with(recipe, tasks, model), recipe.mining, recipe.model, output)
+    return output
 
-    The run's `hard_negatives.jsonl` is written anew, too, with all pairs that were looked at.
+
+@dataclass(frozen=True)
+class FalseNegatives:
+    """What `find_false_negatives` found: the file, how many pairs are in it, and how many were looked at."""
+
+    file: Path
+    found: int
+    pairs: int
+
+
+def find_false_negatives(
+    run: Path, output: Path | None = None, *, limit: int = 500, margin: float = MARGIN
+) -> FalseNegatives:
+    """Write the likely false negatives of a finished run as JSON lines for a person to label.
+
+    `hard_negatives.jsonl` of the run is written anew, too, with all pairs that were looked at.
 
     Args:
-        output: the file; by default suspects.jsonl in the run.
+        output: the file; by default false_negatives.jsonl in the run.
         limit, margin: see `hard_negatives`.
-
-    Returns:
-        the file, how many suspects are in it, how many pairs were looked at.
 
     Raises:
         UserError: the folder is no finished run with hard negatives, or its data files changed or are gone.
     """
-    run = Path(run)
-    found = checkpoints(run / "checkpoints")
-    if not (run / "recipe.yaml").exists() or not found or not (run / "model").is_dir():
+    device = collectives.start()
+    folder = RunFolder(run)
+    checkpoint = folder.newest_checkpoint()
+    if not folder.recipe.exists() or checkpoint is None or not folder.model.is_dir():
         raise UserError(f"{run}: not a finished run: expected recipe.yaml, model/ and a checkpoint in it.")
-    if not (found[-1] / "negatives.safetensors").exists():
+    if not (checkpoint / "negatives.safetensors").exists():
         raise UserError(
-            f"{found[-1]}: holds no hard negatives; expected the checkpoint of a run that used some."
+            f"{checkpoint}: holds no hard negatives; expected the checkpoint of a run that used some."
         )
-    recipe = load_recipe(run / "recipe.yaml")
-    device = collectives.start(timeout=recipe.training.timeout)
-    model = EmbeddingModel.load(str(run / "model")).to(device).eval()
+    recipe = load_recipe(folder.recipe)
+    collectives.start(timeout=recipe.training.timeout)
+    model = EmbeddingModel.load(str(folder.model)).to(device).eval()
     tasks = load_data(recipe, model)
-    table = saved_table(found[-1], recipe.step.num_negatives, texts=tasks.store.identity())
+    check_data(checkpoint, {"texts": tasks.store.identity()}, allow_changes=False)
+    table = saved_table(checkpoint, recipe.step.num_negatives)
     embed = _embed_with(recipe, tasks, model)
-    lines = hard_negatives(
-        tasks.retrieval, tasks.store, table, run / "mining", embed, limit=limit, margin=margin
+    pairs = hard_negatives(
+        tasks.retrieval, tasks.store, table, folder.mining, embed, limit=limit, margin=margin
     )
-    output = Path(output) if output is not None else run / "suspects.jsonl"
-    suspected = [line for line in lines if line.suspect]
-    if collectives.is_main_process():
-        write_lines(run / HARD_NEGATIVES, lines)
-        write_lines(output, suspected)
-    return output, len(suspected), len(lines)
+    likely = [pair.to_json() for pair in pairs if pair.suspect]
+    file = folder.false_negatives if output is None else Path(output)
+    folder.write_hard_negatives(pairs)
+    folder.write_lines(file, likely)
+    return FalseNegatives(file, len(likely), len(pairs))
 
 
 def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -> Path:
@@ -179,97 +172,138 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
 
     Args:
         resume: go on from the newest checkpoint of the run directory, if it has one; else start it anew.
-        allow_changes: resume although the recipe is another than the checkpoint's.
+        allow_changes: resume although the recipe or the data is another than the checkpoint's.
 
     Raises:
-        UserError: whatever a user can do wrong; checkpoints written so far stay usable.
+        UserError: a mistake in recipe, data or model, a folder that another run works in, a loss that is not finite, a
+            full disk, a request to stop; checkpoints written so far stay usable.
     """
-    device = collectives.start(timeout=recipe.training.timeout)
-    run = Path(recipe.output)
     started = time.time()
+    device = collectives.start(timeout=recipe.training.timeout)
     check_trackers(recipe.tracking)
-    # All go on from the checkpoint that the first one sees.
-    found = collectives.broadcast_object(checkpoints(run / "checkpoints") if resume else [])
-    if found:
-        _check_same_recipe(recipe, found[-1], allow_changes)
-    if collectives.is_main_process():
+    folder = RunFolder(recipe.output)
+    with folder.locked():
+        checkpoint = folder.newest_checkpoint() if resume else None
+        if checkpoint is not None:
+            _check_same_recipe(recipe, checkpoint, allow_changes)
         if not resume:
-            _clear(run)
-        write_text(run / "recipe.yaml", recipe.as_yaml())
+            folder.clear()
+        folder.write_recipe(recipe.as_yaml())
+        _train(recipe, folder, device, checkpoint, started, allow_changes)
+        collectives.barrier()
+    return folder.path
+
+
+def _train(
+    recipe: Recipe,
+    folder: RunFolder,
+    device: torch.device,
+    checkpoint: Path | None,
+    started: float,
+    allow_changes: bool,
+) -> None:
+    evaluator = None if recipe.evaluation.folder is None else Evaluator(recipe.evaluation, folder)
     model = load_model(recipe).to(device)
-    planner, negatives = _plan(recipe, model, run, fill=not found)
-    num_steps = recipe.training.steps or planner.steps_for(recipe.training.epochs)
-    train_module = TrainModule(model, recipe)
-    train_module.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
-    progress = Progress(0)
-    if found:
-        progress = load_checkpoint(found[-1], train_module, negatives, texts=planner.identity())
-    if progress.step >= num_steps and (run / "model").exists():
-        if collectives.is_main_process():
-            console.print(f"{run} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
-        return run
-    if found and collectives.is_main_process():
-        console.print(f"resumed at step {progress.step} of {num_steps} from {found[-1]}")
-    if negatives is not None and not found and collectives.is_main_process():
-        for sentence in obstacles(
-            recipe.hard_negatives,
-            negatives.table,
-            num_steps=num_steps,
-            epochs=_epochs(recipe, planner, num_steps),
-        ):
-            console.print(f"hard negatives: {sentence}")
-    began = started - progress.seconds
-    if collectives.is_main_process():
-        facts = {
-            **_facts(recipe, model, planner, num_steps),
-            "started": read_json(run / "run.json")["started"] if found else _moment(started),
-        }
-        write_json(run / "run.json", {**facts, "finished": None, "seconds": None})
-    Loop(recipe, run, train_module, negatives, planner, num_steps, progress, began).go()
+    source, tasks = _load_source(recipe, model)
+    data = source.identity() | _evaluation_identity(evaluator)
+    if checkpoint is not None:
+        _check_same_data(recipe, data, checkpoint, allow_changes)
+    for size in source.summary().datasets:
+        folder.log(f"{size.task}: {size.name}, {size.rows:,} rows")
+    negatives = None if tasks is None else _start_negatives(recipe, tasks, model, folder, checkpoint is None)
     if negatives is not None:
-        hardest = hard_negatives(
-            negatives.sets, negatives.store, negatives.table, run / "mining", negatives.embed
+        ranking = negatives.table.ranking_QK
+        data["rankings"] = xxhash.xxh3_128_hexdigest(ranking.tobytes())
+        if checkpoint is not None:
+            check_data(checkpoint, data, allow_changes=allow_changes)
+    num_steps = recipe.training.steps or source.steps_for(recipe.training.epochs)
+    module = TrainModule(model, recipe.optimizer, recipe.training)
+    module.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
+    progress = Progress(0)
+    if checkpoint is not None:
+        progress = load_checkpoint(checkpoint, module, negatives)
+        if progress.step >= num_steps and folder.model.exists():
+            folder.log(f"{folder} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
+            return
+        folder.log(f"resumed at step {progress.step} of {num_steps} from {checkpoint}")
+    elif negatives is not None:
+        epochs = _epochs(recipe, source, num_steps)
+        for sentence in obstacles(recipe.hard_negatives, negatives.table, num_steps=num_steps, epochs=epochs):
+            folder.log(f"hard negatives: {sentence}")
+    progress = _usable_best(recipe, folder, progress, checkpoint, data)
+    began = started - progress.seconds
+    first_start = folder.first_start() if checkpoint is not None else None
+    record = describe_run(
+        model,
+        source.summary(),
+        base=recipe.model.base,
+        precision=recipe.training.precision,
+        num_steps=num_steps,
+        started=first_start or timestamp(started),
+    )
+    folder.write_record(record)
+    log = _open_log(recipe, folder, progress.step)
+    try:
+        TrainingLoop(
+            folder=folder,
+            module=module,
+            source=source,
+            negatives=negatives,
+            evaluator=evaluator,
+            loss=recipe.loss,
+            optimizer=recipe.optimizer,
+            training=recipe.training,
+            num_steps=num_steps,
+            progress=progress,
+            provenance=Provenance(recipe.as_dict(), data),
+            log=log,
+            began=began,
+            keep_best=recipe.evaluation.keep_best,
+            evaluate_every=recipe.evaluation.every,
+        ).run()
+    finally:
+        log.close()
+    if negatives is not None:
+        folder.write_hard_negatives(
+            hard_negatives(negatives.sets, negatives.store, negatives.table, folder.mining, negatives.embed)
         )
-        if collectives.is_main_process():
-            write_lines(run / HARD_NEGATIVES, hardest)
-    if collectives.is_main_process():
-        finished = time.time()
-        times = {
-            "finished": _moment(finished),
-            "seconds": round(finished - began, 1),
-            "chunk_tokens": train_module.memory.chunk_tokens,
-            "activation_checkpointing": train_module.memory.activation_checkpointing,
-            "compiled_graphs": compiled_graphs(),
-        }
-        write_json(run / "run.json", facts | times)
-        note_training(run / "model", run)
-    collectives.barrier()
-    return run
+    finished = time.time()
+    folder.write_record(
+        replace(
+            record,
+            finished=timestamp(finished),
+            seconds=round(finished - began, 1),
+            chunk_tokens=module.memory.chunk_tokens,
+            activation_checkpointing=module.memory.activation_checkpointing,
+            compiled_graphs=compiled_graphs(),
+        )
+    )
+    folder.complete_card()
 
 
-def _plan(
-    recipe: Recipe, model: EmbeddingModel, run: Path, *, fill: bool
-) -> tuple[Planner | StreamPlanner, DynamicNegatives | None]:
-    """Read the data, mine what has to be mined, and return what plans the steps and what replaces their negatives.
+def _load_source(recipe: Recipe, model: EmbeddingModel) -> tuple[StepSource, Tasks | None]:
+    """Return what plans the steps, and the data in memory (None where pairs are streamed)."""
+    seed = recipe.training.seed
+    if recipe.data.stream:
+        streams = open_streams(recipe.data)
+        return StreamPlanner(streams, model.prompts, model.tokenize, recipe.step, seed), None
+    tasks = load_data(recipe, model)
+    return Planner(tasks, recipe.step, seed), tasks
+
+
+def _start_negatives(
+    recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: RunFolder, fill: bool
+) -> DynamicNegatives | None:
+    """Mine what has to be mined; return the hard negatives of the run, None where a step holds none.
 
     Args:
-        fill: begin the bank of passages (a resumed run has it in its checkpoint).
+        fill: encode the bank of passages (a resumed run has it in its checkpoint).
     """
-    planner: Planner | StreamPlanner
-    if recipe.data.stream:
-        planner = StreamPlanner(
-            open_streams(recipe.data), model.prompts, model.tokenize, recipe.step, recipe.training.seed
-        )
-        _say_sizes(planner)
-        return planner, None
-    tasks = load_data(recipe, model)
-    planner = Planner(tasks, recipe.step, recipe.training.seed)
-    _say_sizes(planner)
-    table = load_table(recipe, tasks, model, run / "mining")
+    table = load_table(recipe, tasks, model, folder.mining)
     if table is None:
-        return planner, None
-    check_enough_negatives(tasks, table, recipe.step)
-    negatives = DynamicNegatives(
+        return None
+    check_enough_negatives(tasks.retrieval, table, recipe.step)
+    return DynamicNegatives(
         recipe.hard_negatives,
         recipe.mining,
         table,
@@ -279,33 +313,37 @@ def _plan(
         width=model.width,
         fill=fill,
     )
-    return planner, negatives
 
 
-def _epochs(recipe: Recipe, planner: Planner | StreamPlanner, num_steps: int) -> float | None:
+def _epochs(recipe: Recipe, source: StepSource, num_steps: int) -> float | None:
     """Return how often the run sees each query; None where some come more often than others."""
     weights = [data.weight for data in recipe.data.retrieval]
     weights += [data.weight for data in recipe.data.classification]
     if any(weight is not None for weight in weights) or recipe.step.sampling_temperature is not None:
         return None
-    return num_steps / planner.steps_for(1)
+    return num_steps / source.steps_for(1)
 
 
-def _say_sizes(planner: Planner | StreamPlanner) -> None:
-    if collectives.is_main_process():
-        for data in planner.facts()["datasets"]:
-            console.print(f"{data['task']}: {data['name']}, {data['rows']:,} rows")
+def _open_log(recipe: Recipe, folder: RunFolder, step: int) -> Log:
+    if not folder.is_writer:
+        return NoLog()
+    done = step or -1  # a run that begins anew forgets its evaluation of step 0 too
+    trackers = open_trackers(recipe.tracking, recipe.as_dict(), folder.path, done)
+    return MetricsLog(folder.path, from_step=done, trackers=trackers)
 
 
-def _clear(run: Path) -> None:
-    for name in ("checkpoints", "mining", "best", "model", "tensorboard"):
-        shutil.rmtree(run / name, ignore_errors=True)
-    for name in ("metrics", "evaluation", "negatives", "hard_negatives"):
-        (run / f"{name}.jsonl").unlink(missing_ok=True)
+# --- resuming
+
+
+def _evaluation_identity(evaluator: Evaluator | None) -> dict[str, str]:
+    """The hash of the evaluation sets as the main process sees them: it is the one that evaluates."""
+    value = evaluator.identity() if evaluator is not None and collectives.is_main_process() else None
+    value = collectives.broadcast_object(value)
+    return {} if value is None else {"evaluation sets": value}
 
 
 def _check_same_recipe(recipe: Recipe, checkpoint: Path, allow_changes: bool) -> None:
-    changes = changed_keys(saved_recipe(checkpoint), recipe.as_dict(), _MAY_DIFFER)
+    changes = changed_keys(saved_provenance(checkpoint).recipe, recipe.as_dict(), _MAY_DIFFER)
     if changes and not allow_changes:
         raise UserError(
             f"{checkpoint}: the recipe changed since: {'; '.join(changes)}. "
@@ -313,32 +351,25 @@ def _check_same_recipe(recipe: Recipe, checkpoint: Path, allow_changes: bool) ->
         )
 
 
-def _moment(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+def _check_same_data(recipe: Recipe, data: dict[str, str], checkpoint: Path, allow_changes: bool) -> None:
+    """Compare all data; evaluation sets may be others where the recipe names others."""
+    saved = saved_provenance(checkpoint).recipe["evaluation"]
+    compared = dict(data)
+    if saved != recipe.as_dict()["evaluation"]:
+        compared.pop("evaluation sets", None)
+    check_data(checkpoint, compared, allow_changes=allow_changes)
 
 
-def _facts(
-    recipe: Recipe, model: EmbeddingModel, planner: Planner | StreamPlanner, num_steps: int
-) -> dict[str, Any]:
-    """What run.json says beyond the times."""
-    cuda = model.device.type == "cuda"
-    floor = matmul_peak_tokens_per_second(model, recipe.training.precision)
-    return {
-        "command": " ".join(["conan-embed", *sys.argv[1:]]),
-        "steps": num_steps,
-        "processes": collectives.world_size(),
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "width": model.width,
-        "widths": list(model.widths),
-        "matmul_peak_tokens_per_second": round(floor, 1),
-        "base": recipe.model.base,
-        **planner.facts(),
-        "versions": {
-            "conan-embed": conan_embed.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
+def _usable_best(
+    recipe: Recipe, folder: RunFolder, progress: Progress, checkpoint: Path | None, data: dict[str, str]
+) -> Progress:
+    """Forget a best evaluation on other sets, or one whose model is gone; remove best models that do not count."""
+    step, sets = progress.best_step, data.get("evaluation sets")
+    if step is not None and checkpoint is not None:
+        is_comparable = saved_provenance(checkpoint).data.get("evaluation sets") == sets
+        if not is_comparable or (recipe.evaluation.keep_best and not folder.has_best(step)):
+            why = "its model is gone" if is_comparable else "it was evaluated on other sets"
+            folder.log(f"the best evaluation so far, of step {step}, no longer counts: {why}.")
+            progress = replace(progress, best=None, best_step=None)
+    folder.keep_best(progress.best_step)
+    return progress

@@ -3,7 +3,7 @@
     plan (pure) -> texts to processes -> packed forward -> all embeddings, with gradient -> this process's rows of the
     loss -> backward, which sums the gradients over the processes (train_module.py) -> AdamW
 
-Shapes: U unique texts of the step, D width.
+Shapes: U unique texts of the step, X pairs of a query and its own hard negative, D width.
 """
 
 import time
@@ -12,60 +12,60 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import xxhash
 
 from conan_embed.console import console
 from conan_embed.device import AsyncHostCopy, to_device
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.encoder.encode import autocast
-from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.negatives.background import above_background
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
-from conan_embed.planning.plan import StepPlan
-from conan_embed.recipes.schema import Recipe
+from conan_embed.planning.plan import RetrievalPlan, StepPlan, StsPlan
+from conan_embed.recipes.schema import Loss
 from conan_embed.training import figures
 from conan_embed.training.train_module import PackedShare, TrainModule
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step says of itself; the same on every process."""
+    """What a step came to; the same on every process.
+
+    Attributes:
+        loss, retrieval, sts: the joint loss and its parts, None where the step has no such part.
+        positive_score, negative_score: mean cosine of the queries with their positives, and with their hard negatives.
+        positive_share, hard_share, in_batch_share: mean shares of the softmax, together 1.
+        ignored: candidates per query that the guard left out; None without a guard.
+        background: mean cosine of a query and any candidate.
+        gradient_norm: before clipping.
+        texts, tokens, seconds: of the step.
+        negative_X, share_X: float64, cosine and share of each hard negative of the plan.
+        embedding_UD: of the step's unique texts, without gradient.
+    """
 
     loss: float
     retrieval: float | None
     sts: float | None
     positive_score: float | None
     negative_score: float | None
-    positive_share: float | None  # of the softmax; with the next two 1 in all
+    positive_share: float | None
     hard_share: float | None
     in_batch_share: float | None
-    ignored: float | None  # candidates per query that the guard left out; None without a guard
-    background: float | None  # mean cosine of a query and any candidate
+    ignored: float | None
+    background: float | None
     gradient_norm: float
     texts: int
     tokens: int
     seconds: float
-    embedding_UD: torch.Tensor  # of the step's unique texts, without gradient
+    negative_X: np.ndarray
+    share_X: np.ndarray
+    embedding_UD: torch.Tensor
 
 
 class NotFinite(UserError):
     """The loss or the gradient turned NaN or infinite."""
-
-
-def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
-    """Return the learning rate of step `step` (from 0): linear warm-up, then the schedule down to 0."""
-    settings = recipe.optimizer
-    warmup = round(settings.warmup_ratio * num_steps)
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, num_steps - warmup)
-    if settings.schedule == "linear":
-        return settings.learning_rate * (1 - progress)
-    if settings.schedule == "cosine":
-        return settings.learning_rate * 0.5 * (1 + float(np.cos(np.pi * progress)))
-    return settings.learning_rate
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ReadyStep:
     """A step's plan, and this process's texts of it on its device.
 
     Attributes:
-        parts: for every process the places of its texts among the U.
+        parts: for every process the positions of its texts among the U.
     """
 
     plan: StepPlan
@@ -81,116 +81,106 @@ class ReadyStep:
     share: PackedShare
 
 
-def make_ready(train_module: TrainModule, plan: StepPlan, recipe: Recipe) -> ReadyStep:
+def make_ready(module: TrainModule, plan: StepPlan) -> ReadyStep:
     """Share the step's texts out and pack this process's; can be done while a GPU still works on the step before."""
-    parts = shares(
-        plan.texts.lengths(plan.text_ids),
-        plan.is_sts,
-        collectives.world_size(),
-        recipe.training.placement,
-        sts_share=recipe.training.sts_share,
-    )
-    return ReadyStep(
-        plan, parts, train_module.pack_share(plan.texts, [plan.text_ids[part] for part in parts])
-    )
+    lengths = plan.texts.lengths(plan.text_ids)
+    settings, world_size = module.settings, collectives.world_size()
+    parts = shares(lengths, plan.is_sts, world_size, settings.placement, sts_share=settings.sts_share)
+    return ReadyStep(plan, parts, module.pack_share(plan.texts, [plan.text_ids[part] for part in parts]))
 
 
-def embed_step(train_module: TrainModule, ready: ReadyStep, recipe: Recipe) -> torch.Tensor:
+def embed_step(module: TrainModule, ready: ReadyStep) -> torch.Tensor:
     """Embed the step's texts, each process its share; return all of them on every process, [U, D], with gradient."""
-    with autocast(train_module.model.device, recipe.training.precision):
-        local = train_module.embed_share(ready.share)
-    gathered = collectives.all_gather_rows(local, [len(part) for part in ready.parts])
-    return gathered.index_select(0, to_device(np.argsort(np.concatenate(ready.parts)), gathered.device))
+    with autocast(module.model.device, module.settings.precision):
+        local = module.embed_share(ready.share)
+    embeddings = collectives.all_gather_rows(local, [len(part) for part in ready.parts])
+    order = np.argsort(np.concatenate(ready.parts))
+    return embeddings.index_select(0, to_device(order, embeddings.device))
 
 
-def step_loss(model: EmbeddingModel, embedding_UD: torch.Tensor, plan: StepPlan, recipe: Recipe) -> JointLoss:
-    """Return this process's part of the joint loss of the step."""
-    device = embedding_UD.device
-    retrieval = sts = None
-    if plan.retrieval is not None:
-        start, stop = collectives.rank_slice(len(plan.retrieval.rows))
-        rows, columns = plan.retrieval.hard_negative_pairs
-        first, last = np.searchsorted(rows.numpy(), [start, stop])
-        retrieval = RetrievalPart(
-            embedding_UD.index_select(0, to_device(plan.retrieval.query_Q[start:stop], device)),
-            embedding_UD.index_select(0, to_device(plan.retrieval.candidate_C, device)),
-            plan.retrieval.relations.part(start, stop),
-            len(plan.retrieval.rows),
-            (rows[first:last] - start, columns[first:last]),
-        )
-    if plan.sts is not None:
-        sts = StsPart(
-            embedding_UD.index_select(0, to_device(plan.sts.left_P, device)),
-            embedding_UD.index_select(0, to_device(plan.sts.right_P, device)),
-            plan.sts.label_P,
-            plan.sts.group_P,
-            1 / collectives.world_size(),
-        )
+def step_loss(
+    embedding_UD: torch.Tensor, plan: StepPlan, settings: Loss, widths: tuple[int, ...]
+) -> JointLoss:
+    """Return this process's part of the joint loss of the step, at the given Matryoshka widths."""
     return joint_loss(
-        retrieval,
-        sts,
-        temperature=recipe.loss.temperature,
-        sts_temperature=recipe.loss.sts_temperature,
-        beta=recipe.loss.beta,
-        widths=model.widths,
-        ignore_above=recipe.loss.ignore_above_positive,
+        None if plan.retrieval is None else _retrieval_part(embedding_UD, plan.retrieval),
+        None if plan.sts is None else _sts_part(embedding_UD, plan.sts),
+        temperature=settings.temperature,
+        sts_temperature=settings.sts_temperature,
+        beta=settings.beta,
+        widths=widths,
+        ignore_above=settings.ignore_above_positive,
     )
+
+
+def _retrieval_part(embedding_UD: torch.Tensor, plan: RetrievalPlan) -> RetrievalPart:
+    start, stop = collectives.rank_slice(len(plan.rows))
+    rows, columns = plan.hard_negative_pairs
+    first, last = np.searchsorted(rows.numpy(), [start, stop])
+    return RetrievalPart(
+        _rows(embedding_UD, plan.query_Q[start:stop]),
+        _rows(embedding_UD, plan.candidate_C),
+        plan.relations.part(start, stop),
+        len(plan.rows),
+        (rows[first:last] - start, columns[first:last]),
+    )
+
+
+def _sts_part(embedding_UD: torch.Tensor, plan: StsPlan) -> StsPart:
+    left, right = _rows(embedding_UD, plan.left_P), _rows(embedding_UD, plan.right_P)
+    return StsPart(left, right, plan.label_P, plan.group_P, 1 / collectives.world_size())
+
+
+def _rows(embedding_UD: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    return embedding_UD.index_select(0, to_device(positions, embedding_UD.device))
 
 
 def train_step(
-    train_module: TrainModule,
-    plan: StepPlan | ReadyStep,
-    table: NegativeTable | None,
-    recipe: Recipe,
+    module: TrainModule,
+    ready: ReadyStep,
+    loss_settings: Loss,
     *,
+    max_grad_norm: float | None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> StepResult:
-    """Do one optimizer step and note the scores of the hard negatives in the table.
+    """Do one optimizer step.
 
     Args:
+        loss_settings: the recipe's section.
         meanwhile: called when all work but the update is queued, before the one wait for its results: on a GPU what it
-            does costs nothing. The table does not know this step's scores yet.
+            does costs nothing.
 
     Raises:
         NotFinite: loss or gradient is NaN or infinite; the parameters are as before.
-        UserError: memory does not suffice, and smaller chunks are of no use or several processes take part.
+        UserError: out of memory, and smaller chunks are of no use or several processes take part.
     """
     started = time.perf_counter()
-    ready = plan if isinstance(plan, ReadyStep) else make_ready(train_module, plan, recipe)
     plan = ready.plan
     while True:
         try:
-            embedding_UD, loss = _forward_and_back(train_module, ready, recipe)
+            embedding_UD, loss = _forward_and_back(module, ready, loss_settings)
             break
         except torch.OutOfMemoryError as error:
             reason = str(error).split(". ")[0]
         # Outside of the handler: the error holds on to the tensors of the pass that failed.
-        _make_room(train_module, ready, reason)
-        ready = make_ready(train_module, plan, recipe)
-    norm = train_module.clip_gradient(recipe.optimizer.max_grad_norm)
-    reading = AsyncHostCopy(figures.collect(loss, norm, embedding_UD, plan))
+        _make_room(module, ready, reason)
+        ready = make_ready(module, plan)
+    norm = module.clip_gradient(max_grad_norm)
+    copy = AsyncHostCopy(figures.collect(loss, norm, embedding_UD, plan))
     meanwhile()
-    seen = figures.read(reading.numpy(), plan)
-    optimizer, total, gradient_norm = train_module.optimizer, seen.total, seen.gradient_norm
-    if not (np.isfinite(total) and np.isfinite(gradient_norm)):
-        optimizer.zero_grad(set_to_none=True)
-        name, value = ("gradient norm", gradient_norm) if np.isfinite(total) else ("loss", total)
+    seen = figures.read(copy.numpy(), plan)
+    if not (np.isfinite(seen.total) and np.isfinite(seen.gradient_norm)):
+        module.optimizer.zero_grad(set_to_none=True)
+        is_loss = not np.isfinite(seen.total)
+        name, value = ("loss", seen.total) if is_loss else ("gradient norm", seen.gradient_norm)
         raise NotFinite(
-            f"step {plan.step + 1}: the {name} is {value}, expected a finite number; {plan.named}."
+            f"step {plan.step + 1}: the {name} is {value}, expected a finite number; {plan.description}."
         )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if table is not None and plan.retrieval is not None:
-        score_X = seen.negative_X
-        if recipe.hard_negatives.subtract_background:
-            score_X = above_background(score_X, seen.background)
-        score_QN, share_QN = (
-            figures.by_slot(values_X, plan, table.num_negatives) for values_X in (score_X, seen.share_X)
-        )
-        table.observe(plan.retrieval.rows, score_QN, share_QN)
-    has_guard = recipe.loss.ignore_above_positive is not None
+    module.optimizer.step()
+    module.optimizer.zero_grad(set_to_none=True)
+    has_guard = loss_settings.ignore_above_positive is not None
     return StepResult(
-        loss=total,
+        loss=seen.total,
         retrieval=seen.retrieval if plan.retrieval is not None else None,
         sts=seen.sts if plan.sts is not None else None,
         positive_score=figures.mean(seen.positive_Q),
@@ -200,35 +190,54 @@ def train_step(
         in_batch_share=figures.mean(seen.in_batch_share_Q),
         ignored=figures.mean(seen.ignored_Q) if has_guard else None,
         background=seen.background if plan.retrieval is not None else None,
-        gradient_norm=gradient_norm,
+        gradient_norm=seen.gradient_norm,
         texts=len(plan.text_ids),
         tokens=int(plan.texts.lengths(plan.text_ids).sum()),
         seconds=time.perf_counter() - started,
+        negative_X=seen.negative_X,
+        share_X=seen.share_X,
         embedding_UD=embedding_UD.detach(),
     )
 
 
+def observe_negatives(
+    table: NegativeTable, plan: StepPlan, result: StepResult, *, subtract_background: bool
+) -> None:
+    """Note in the table how the hard negatives of a step have scored."""
+    if plan.retrieval is None:
+        return
+    score_X = result.negative_X
+    if subtract_background:
+        assert result.background is not None
+        score_X = above_background(score_X, result.background)
+    score_QN, share_QN = (
+        figures.by_slot(values_X, plan, table.num_negatives) for values_X in (score_X, result.share_X)
+    )
+    table.observe(plan.retrieval.rows, score_QN, share_QN)
+
+
 def _forward_and_back(
-    train_module: TrainModule, ready: ReadyStep, recipe: Recipe
+    module: TrainModule, ready: ReadyStep, settings: Loss
 ) -> tuple[torch.Tensor, JointLoss]:
     # Dropout must not depend on what came before, or a resumed run would differ.
-    torch.manual_seed(hash((recipe.training.seed, ready.plan.step, collectives.rank())) % 2**63)
-    embedding_UD = embed_step(train_module, ready, recipe)
-    loss = step_loss(train_module.model, embedding_UD, ready.plan, recipe)
+    keys = np.array([module.settings.seed, ready.plan.step, collectives.rank()], np.int64)
+    torch.manual_seed(xxhash.xxh3_64_intdigest(keys.tobytes()) >> 1)
+    embedding_UD = embed_step(module, ready)
+    loss = step_loss(embedding_UD, ready.plan, settings, module.model.widths)
     loss.total.backward()
     return embedding_UD, loss
 
 
-def _make_room(train_module: TrainModule, ready: ReadyStep, reason: str) -> None:
+def _make_room(module: TrainModule, ready: ReadyStep, reason: str) -> None:
     """After an out-of-memory error: forget the failed pass, make chunks smaller, and say so."""
     step, budget = ready.plan.step + 1, ready.share.token_budget
-    train_module.optimizer.zero_grad(set_to_none=True)
+    module.optimizer.zero_grad(set_to_none=True)
     if collectives.world_size() > 1:  # the others wait in the middle of a pass that cannot be taken up again
         raise UserError(
             f"step {step}: {reason}; expected a smaller training.chunk_tokens (it was {budget:,}), "
             "training.activation_checkpointing: true, or a smaller step."
         )
-    if not train_module.memory.shrink(budget):
+    if not module.memory.shrink(budget):
         raise UserError(
             f"step {step}: {reason}, even with chunks of {budget:,} tokens; expected a smaller step or model."
         )
@@ -236,5 +245,5 @@ def _make_room(train_module: TrainModule, ready: ReadyStep, reason: str) -> None
         torch.cuda.empty_cache()
     console.print(
         f"step {step}: {reason}; from here on activations are computed again, in chunks of "
-        f"{train_module.memory.chunk_tokens:,} tokens. The numbers stay the same."
+        f"{module.memory.chunk_tokens:,} tokens. The numbers stay the same."
     )

@@ -1,8 +1,8 @@
-"""Where the numbers of a run go besides metrics.jsonl: TensorBoard by default; wandb, trackio and mlflow on request.
+"""Trackers that get the numbers of metrics.jsonl too: TensorBoard by default; wandb, trackio and mlflow on request.
 
 None of them needs an account: wandb keeps a run offline in the run directory (`wandb sync` uploads it later) unless
 WANDB_API_KEY or WANDB_MODE says otherwise, trackio and mlflow write local files. Their own environment variables
-(WANDB_DIR, TRACKIO_DIR, MLFLOW_TRACKING_URI, ...) hold as ever.
+(WANDB_DIR, TRACKIO_DIR, MLFLOW_TRACKING_URI, ...) apply.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import Recipe, Tracking
+from conan_embed.recipes.schema import Tracking
 
 _OPTIONAL = ("wandb", "trackio", "mlflow")
 
@@ -32,22 +32,24 @@ def check_trackers(settings: Tracking) -> None:
             _package(name)
 
 
-def open_trackers(recipe: Recipe, folder: Path, from_step: int) -> list[Tracker]:
+def open_trackers(settings: Tracking, config: dict[str, Any], folder: Path, from_step: int) -> list[Tracker]:
     """Return the trackers that the recipe asks for.
 
     Args:
-        folder: the run directory; its name is the run's. A resumed run goes on under the identity kept there.
+        settings: the recipe's section.
+        config: the whole recipe as a dictionary, which trackers show beside the run.
+        folder: the run directory; its name is the run's. A resumed run keeps the identity that is written there.
         from_step: steps already done; TensorBoard forgets later ones.
     """
     trackers: list[Tracker] = []
-    if recipe.tracking.tensorboard:
+    if settings.tensorboard:
         trackers.append(_TensorBoard(folder, from_step))
-    if recipe.tracking.wandb:
-        trackers.append(_Wandb(recipe, folder, from_step > 0))
-    if recipe.tracking.trackio:
-        trackers.append(_Trackio(recipe, folder, from_step > 0))
-    if recipe.tracking.mlflow:
-        trackers.append(_Mlflow(recipe, folder, from_step > 0))
+    if settings.wandb:
+        trackers.append(_Wandb(settings.project, config, folder, from_step > 0))
+    if settings.trackio:
+        trackers.append(_Trackio(settings.project, config, folder, from_step > 0))
+    if settings.mlflow:
+        trackers.append(_Mlflow(settings.project, config, folder, from_step > 0))
     return trackers
 
 
@@ -76,17 +78,17 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, recipe: Recipe, folder: Path, resumed: bool) -> None:
+    def __init__(self, project: str, config: dict[str, Any], folder: Path, resumed: bool) -> None:
         wandb = _package("wandb")
-        known = _kept(folder / "wandb-run.txt") if resumed else None
+        known = _read_id(folder / "wandb-run.txt") if resumed else None
         # Without a key in the environment it would ask for one, in the middle of a night's run.
         usual = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         mode = os.environ.get("WANDB_MODE", usual)
         self._run = wandb.init(
-            project=recipe.tracking.project,
+            project=project,
             name=_name(folder),
             dir=str(folder),
-            config=recipe.as_dict(),
+            config=config,
             id=known,
             resume="allow" if known else None,
             mode=mode,
@@ -101,12 +103,12 @@ class _Wandb:
 
 
 class _Trackio:
-    def __init__(self, recipe: Recipe, folder: Path, resumed: bool) -> None:
+    def __init__(self, project: str, config: dict[str, Any], folder: Path, resumed: bool) -> None:
         self._trackio = _package("trackio")
         self._trackio.init(
-            project=recipe.tracking.project,
+            project=project,
             name=_name(folder),
-            config=recipe.as_dict(),
+            config=config,
             resume="allow" if resumed else "never",
         )
 
@@ -118,19 +120,18 @@ class _Trackio:
 
 
 class _Mlflow:
-    def __init__(self, recipe: Recipe, folder: Path, resumed: bool) -> None:
+    def __init__(self, project: str, config: dict[str, Any], folder: Path, resumed: bool) -> None:
         mlflow = _package("mlflow")
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
         self._client = mlflow.MlflowClient(tracking_uri=uri)
-        known = _kept(folder / "mlflow-run.txt") if resumed else None
+        known = _read_id(folder / "mlflow-run.txt") if resumed else None
         if known:
             self._run = known
             return
-        project = recipe.tracking.project
         experiment = self._client.get_experiment_by_name(project)
         number = experiment.experiment_id if experiment else self._client.create_experiment(project)
         self._run = self._client.create_run(number, run_name=_name(folder)).info.run_id
-        for key, value in _leaves(recipe.as_dict()):
+        for key, value in _leaves(config):
             self._client.log_param(self._run, key, value)
         (folder / "mlflow-run.txt").write_text(self._run, encoding="utf-8")
 
@@ -159,5 +160,5 @@ def _name(folder: Path) -> str:
     return f"{folder.parent.name}-{folder.name}" if folder.name.startswith("seed-") else folder.name
 
 
-def _kept(path: Path) -> str | None:
+def _read_id(path: Path) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.exists() else None

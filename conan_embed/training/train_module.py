@@ -32,9 +32,10 @@ from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel, encoder_layers
 from conan_embed.encoder.packing import Chunk
 from conan_embed.encoder.passes import num_passes
-from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.schema import Optimizer, Training
 from conan_embed.texts.store import Texts
 from conan_embed.training.memory import Memory
+from conan_embed.training.optimizer import make_optimizer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -42,16 +43,20 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class TrainModule:
     """A model and its optimizer on the processes of a run.
 
+    Args:
+        model: on its device.
+        optimizer, training: the recipe's sections.
+
     Attributes:
         model: this process's model; under `full` its parameters are `DTensor`s, of which each process holds a piece.
         optimizer: AdamW over them.
         memory: how large chunks are and when activations are computed again; smaller after an out-of-memory error.
     """
 
-    def __init__(self, model: EmbeddingModel, recipe: Recipe) -> None:
+    def __init__(self, model: EmbeddingModel, optimizer: Optimizer, training: Training) -> None:
         alone = collectives.world_size() == 1
-        sharding = "none" if alone else recipe.training.sharding
-        self.model = model
+        sharding = "none" if alone else training.sharding
+        self.model, self.settings = model, training
         self._whole = model
         self._embed_share: nn.Module = _EmbedShare(model)
         if sharding == "full":
@@ -60,10 +65,10 @@ class TrainModule:
             _shard(model)
         elif not alone:
             self._embed_share = _summing(self._embed_share)
-        self.optimizer = make_optimizer(model, recipe, share_state=sharding == "optimizer")
-        if recipe.training.compile:
+        self.optimizer = make_optimizer(model, optimizer, share_state=sharding == "optimizer")
+        if training.compile:
             model.compile_layers()
-        self.memory = Memory.of(recipe)
+        self.memory = Memory.of(training)
 
     def pack_share(self, texts: Texts, shares: Sequence[np.ndarray]) -> "PackedShare":
         """Pack this process's share of a step, on its device; on a GPU nobody waits for the copies.
@@ -185,32 +190,6 @@ class _EmbedShare(nn.Module):
 
     def forward(self, chunks: list[Chunk], **settings: Any) -> torch.Tensor:
         return self.model.embed_chunks(chunks, **settings)
-
-
-def make_optimizer(
-    model: EmbeddingModel, recipe: Recipe, *, share_state: bool = False
-) -> torch.optim.Optimizer:
-    """Return fused AdamW; weight decay on matrices only, as is usual for transformers.
-
-    Args:
-        share_state: every process keeps the moments of its share of the parameters.
-    """
-    settings = recipe.optimizer
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    options: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "betas": settings.betas,
-        "eps": settings.epsilon,
-        "fused": True,
-    }
-    if share_state:
-        return ZeroRedundancyOptimizer(groups, torch.optim.AdamW, **options)
-    return torch.optim.AdamW(groups, **options)
 
 
 def _summing(module: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ def comparison():
 
 def test_means_are_those_of_the_results_and_the_average_is_of_types(comparison):
     results = planted(ARMS, [0.0, 0.05, 0.05])
-    scores = [found["scores"] for found in results[1]]
+    scores = [result.scores for result in results[1]]
     cell = comparison.rows["retrieval/医疗"][1]
     assert cell.mean == pytest.approx(np.mean([one["retrieval/医疗"] for one in scores]))
     assert cell.spread == pytest.approx(np.std([one["retrieval/医疗"] for one in scores], ddof=1))

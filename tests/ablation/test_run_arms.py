@@ -18,6 +18,7 @@ import yaml
 
 import conan_embed.ablation.run as run_module
 import conan_embed.training.loop as loop_module
+from conan_embed.ablation import parallel
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.experiment import ablate, run_and_compare, sweep
 from conan_embed.errors import UserError
@@ -160,7 +161,7 @@ def test_finished_arms_are_not_run_again_and_changed_ones_are_refused(whole, pro
 @pytest.fixture
 def forking(monkeypatch):
     """Processes side by side that come from a server which has made the slow imports."""
-    monkeypatch.setattr(run_module, "_context", multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr(parallel, "_context", multiprocessing.get_context("forkserver"))
 
 
 @pytest.mark.usefixtures("forking")
@@ -276,7 +277,7 @@ def test_nobody_works_in_a_run_directory_that_another_process_still_works_in(who
     shutil.copytree(whole[0], output)
     result = output / "CBB/seed-0.json"
     result.rename(tmp_path / "result.json")
-    lock = os.open(output / "CBB/seed-0", os.O_RDONLY)
+    lock = os.open(output / "CBB/seed-0/.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     trained = (output / "CBB/seed-0/model/model.safetensors").stat().st_mtime_ns
     second = threading.Thread(

@@ -10,7 +10,7 @@ from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.prepare import make_table
 from conan_embed.negatives.rankings import NONE, load_ranking
-from conan_embed.planning.plan import Planner
+from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder

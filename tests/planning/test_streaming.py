@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
-from conan_embed.planning.plan import Planner
+from conan_embed.planning.planner import Planner
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.schema import Data, Recipe, Step
 from conan_embed.texts.tasks import load_tasks
@@ -109,7 +109,7 @@ def test_a_step_is_that_of_the_same_pairs_read_at_the_start(
     planner = StreamPlanner(opened, PROMPTS, characters, settings, 5)
     plan = planner.step(step)
     assert plan.text_ids.tolist() == list(range(len(plan.texts)))
-    names = [data["name"] for data in planner.facts()["datasets"]]
+    names = [data.name for data in planner.summary().datasets]
     sets, visits = planner.order.draw_of_one_set(step, 6) if one_dataset else planner.order.draw(6 * step, 6)
     tmp = tmp_path_factory.mktemp("step")
     data = []
@@ -200,7 +200,7 @@ def test_other_shards_are_refused_on_resuming(folder, tmp_path):
     train(more, allow_changes=True)
     changed = recipe.data.model_copy(update={"shuffle_window": 5})
     longer = recipe.training.model_copy(update={"steps": 15})
-    with pytest.raises(UserError, match="texts of the data files changed"):
+    with pytest.raises(UserError, match="the data changed since: shards of"):
         train(recipe.model_copy(update={"data": changed, "training": longer}), allow_changes=True)
 
 
@@ -211,7 +211,7 @@ def test_what_streams_cannot_do(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             recipe_of(folder, tmp_path, step=step)
-    with pytest.raises(UserError, match="reads pairs without negatives"):
+    with pytest.raises(UserError, match="streamed pairs have no negatives to mine"):
         mine(recipe_of(folder, tmp_path / "run"), tmp_path / "rankings")
 
 

@@ -18,13 +18,13 @@ from conan_embed.distributed import collectives
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.planning.plan import Planner
+from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks
-from conan_embed.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from conan_embed.training.step import embed_step, make_ready, step_loss, train_step
+from conan_embed.training.checkpoint import Progress, Provenance, load_checkpoint, save_checkpoint
+from conan_embed.training.step import embed_step, make_ready, observe_negatives, step_loss, train_step
 from conan_embed.training.train_module import TrainModule
 from tests.support.many_processes import start_world
 from tests.tiny_models import SENTENCES, make_tiny_model
@@ -162,7 +162,7 @@ class Run:
         self.tasks, self.table = make_tasks(model, cache, tiny=scenario["tiny"])
         self.store = self.tasks.store
         self.planner = Planner(self.tasks, self.recipe.step, seed=5)
-        self.train_module = TrainModule(model, self.recipe)
+        self.module = TrainModule(model, self.recipe.optimizer, self.recipe.training)
         self.embed = embed_with(model, self.store, "float32", 50)
         self.negatives = DynamicNegatives(
             self.recipe.hard_negatives,
@@ -178,22 +178,26 @@ class Run:
 
     def gradients(self):
         plan = self.planner.step(0, self.table)
-        ready = make_ready(self.train_module, plan, self.recipe)
-        embedding_UD = embed_step(self.train_module, ready, self.recipe)
-        step_loss(self.train_module.model, embedding_UD, plan, self.recipe).total.backward()
-        found = {name: whole(p.grad).clone() for name, p in self.train_module.model.named_parameters()}
-        self.train_module.model.zero_grad()
+        model = self.module.model
+        embedding_UD = embed_step(self.module, make_ready(self.module, plan))
+        step_loss(embedding_UD, plan, self.recipe.loss, model.widths).total.backward()
+        found = {name: whole(p.grad).clone() for name, p in self.module.model.named_parameters()}
+        self.module.model.zero_grad()
         return found
 
     def step(self, number):
         plan = self.planner.step(number, self.table)
-        result = train_step(self.train_module, plan, self.table, self.recipe)
+        ready = make_ready(self.module, plan)
+        result = train_step(
+            self.module, ready, self.recipe.loss, max_grad_norm=self.recipe.optimizer.max_grad_norm
+        )
+        observe_negatives(self.table, plan, result, subtract_background=False)
         check = self.negatives.after_step(number + 1, plan.text_ids, result.embedding_UD)
         self.replaced += 0 if check is None else check.replaced
-        return asdict(result)
+        return {key: value for key, value in asdict(result).items() if not isinstance(value, np.ndarray)}
 
     def parameters(self):
-        return {name: whole(tensor).clone() for name, tensor in self.train_module.parameters().items()}
+        return {name: whole(tensor).clone() for name, tensor in self.module.parameters().items()}
 
 
 def whole(tensor):
@@ -221,11 +225,11 @@ def travel(folder, cache, world_size):
             run = Run(SCENARIOS["joint, bank"] | {"training": {"sharding": sharding}}, cache)
             if leg:
                 before = folder / f"step-{leg * LEG:08d}"
-                progress = load_checkpoint(before, run.train_module, run.negatives, texts="the same")
+                progress = load_checkpoint(before, run.module, run.negatives)
                 assert progress.step == leg * LEG
             said = [run.step(leg * LEG + number) for number in range(LEG)]
             progress = Progress((leg + 1) * LEG)
-            save_checkpoint(folder, run.train_module, run.negatives, progress, {}, texts="the same", keep=9)
+            save_checkpoint(folder, run.module, run.negatives, progress, Provenance({}, {}), keep=9)
     return said
 
 
@@ -349,11 +353,11 @@ def test_a_run_goes_on_in_another_world_with_another_sharding(worlds, journey, t
             assert found == pytest.approx(expected[(size - 1) * LEG : size * LEG], rel=1e-9)
     home = Run(SCENARIOS["joint, bank"], tmp_path)
     last = journey / f"step-{len(JOURNEY) * LEG:08d}"
-    progress = load_checkpoint(last, home.train_module, home.negatives, texts="the same")
+    progress = load_checkpoint(last, home.module, home.negatives)
     for name, values in undisturbed.parameters().items():
         torch.testing.assert_close(home.parameters()[name], values, rtol=1e-10, atol=1e-10)
-    for name, values in undisturbed.train_module.moments().items():
-        torch.testing.assert_close(home.train_module.moments()[name], values, rtol=1e-8, atol=1e-12)
+    for name, values in undisturbed.module.moments().items():
+        torch.testing.assert_close(home.module.moments()[name], values, rtol=1e-8, atol=1e-12)
     assert home.step(progress.step)["loss"] == pytest.approx(
         undisturbed.step(progress.step)["loss"], rel=1e-9
     )

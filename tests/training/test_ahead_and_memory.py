@@ -1,7 +1,5 @@
 """Planning a step while the one before still runs changes nothing; running out of memory changes only the chunks."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,15 +9,31 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.training import memory
-from conan_embed.training.checkpoint import Progress
-from conan_embed.training.loop import Loop
+from conan_embed.training.checkpoint import Progress, Provenance
+from conan_embed.training.loop import TrainingLoop
 from conan_embed.training.memory import Memory
+from conan_embed.training.metrics import NoLog
+from conan_embed.training.run_folder import RunFolder
 from tests.stories.test_world import CHUNKED, DEFAULT, JOINT, Run
 
 
 def loop_of(scenario, cache):
     run = Run(DEFAULT | scenario, cache)
-    loop = Loop(run.recipe, Path(cache), run.train_module, run.negatives, run.planner, 20, Progress(0), 0.0)
+    loop = TrainingLoop(
+        folder=RunFolder(cache),
+        module=run.module,
+        source=run.planner,
+        negatives=run.negatives,
+        evaluator=None,
+        loss=run.recipe.loss,
+        optimizer=run.recipe.optimizer,
+        training=run.recipe.training,
+        num_steps=20,
+        progress=Progress(0),
+        provenance=Provenance({}, {}),
+        log=NoLog(),
+        began=0.0,
+    )
     return run, loop
 
 
@@ -39,13 +53,13 @@ def test_steps_planned_ahead_are_the_same_steps(tmp_path, monkeypatch):
     assert ahead == [(done % interval != 0) and done < 20 for done in range(1, 21)]
     assert (windows != 3).any()
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_look_ahead", lambda self: None)
+        patch.setattr(TrainingLoop, "_look_ahead", lambda self: None)
         assert losses_and_windows(JOINT, tmp_path)[0] == losses
     # Looking over a check would train on negatives that are replaced already.
     original = DynamicNegatives.checks_after
     with monkeypatch.context() as patch:
         patch.setattr(
-            Loop,
+            TrainingLoop,
             "_look_ahead",
             lambda self: setattr(self, "ahead", self._make_ready(self.progress.step + 1)),
         )
@@ -84,12 +98,12 @@ def test_out_of_memory_halves_the_chunk_and_the_numbers_stay(tmp_path, small_mem
     plain = Run(DEFAULT, tmp_path)
     expected = [plain.step(number)["loss"] for number in range(3)]
     run = Run(DEFAULT, tmp_path)
-    small_memory(limit=40, kept=60)["of"] = run.train_module.memory
-    run.train_module.memory.chunk_tokens = 300
+    small_memory(limit=40, kept=60)["of"] = run.module.memory
+    run.module.memory.chunk_tokens = 300
     found = [run.step(number)["loss"] for number in range(3)]
     assert found == pytest.approx(expected, rel=1e-9)
-    assert run.train_module.memory.activation_checkpointing is True
-    assert run.train_module.memory.chunk_tokens == 37
+    assert run.module.memory.activation_checkpointing is True
+    assert run.module.memory.chunk_tokens == 37
     for name, parameter in run.parameters().items():
         torch.testing.assert_close(parameter, plain.parameters()[name], rtol=1e-7, atol=1e-9)
     said = " ".join(capsys.readouterr().err.split())
@@ -99,14 +113,14 @@ def test_out_of_memory_halves_the_chunk_and_the_numbers_stay(tmp_path, small_mem
 
 def test_memory_that_never_suffices_is_the_users_to_know(tmp_path, small_memory):
     run = Run(DEFAULT, tmp_path)
-    small_memory(limit=1, kept=1)["of"] = run.train_module.memory
+    small_memory(limit=1, kept=1)["of"] = run.module.memory
     with pytest.raises(UserError, match=r"step 1: CUDA out of memory.*smaller step or model"):
         run.step(0)
 
 
 def test_of_several_processes_none_goes_on_alone(tmp_path, small_memory, monkeypatch):
     run = Run(DEFAULT, tmp_path)
-    small_memory(limit=1, kept=1)["of"] = run.train_module.memory
+    small_memory(limit=1, kept=1)["of"] = run.module.memory
     monkeypatch.setattr(collectives, "world_size", lambda: 2)
     monkeypatch.setattr(collectives, "all_gather_rows", lambda rows, counts: rows)
     with pytest.raises(UserError, match=r"training.chunk_tokens \(it was 16,384\)"):
@@ -125,6 +139,6 @@ def test_activations_are_computed_again_where_they_do_not_fit():
 
 def test_the_chunks_of_a_step_are_those_of_the_recipe(tmp_path):
     run = Run(DEFAULT | {"training": CHUNKED}, tmp_path)
-    share = run.train_module.pack_share(run.store, [np.arange(len(run.store))])
+    share = run.module.pack_share(run.store, [np.arange(len(run.store))])
     assert share.activation_checkpointing
     assert max(len(chunk.packed.token_ids_T) for chunk in share.chunks) <= CHUNKED["chunk_tokens"]

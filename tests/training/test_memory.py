@@ -74,10 +74,9 @@ def test_the_limit_of_a_container_counts(tmp_path):
 def test_a_step_that_does_not_fit_computes_activations_again_and_keeps_its_numbers(tmp_path):
     def first_losses(fitting):
         run = Run(DEFAULT | JOINT, tmp_path)
-        run.train_module.memory.fit(fitting)
-        recomputed = make_ready(
-            run.train_module, run.planner.step(0, run.table), run.recipe
-        ).share.activation_checkpointing
+        run.module.memory.fit(fitting)
+        ready = make_ready(run.module, run.planner.step(0, run.table))
+        recomputed = ready.share.activation_checkpointing
         return recomputed, [run.step(number)["loss"] for number in range(3)]
 
     enough, expected = first_losses(10**6)

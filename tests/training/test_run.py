@@ -12,13 +12,14 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+import conan_embed.training.checkpoint as checkpoint_module
 import conan_embed.training.loop as loop_module
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json_lines
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.checkpoint import checkpoints
-from conan_embed.training.run import mine, suspects, train
+from conan_embed.training.run import find_false_negatives, mine, train
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 NUM_STEPS = 8
@@ -247,11 +248,11 @@ def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, b
     assert gaps == sorted(gaps, reverse=True)
 
     # The files of the run alone tell the same, and what is left out is what lies below a wider margin.
-    output, count, looked_at = suspects(run, limit=200, margin=2.0)
+    result = find_false_negatives(run, limit=200, margin=2.0)
     again = lines(run, "hard_negatives")
     assert [{**line, "suspect": None} for line in again] == [{**line, "suspect": None} for line in written]
-    assert count == looked_at == len(again) == len(read_json_lines(output))
-    output, count, _ = suspects(run, run / "few.jsonl", limit=6, margin=-2.0)
+    assert result.found == result.pairs == len(again) == len(read_json_lines(result.file))
+    output = find_false_negatives(run, run / "few.jsonl", limit=6, margin=-2.0).file
     assert len(lines(run, "hard_negatives")) == 6
     assert read_json_lines(output) == [line for line in lines(run, "hard_negatives") if line["suspect"]]
 
@@ -263,12 +264,12 @@ def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, b
         ("checkpoints/*/negatives.safetensors", "holds no hard negatives"),
     ],
 )
-def test_suspects_need_a_finished_run_with_hard_negatives(recipe, gone, words):
+def test_false_negatives_need_a_finished_run_with_hard_negatives(recipe, gone, words):
     run = train(recipe(training={"steps": 2, "checkpoint_every": 0}))
     (path,) = run.glob(gone)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(UserError, match=words):
-        suspects(run)
+        find_false_negatives(run)
 
 
 def test_training_lowers_the_loss(recipe):
@@ -393,14 +394,14 @@ def test_killed_before_the_first_checkpoint_and_inside_the_last_line(recipe, mon
 def test_killed_while_saving_the_older_checkpoint_is_used(recipe, monkeypatch):
     undisturbed = train(recipe("undisturbed"))
     with monkeypatch.context() as patch:
-        write_json = loop_module.write_json
+        write_json = checkpoint_module.write_json
 
         def dying(path, value):
             if "step-00000006" in str(path):
                 killed()
             write_json(path, value)
 
-        patch.setattr("conan_embed.training.checkpoint.write_json", dying)
+        patch.setattr(checkpoint_module, "write_json", dying)
         with pytest.raises(KeyboardInterrupt):
             train(recipe("killed"))
     folder = undisturbed.parent / "killed" / "checkpoints"
@@ -521,7 +522,7 @@ def test_other_texts_under_a_checkpoint_are_refused(half, base, tmp_path):
     rows = (base / "pairs.jsonl").read_text(encoding="utf-8")
     data.write_text(rows + data.read_text(encoding="utf-8"), encoding="utf-8")
     changed = half(data={"retrieval": [{"name": "pairs", "path": str(data)}]})
-    with pytest.raises(UserError, match="step-00000005: the texts of the data files changed since"):
+    with pytest.raises(UserError, match="step-00000005: the data changed since: texts, queries of 'pairs'"):
         train(changed, allow_changes=True)
 
 

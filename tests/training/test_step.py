@@ -1,16 +1,18 @@
-"""The loss of a step, from the texts on, against the paper's formulas written out; schedule and weight decay."""
+"""The loss of a step, from the texts on, against the paper's formulas written out; scores and clipping."""
 
 import numpy as np
 import pytest
 import torch
 
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
-from conan_embed.planning.plan import Planner
-from conan_embed.recipes.schema import Recipe
-from conan_embed.training.step import embed_step, learning_rate, make_ready, step_loss, train_step
-from conan_embed.training.train_module import TrainModule, make_optimizer
-from tests.stories.test_world import DEFAULT, make_tasks, recipe_of
+from conan_embed.planning.planner import Planner
+from conan_embed.recipes.schema import Loss, Optimizer, Step, Training
+from conan_embed.training.step import embed_step, make_ready, observe_negatives, step_loss, train_step
+from conan_embed.training.train_module import TrainModule
+from tests.stories.test_world import make_tasks
 from tests.tiny_models import make_tiny_model
+
+TRAINING = Training(precision="float32")
 
 
 def guarded(found, table, cosine, width, margin):
@@ -59,24 +61,22 @@ def slow_loss(embed, plan, settings, widths):
     [("step", None), ("dataset", 0.05), ("none", 0.0), ("step_hard", None), ("dataset_hard", 0.0)],
 )
 def test_loss_scores_and_gradient(in_batch, margin, tmp_path):
-    step = {"in_batch": in_batch, "num_negatives": 3, "positives": 2}
-    recipe = recipe_of(DEFAULT | {"step": step, "loss": {"beta": 0.7, "ignore_above_positive": margin}})
+    step = Step(queries=5, sts_pairs=4, in_batch=in_batch, num_negatives=3, positives=2)
+    settings = Loss(temperature=0.05, beta=0.7, ignore_above_positive=margin)
     model = make_tiny_model("bert", dense_width=10, widths=[4, 7]).double()
     tasks, table = make_tasks(model, tmp_path, tiny=False)
-    plan = Planner(tasks, recipe.step, seed=1).step(3, table)
+    plan = Planner(tasks, step, seed=1).step(3, table)
     store = tasks.store
 
     def embed(place):
         return model.embed_tokens(store.tokens, store.offsets, plan.text_ids[place : place + 1])[0]
 
-    retrieval, sts = slow_loss(embed, plan, recipe.loss, model.widths)
+    retrieval, sts = slow_loss(embed, plan, settings, model.widths)
     (retrieval + 0.7 * sts).backward()
     expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    train_module = TrainModule(model, recipe)
-    loss = step_loss(
-        model, embed_step(train_module, make_ready(train_module, plan, recipe), recipe), plan, recipe
-    )
+    module = TrainModule(model, Optimizer(), TRAINING)
+    loss = step_loss(embed_step(module, make_ready(module, plan)), plan, settings, model.widths)
     loss.total.backward()
     torch.testing.assert_close(loss.retrieval, retrieval.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(loss.sts, sts.detach(), rtol=1e-9, atol=1e-9)
@@ -94,8 +94,9 @@ def test_loss_scores_and_gradient(in_batch, margin, tmp_path):
         candidate = int(plan.retrieval.candidate_C[column])
         slot = in_use[row].index(plan.text_ids[candidate])
         expected[row, slot] = cosine(int(plan.retrieval.query_Q[row]), candidate)
-    result = train_step(train_module, plan, table, recipe)
+    result = train_step(module, make_ready(module, plan), settings, max_grad_norm=1.0)
     assert result.negative_score == pytest.approx(np.nanmean(expected, axis=1).mean(), rel=1e-9)
+    observe_negatives(table, plan, result, subtract_background=False)
     np.testing.assert_allclose(table.initial_QN[rows], expected, rtol=1e-6)
     assert np.isnan(np.delete(table.initial_QN, rows, axis=0)).all()
     assert result.positive_share + result.hard_share + result.in_batch_share == pytest.approx(1)
@@ -104,45 +105,16 @@ def test_loss_scores_and_gradient(in_batch, margin, tmp_path):
         assert result.in_batch_share == pytest.approx(0, abs=1e-9)
 
 
-def schedule(num_steps, **settings):
-    recipe = recipe_of(DEFAULT)
-    recipe = Recipe.model_validate(recipe.as_dict() | {"optimizer": {"learning_rate": 1.0, **settings}})
-    return [learning_rate(recipe, step, num_steps) for step in range(num_steps)]
-
-
-def test_learning_rates():
-    assert schedule(10, warmup_ratio=0.2) == pytest.approx([0.5, 1.0, *(1 - i / 8 for i in range(8))])
-    assert schedule(4, warmup_ratio=0.0) == pytest.approx([1.0, 0.75, 0.5, 0.25])
-    assert schedule(4, warmup_ratio=0.0, schedule="cosine") == pytest.approx([1.0, 0.8535534, 0.5, 0.1464466])
-    assert schedule(4, warmup_ratio=0.5, schedule="constant") == pytest.approx([0.5, 1.0, 1.0, 1.0])
-    assert schedule(2, warmup_ratio=1.0) == pytest.approx([0.5, 1.0])
-
-
-def test_weight_decay_is_for_matrices_alone():
-    model = make_tiny_model("bert", dense_width=10)
-    recipe = Recipe.model_validate(recipe_of(DEFAULT).as_dict() | {"optimizer": {"weight_decay": 0.25}})
-    decay = {
-        id(p): group["weight_decay"]
-        for group in make_optimizer(model, recipe).param_groups
-        for p in group["params"]
-    }
-    found = {name: decay.pop(id(parameter)) for name, parameter in model.named_parameters()}
-    assert not decay
-    for name, value in found.items():
-        assert value == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.25), name
-
-
 def test_the_gradient_is_clipped_and_its_norm_told(tmp_path):
-    recipe = Recipe.model_validate(recipe_of(DEFAULT).as_dict() | {"optimizer": {"max_grad_norm": 1e-3}})
     model = make_tiny_model("bert", dense_width=10).double()
     tasks, table = make_tasks(model, tmp_path, tiny=False)
-    plan = Planner(tasks, recipe.step, seed=1).step(0, table)
-    train_module = TrainModule(model, recipe)
+    plan = Planner(tasks, Step(queries=5, sts_pairs=4), seed=1).step(0, table)
+    module = TrainModule(model, Optimizer(), TRAINING)
     seen = []
-    train_module.optimizer.register_step_pre_hook(
+    module.optimizer.register_step_pre_hook(
         lambda *_: seen.extend(p.grad.clone() for p in model.parameters())
     )
-    result = train_step(train_module, plan, table, recipe)
+    result = train_step(module, make_ready(module, plan), Loss(temperature=0.05), max_grad_norm=1e-3)
     norm = torch.stack([gradient.square().sum() for gradient in seen]).sum().sqrt().item()
     assert result.gradient_norm > 1
     assert norm == pytest.approx(1e-3, rel=1e-3)

@@ -76,7 +76,7 @@ def test_a_tracker_gets_every_number_and_goes_on_as_the_same_run(name, monkeypat
     run.mkdir()
     settings = recipe(**{name: True})
     check_trackers(settings.tracking)
-    log = MetricsLog(run, from_step=-1, trackers=open_trackers(settings, run, 0))
+    log = MetricsLog(run, from_step=-1, trackers=open_trackers(settings.tracking, settings.as_dict(), run, 0))
     log.write("evaluation", {"step": 0, "results": {"sts/A": {}}, "summary": {"sts": 0.25, "average": 0.5}})
     log.write("metrics", {"step": 1, "loss": 2.0, "loss/sts": None})
     log.write("negatives", {"step": 1, "replaced": 3})
@@ -98,7 +98,7 @@ def test_a_tracker_gets_every_number_and_goes_on_as_the_same_run(name, monkeypat
     if name == "mlflow":
         assert started["uri"] == f"sqlite:///{run / 'mlflow.db'}"
 
-    (tracker,) = open_trackers(settings, run, 1)
+    (tracker,) = open_trackers(settings.tracking, settings.as_dict(), run, 1)
     tracker.log({"loss": 1.0}, 2)
     again = fake.started[-1]
     expected = {
@@ -114,9 +114,9 @@ def test_wandb_is_online_where_the_environment_says_so(monkeypatch, tmp_path):
     fake = Fake("wandb")
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_API_KEY", "a key")
-    open_trackers(recipe(wandb=True), tmp_path, 0)
+    open_trackers(Tracking(tensorboard=False, wandb=True), {}, tmp_path, 0)
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    open_trackers(recipe(wandb=True), tmp_path, 0)
+    open_trackers(Tracking(tensorboard=False, wandb=True), {}, tmp_path, 0)
     assert [started["mode"] for started in fake.started] == ["online", "disabled"]
 
 

@@ -18,7 +18,7 @@ from conan_embed.negatives.rankings import NONE
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.mixture import Interleaved, Mixture
-from conan_embed.planning.plan import Planner, check_enough_negatives
+from conan_embed.planning.planner import Planner, check_enough_negatives
 from conan_embed.recipes.schema import Step
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
@@ -382,9 +382,9 @@ def test_too_few_negatives_are_an_error_that_names_the_data_set():
     tasks, table = random_tasks(6)
     short = int((table.available_Q[:7] < 3).sum())
     assert short
-    with pytest.raises(
-        UserError, match=f"step.num_negatives: 3 were asked for, but {short} of 7 queries of 'set0'"
-    ):
-        check_enough_negatives(tasks, table, Step(num_negatives=3))
-    check_enough_negatives(tasks, table, Step(num_negatives=3, too_few_negatives="allow"))
-    check_enough_negatives(tasks, NegativeTable(np.zeros((18, 3), np.int32), 3), Step(num_negatives=3))
+    with pytest.raises(UserError, match=f"step.num_negatives: found 3, but {short} of 7 queries of 'set0'"):
+        check_enough_negatives(tasks.retrieval, table, Step(num_negatives=3))
+    check_enough_negatives(tasks.retrieval, table, Step(num_negatives=3, too_few_negatives="allow"))
+    check_enough_negatives(
+        tasks.retrieval, NegativeTable(np.zeros((18, 3), np.int32), 3), Step(num_negatives=3)
+    )
