@@ -15,7 +15,7 @@ from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset, Tasks
-from conan_embed.training.step import train_step
+from conan_embed.training.step import make_ready, observe_negatives, train_step
 from conan_embed.training.train_module import TrainModule
 from tests.tiny_models import make_tiny_model
 
@@ -109,7 +109,9 @@ def test_the_scores_of_mining_are_what_the_first_step_sees(run, tmp_path, relati
     step = recipe.step.model_copy(update={"queries": 3})
     recipe = recipe.model_copy(update={"step": step})
     plan = Planner(tasks, step, 0).step(0, table)
-    train_step(TrainModule(model.train(), recipe), plan, table, recipe)
+    module = TrainModule(model.train(), recipe.optimizer, recipe.training)
+    result = train_step(module, make_ready(module, plan), recipe.loss, max_grad_norm=1.0)
+    observe_negatives(table, plan, result, subtract_background=False)
     seen = ~np.isnan(known)
     assert seen.sum() > 6
     np.testing.assert_allclose(table.current_QN[seen], known[seen], atol=1e-6)
