@@ -24,7 +24,7 @@ RESULTS = {
     "EvaluationResult": "evaluate",
     "objectives.InfoNCE": "objectives.infonce",
 }
-NOT_EXAMPLES = {"conan_embed.quickstart.docstrings"}  # reads other people's docstrings, and quotes them
+NOT_EXAMPLES = {"conan_embed.documents.docstrings"}  # reads other people's docstrings, and quotes them
 
 
 def examples() -> list[doctest.DocTest]:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conan_embed.filtering import markup
 from conan_embed.filtering import normalise as code
 from conan_embed.filtering.normalise import Normaliser, normalise_texts
 from conan_embed.filtering.recipe import Normalise
@@ -40,6 +41,53 @@ def test_normalise(raw, expected):
     assert clean(raw) == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if a<b and c>d then what",
+        "prove that s <p or q> r",
+        "How to center a <div> in a <table>",
+        "What is a <br> tag, and what the <p> element?",
+        "vector<int> a; map<string, vector<p>> b",
+        "if(a<i&&b>c){ x>y }",
+        "when is x <a href or i> y",
+        "x[i][j] = y[i] + b[u] and handlers[name](event)",
+        "Optional[list] and dict[table]",
+        "2**3 and 4**5 = x**2 + y**2",
+        "f(**a, **b), g(**a,**b) and h(*args, **kwargs)",
+        "What is __init__ in __main__?",
+        "它> 5 个\n> 5 apples\n>= 3\n>>> print(1)",
+        "ratio:class:label",
+        "为什么 <b> 和 <strong> 不同",
+        "“<br>” 标签怎么用",
+    ],
+)
+def test_what_only_looks_like_markup_stays(text):
+    assert clean(text) == text
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("line one<br>line two", "line one\nline two"),
+        ("<div class='x'>hi <b and c> there</div>", "hi <b and c> there"),
+        ("<img src=a.png> ok", "ok"),
+        ("<ul>\n<li>one</li>\n<li>two</li></ul>", "one\n\ntwo"),
+        ("a < b</p>", "a < b"),
+        ("<p>How to center a &lt;div&gt;?</p>", "How to center a <div>?"),
+        ("The <br> tag breaks a line.<br/>Like this.", "The <br> tag breaks a line.\nLike this."),
+        ("[b]粗[/b] a[i] [url=http://x.cn]x[/url]", "粗 a[i] x"),
+        ("see [here](page.html)[there](b.md)[1](https://x.y)", "see herethere1"),
+        ("**粗体** and **bold text**. **注意：你好", "粗体 and bold text. 注意：你好"),
+        ("__bold words__ 和 __中文__", "bold words 和 中文"),
+        ("> quoted\n> > nested\n>\n> 引用\n> - a\n>  1. b", "quoted\nnested\n\n引用\n- a\n1. b"),
+        ("将 **BQ Aquaris **，换成 **Android**。", "将 BQ Aquaris ，换成 Android。"),
+    ],
+)
+def test_real_markup_goes(raw, expected):
+    assert clean(raw) == expected
+
+
 def test_parts_can_be_left_out():
     assert clean("<p>a</p>", markup=False) == "<p>a</p>"
     assert clean("itâ€™s", mojibake=False, form="NFC") == "itâ€™s"
@@ -72,30 +120,20 @@ def slow(text: pl.Expr, setting: Normalise) -> pl.Expr:
         repaired = text.map_elements(ftfy.fix_encoding, return_dtype=pl.String)
         text = pl.when(text.str.contains(code._MOJIBAKE)).then(repaired).otherwise(text)
     if setting.markup:
-        html, forum = code._HTML, code._FORUM
-        marked = text.str.contains(code._MARKUP)
-        bare = text.str.replace_all(r"`<(/?[\w-]+[^`<>\n]{0,80})>`", "`\ue010$1\ue011`")
-        for pattern, new in (
-            (r"(?is)<(script|style)\b.*?</(script|style)\s*>|<!--.*?-->", " "),
-            (r"(?i)<(?:/?p|br|/?div|/?li|/?tr|/?h[1-6])(?:\s[^<>]*)?/?>", "\n"),
-            (rf"(?i)</?(?:{html})(?:\s[^<>]*)?/?>", " "),
+        bare = markup._hide_named_tags(text)
+        bare = pl.when(markup._is_html(bare)).then(markup._strip_tags(bare)).otherwise(bare)
+        for step in (
+            markup._unescape,
+            markup._remove_bbcode,
+            markup._remove_plain_links,
+            markup._remove_other_links,
+            lambda text: text.str.replace_all(markup._DEFINITION, ""),
+            markup._remove_line_marks,
+            markup._remove_quote_marks,
+            markup._remove_emphasis,
         ):
-            bare = bare.str.replace_all(pattern, new)
-        bare = bare.str.replace_many(
-            [*code._ENTITIES, "\ue010", "\ue011"], [*code._ENTITIES.values(), "<", ">"]
-        )
-        for pattern, new in (
-            (rf"(?i)\[/?(?:{forum})(?:=[^\]\n]{{0,80}})?\]", ""),
-            (r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " "),
-            (r"\[([^\[\]]+)\](?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]\n]{0,60}\])", "$1"),
-            (r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$", ""),
-            (r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|```.*$|~~~.*$|(?:[-*_][ \t]*){3,}$)", ""),
-            (r"\*\*([^*\n]+)\*\*|__([^_\n]+)__", "$1$2"),
-            (r":(?:begin|end)_tab:(?:`[^`]*`)?", ""),
-            (r"\*\*|:(?:numref|label|eqref|cite|ref|doc|term|func|class|meth|mod):", ""),
-        ):
-            bare = bare.str.replace_all(pattern, new)
-        text = pl.when(marked).then(bare).otherwise(text)
+            bare = step(bare)
+        text = pl.when(text.str.contains(markup.ANY_MARKUP)).then(bare).otherwise(text)
     text = text.str.replace_all(r"[\p{Co}\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad]", "")
     text = text.str.replace_many(list(code._CHINESE_PUNCTUATION), code._HIDDEN)
     text = text.str.normalize(setting.form)
