@@ -115,6 +115,16 @@ def remove_leftovers(folder: Path) -> None:
         _remove(left)
 
 
+def file_name(name: str) -> str:
+    """Return `name` as the name of one file: characters that no file name can have, or that lead elsewhere, as %XX.
+
+    >>> file_name("nli [/x]"), file_name("..")
+    ('nli [%2Fx]', '%2E%2E')
+    """
+    unsafe = r"\." if name.strip(".") == "" else r"[/\\%\x00-\x1f]"
+    return re.sub(unsafe, lambda match: f"%{ord(match[0]):02X}", name)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, aside and renamed."""
     with atomic_write(path) as aside:

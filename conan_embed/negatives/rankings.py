@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from conan_embed.errors import UserError
-from conan_embed.files import atomic_write
+from conan_embed.files import atomic_write, file_name
 from conan_embed.negatives.background import above_background
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
@@ -132,7 +132,7 @@ def save_ranking(folder: Path, data: RetrievalDataset, store: TextStore, ranking
         "queries": store.hashes[data.query_Q],
         "passages": store.hashes[data.passages],
     }
-    with atomic_write(folder / f"{data.name}.safetensors") as aside:
+    with atomic_write(folder / f"{file_name(data.name)}.safetensors") as aside:
         save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, aside)
 
 
@@ -142,7 +142,7 @@ def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Rank
     Raises:
         UserError: there is none for this data set, it is damaged, or it was made for other texts.
     """
-    path = folder / f"{data.name}.safetensors"
+    path = folder / f"{file_name(data.name)}.safetensors"
     if not path.exists():
         raise UserError(
             f"{path}: no such file; expected a ranking of data set {data.name!r} by `conan-embed mine`."

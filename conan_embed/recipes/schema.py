@@ -27,9 +27,9 @@ PathString = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 def _checked_name(name: str) -> str:
-    """Names become file names (rankings): one that is none, or leaves its folder, is refused."""
-    if name in ("", ".", "..") or set(name) & {"/", "\\", "\0"} or len(name.encode()) > 200:
-        raise ValueError(f"found {name!r}, expected a name that can be a file name (without / and \\)")
+    """Names become file names (`files.file_name`), which are bounded."""
+    if not name.strip() or len(name.encode()) > 150:
+        raise ValueError(f"found {name!r}, expected a name of 1 to 150 bytes")
     return name
 
 

@@ -1,5 +1,7 @@
 """Files of rankings, and rows of different lengths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,6 +46,14 @@ def test_a_saved_ranking_comes_back(mined):
     for name in ("ids_QK", "scores_QK", "positive_Q"):
         np.testing.assert_array_equal(getattr(found, name), getattr(ranking, name))
         assert getattr(found, name).dtype == getattr(ranking, name).dtype
+
+
+def test_any_name_of_a_data_set_is_one_file(mined):
+    folder, data, store, ranking = mined
+    other = replace(data, name="nli [/x] ../..")
+    save_ranking(folder / "rankings", other, store, ranking)
+    assert [path.suffix for path in (folder / "rankings").iterdir()] == [".safetensors"]
+    np.testing.assert_array_equal(load_ranking(folder / "rankings", other, store).ids_QK, ranking.ids_QK)
 
 
 def test_it_holds_when_other_data_sets_change_every_text_id(mined):

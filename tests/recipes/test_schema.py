@@ -10,15 +10,15 @@ from conan_embed.recipes.schema import ClassificationData, Evaluation, Recipe, R
 
 
 @pytest.mark.parametrize("schema", [RetrievalData, ClassificationData, StsData])
-@pytest.mark.parametrize(
-    "name", ["../rankings", "/etc/passwd", "a/b", "a\\b", "..", ".", "", "x\0y", "长" * 80]
-)
-def test_the_name_of_a_data_set_cannot_leave_its_folder(schema, name):
-    with pytest.raises(ValidationError, match="expected a name that can be a file name"):
+@pytest.mark.parametrize("name", ["", "  ", "长" * 60])
+def test_a_data_set_needs_a_name_of_bounded_length(schema, name):
+    with pytest.raises(ValidationError, match="expected a name of 1 to 150 bytes"):
         schema(name=name, path="p")
 
 
-@pytest.mark.parametrize("name", ["pairs", "MS MARCO (en)", "医疗问答", "v1.2", "..data"])
+@pytest.mark.parametrize(
+    "name", ["pairs", "MS MARCO (en)", "医疗问答", "v1.2", "nli [/x]", "../rankings", ".."]
+)
 def test_other_names_are_free(name):
     assert RetrievalData(name=name, path="p").name == name
 
