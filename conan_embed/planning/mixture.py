@@ -78,22 +78,26 @@ class Mixture:
         shares = np.asarray(filled, np.float64) ** (1 / (temperature or 1.0))
         self.sets = Interleaved(_quotas(shares, _BLOCK), *keys, SETS)
 
-    def take(self, start: int, count: int) -> np.ndarray:
-        """Return int64 [count], the examples (numbered through all data sets) at positions start .. start + count."""
+    def take(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the examples at positions start .. start + count.
+
+        Returns:
+            int64 [count], examples, numbered through all data sets; int64 [count], how often each came before.
+        """
         if self.by_size:
-            positions = np.arange(start, start + count)
-            return nth_of_epochs(positions, int(self.sizes.sum()), *self.keys)
+            positions, total = np.arange(start, start + count), int(self.sizes.sum())
+            return nth_of_epochs(positions, total, *self.keys), positions // total
         sets, visits = self.draw(start, count)
         examples = np.empty(count, np.int64)
         for number in np.unique(sets):
             chosen = sets == number
             examples[chosen] = self._of_set(int(number), visits[chosen])
-        return examples
+        return examples, visits // self.sizes[sets]
 
-    def take_of_one_set(self, turn: int, count: int) -> np.ndarray:
-        """Return int64 [count], examples of a single data set; over the turns, each set has its share."""
+    def take_of_one_set(self, turn: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same for examples of a single data set; over the turns, each set has its share."""
         sets, visits = self.draw_of_one_set(turn, count)
-        return self._of_set(int(sets[0]), visits)
+        return self._of_set(int(sets[0]), visits), visits // self.sizes[sets]
 
     def draw(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return int64 [count] twice: the data set at each position, and how many of its examples came before."""

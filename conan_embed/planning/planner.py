@@ -72,7 +72,7 @@ class Planner:
             # One task a step, each half of the time in shuffled order; its turn counts the task's own steps.
             kinds, turns = self.tasks.at(np.array([step]))
             turn, has_queries, has_pairs = int(turns[0]), kinds[0] == 0, kinds[0] == 1
-        retrieval = self._retrieval(turn, step, table) if has_queries else None
+        retrieval = self._retrieval(turn, table) if has_queries else None
         sts = self._sts(turn) if has_pairs else None
         return StepPlan.of(step, (step + 1) / self._steps_per_epoch, self.store, retrieval, sts)
 
@@ -102,18 +102,18 @@ class Planner:
             }
         return parts
 
-    def _retrieval(self, turn: int, step: int, table: NegativeTable | None) -> QueryTexts:
+    def _retrieval(self, turn: int, table: NegativeTable | None) -> QueryTexts:
         count = self.settings.queries
         if self.settings.one_dataset:
-            rows = self.order.take_of_one_set(turn, count)
+            rows, epochs = self.order.take_of_one_set(turn, count)
         else:
-            rows = self.order.take(turn * count, count)
+            rows, epochs = self.order.take(turn * count, count)
         in_use_QN = table.in_use(rows) if table is not None and self.settings.num_negatives else None
-        return self.queries.texts_of(rows, step, in_use_QN)
+        return self.queries.texts_of(rows, epochs, in_use_QN)
 
     def _sts(self, turn: int) -> PairTexts:
         count = self.settings.sts_pairs
-        pairs = self.pairs.take(turn * count, count)
+        pairs, _ = self.pairs.take(turn * count, count)
         return PairTexts(self.left[pairs], self.right[pairs], self.score[pairs], self.set_of_pair[pairs])
 
 

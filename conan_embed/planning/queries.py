@@ -15,7 +15,7 @@ from conan_embed.planning.plan import QueryTexts
 from conan_embed.recipes.schema import Step
 from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.permutation import hashed
-from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.ragged import Ragged, expand_ranges
 from conan_embed.texts.store import Texts
 from conan_embed.texts.tasks import RetrievalDataset
 
@@ -39,19 +39,25 @@ class Queries:
             [data.list_Q + before for data, before in zip(sets, lists_before, strict=True)]
         )
         self.positives = Ragged.joined([data.positives for data in sets])
+        # Rows of equal queries share a list and divide it among them.
+        self.rows_of_list = np.bincount(self.list_of_query, minlength=len(self.positives))
+        self.rank_in_list = _rank_among_equals(self.list_of_query)
         self.known = KnownPositives(self.query_ids, self.list_of_query, self.positives, texts.content)
 
     def __len__(self) -> int:
         return len(self.query_ids)
 
-    def texts_of(self, rows: np.ndarray, step: int, in_use_QN: np.ndarray | None = None) -> QueryTexts:
+    def texts_of(
+        self, rows: np.ndarray, epochs: np.ndarray, in_use_QN: np.ndarray | None = None
+    ) -> QueryTexts:
         """Return what a step on these queries holds, in text ids.
 
         Args:
             rows: int64 [Q], which of the queries.
+            epochs: int64 [Q], how often each of them came before.
             in_use_QN: text ids of each query's hard negatives, `NONE` where there are fewer; None: in-batch only.
         """
-        positive_row, positive = self._choose_positives(rows, step)
+        positive_row, positive = self._choose_positives(rows, epochs)
         if in_use_QN is None:
             in_use_QN = np.empty((len(rows), 0), np.int64)
         negative_row, slot = np.nonzero(in_use_QN != NONE)
@@ -75,13 +81,20 @@ class Queries:
         pairs = torch.from_numpy(negative_row), torch.from_numpy(negative_column)
         return QueryTexts(rows, self.query_ids[rows], candidate, relations, pairs, slot)
 
-    def _choose_positives(self, rows: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Choose `positives` different ones of each query's list (fewer where it is shorter), from a hashed start."""
-        lists = self.list_of_query[rows]
-        length = self.positives.lengths[lists][:, None]
-        start = hashed(rows.astype(np.uint64), self.seed, POSITIVES, step)[:, None] % length.astype(np.uint64)
-        turn = np.arange(self.settings.positives + 1)  # one more, in case the query itself is among them
-        index = self.positives.offsets[lists][:, None] + (start.astype(np.int64) + turn) % length
+    def _choose_positives(self, rows: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Choose `positives` different ones of each query's list (fewer where it is shorter).
+
+        The rows of a list go through it together, epoch after epoch, so that all its positives come equally often: an
+        epoch uses each once where there are as many as the rows take. Every pass through a list has a hashed start.
+        """
+        lists, count = self.list_of_query[rows], self.settings.positives
+        length = self.positives.lengths[lists]
+        taken = (epochs * self.rows_of_list[lists] + self.rank_in_list[rows]) * count
+        passes = (lists.astype(np.uint64) << np.uint64(32)) + (taken // length).astype(np.uint64)
+        shift = (hashed(passes, self.seed, POSITIVES) % length.astype(np.uint64)).astype(np.int64)
+        length = length[:, None]
+        turn = np.arange(count + 1)  # one more, in case the query itself is among them
+        index = self.positives.offsets[lists][:, None] + ((taken + shift)[:, None] + turn) % length
         texts = self.positives.values[index]
         usable = turn < length
         usable &= self.texts.content[texts] != self.texts.content[self.query_ids[rows]][:, None]
@@ -104,3 +117,12 @@ class Queries:
         # np.unique keeps the first of equal (row, column), that is the one of highest precedence.
         key, first = np.unique(row * len(candidate) + column, return_index=True)
         return key // len(candidate), key % len(candidate), value[first]
+
+
+def _rank_among_equals(values: np.ndarray) -> np.ndarray:
+    """Return int64, how many equal values come before each."""
+    order = np.argsort(values, kind="stable")
+    counts = np.bincount(values)
+    rank = np.empty(len(values), np.int64)
+    rank[order] = expand_ranges(np.zeros_like(counts), counts)
+    return rank

@@ -119,7 +119,7 @@ class StreamPlanner:
             step,
             (step + 1) * count / self.num_pairs,
             texts,
-            queries.texts_of(np.arange(len(queries)), step),
+            queries.texts_of(np.arange(len(queries)), np.zeros(len(queries), np.int64)),
             None,
             description=f"positions of the step's pairs in their streams: {'; '.join(map(str, parts))}",
         )

@@ -1,7 +1,8 @@
 """Which texts answer a query: never to be one of its negatives, whoever offers them.
 
 A query's known positives are all texts of its list (rows with equal queries share a list, texts of a class share the
-class), and its own text counts as one. Texts are compared by content, so a passage is recognised under another prompt.
+class) and of the lists of every equal query, in whatever data set; its own text counts as one. Texts are compared by
+content, so a passage is recognised under another prompt.
 
 Shapes: Q queries, L lists of positives, R queries asked about, C candidates, X pairs.
 """
@@ -33,8 +34,11 @@ class KnownPositives:
     def contains(self, row_X: np.ndarray, text_X: np.ndarray) -> np.ndarray:
         """Return bool [X]: is that text a known positive of that query, or the query itself?"""
         content_X = self.content[text_X]
-        in_list = np.isin(self.list_Q[row_X] * self._span + content_X, self._list_contents)
-        return in_list | (content_X == self.content[self.query_Q[row_X]])
+        place, list_of_place = self._lists_of(row_X)
+        in_list = np.isin(list_of_place * self._span + content_X[place], self._list_contents)
+        known = content_X == self.content[self.query_Q[row_X]]
+        known[place[in_list]] = True
+        return known
 
     def pairs(self, rows: np.ndarray, candidate_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the pairs of a query and a candidate that is a known positive of it, or the query itself.
@@ -50,11 +54,13 @@ class KnownPositives:
         content_C = self.content[candidate_C]
         order = np.argsort(content_C, kind="stable")
         # A list is looked up once, however many of the queries share it: a class has thousands of texts.
-        lists, list_of_row = np.unique(self.list_Q[rows], return_inverse=True)
+        row_of_list, list_of_row = self._lists_of(rows)
+        lists, list_of_row = np.unique(list_of_row, return_inverse=True)
         place, values = self.positives.rows(lists)
         listed, listed_column = _equal_pairs(place, self.content[values], content_C[order])
         rows_by_list = Ragged.of_lengths(
-            np.argsort(list_of_row, kind="stable"), np.bincount(list_of_row, minlength=len(lists))
+            row_of_list[np.argsort(list_of_row, kind="stable")],
+            np.bincount(list_of_row, minlength=len(lists)),
         )
         which, known_row = rows_by_list.rows(listed)
         own_row, own_column = _equal_pairs(
@@ -62,6 +68,22 @@ class KnownPositives:
         )
         column = np.concatenate([listed_column[which], own_column])
         return np.concatenate([known_row, own_row]), order[column]
+
+    def _lists_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return places in `rows` and lists of positives: those of each query, and of all queries equal to it."""
+        group_Q, lists_of_group = self._groups
+        return lists_of_group.rows(group_Q[rows])
+
+    @cached_property
+    def _groups(self) -> tuple[np.ndarray, Ragged]:
+        """Which queries are equal, int64 [Q], and the lists of each group of them."""
+        group_Q = np.unique(self.content[self.query_Q], return_inverse=True)[1]
+        group, number = np.divmod(
+            np.unique(group_Q * len(self.positives) + self.list_Q), max(len(self.positives), 1)
+        )
+        return group_Q, Ragged.of_lengths(
+            number, np.bincount(group, minlength=int(group_Q.max(initial=-1)) + 1)
+        )
 
     @property
     def _span(self) -> int:

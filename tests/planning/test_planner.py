@@ -2,9 +2,11 @@
 
 import functools
 import itertools
+import json
 import tempfile
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.mixture import Interleaved, Mixture
 from conan_embed.planning.planner import Planner, check_enough_negatives
-from conan_embed.recipes.schema import Step
+from conan_embed.recipes.schema import Data, Step
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
-from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks
+from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks, load_tasks
 
 CACHE = tempfile.TemporaryDirectory()  # removed when the tests end
 
@@ -129,10 +131,12 @@ def slow_relations(tasks, table, settings, rows, chosen):
     relation = {}
     for i, row in enumerate(rows):
         number, place = sets[row]
-        data = tasks.retrieval[number]
-        known = {store.text(t) for t in data.positives[data.list_Q[place]]} | {
-            store.text(data.query_Q[place])
-        }
+        query = store.text(tasks.retrieval[number].query_Q[place])
+        known = {query}
+        for data in tasks.retrieval:  # whatever any data set knows of this query text
+            for other, text_id in zip(data.list_Q, data.query_Q, strict=True):
+                if store.text(text_id) == query:
+                    known |= {store.text(t) for t in data.positives[other]}
         for column in offered:
             mine = column[0] == group[i]
             if mine and column[1] in chosen[i]:
@@ -359,6 +363,77 @@ def test_only_pairs_or_only_queries():
     plan = Planner(tasks, Step(queries=4, sts_pairs=0), 0).step(0, table)
     assert plan.sts is None
     assert not plan.is_sts.any()
+
+
+def tasks_of(folder, *files, prompts=("", "", "")):
+    """Tasks read from rows of (query, positives), a list of rows for each data set."""
+    sets = []
+    for number, rows in enumerate(files):
+        path = folder / f"{number}.jsonl"
+        lines = [json.dumps({"query": query, "positive": positives}) for query, positives in rows]
+        path.write_text("\n".join(lines) + "\n")
+        sets.append({"name": f"set{number}", "path": str(path)})
+    prompts = dict(zip(("query", "passage", "sts"), prompts, strict=True))
+    return load_tasks(Data(retrieval=sets), prompts, tokenize, fingerprint="", cache=folder / "cache")
+
+
+def pairs_of(plan):
+    row, column = plan.retrieval.relations.positives()
+    texts = ids(plan, plan.retrieval.query_Q[row]), ids(plan, plan.retrieval.candidate_C[column])
+    return list(zip(*(part.tolist() for part in texts), strict=True))
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 9),
+    st.booleans(),
+)
+def test_an_epoch_trains_on_every_pair_once(rows_of_query, taken, seed, weighted):
+    """A query with several rows: the rows divide its positives, in the first epoch and in every other."""
+    rows = [
+        (f"q{query}", [f"p{query}-{row}-{i}" for i in range(taken)])
+        for query, count in enumerate(rows_of_query)
+        for row in range(count)
+    ]
+    np.random.default_rng(seed).shuffle(rows)
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = tasks_of(Path(folder), rows)
+        if weighted:
+            tasks.retrieval[0] = replace(tasks.retrieval[0], weight=2.0)
+        step = Step(queries=1, positives=taken, num_negatives=0, sts_pairs=0)
+        planner = Planner(tasks, step, seed)
+        for epoch in range(3):
+            steps = range(epoch * len(rows), (epoch + 1) * len(rows))
+            counts = Counter(pair for step in steps for pair in pairs_of(planner.step(step, None)))
+            assert len(counts) == len(rows) * taken and set(counts.values()) == {1}
+
+
+def test_a_row_with_more_positives_than_a_step_takes_goes_through_them(tmp_path):
+    tasks = tasks_of(tmp_path, [("q", list("abcdef")), ("other", ["x"])])
+    planner = Planner(tasks, Step(queries=2, positives=2, num_negatives=0, sts_pairs=0), 3)
+    for first in (0, 3):
+        seen = Counter(pair for epoch in range(3) for pair in pairs_of(planner.step(first + epoch, None)))
+        assert len(seen) == 7 and sorted(seen.values()) == [1] * 6 + [3]
+
+
+@pytest.mark.parametrize("prompts", [("", "", ""), ("query: ", "passage: ", "")])
+@pytest.mark.parametrize("in_batch", ["step", "dataset"])
+def test_what_one_data_set_knows_of_a_query_is_no_negative_in_another(tmp_path, prompts, in_batch):
+    rows = (
+        [("shared", ["answer A"]), ("one", ["answer B"])],
+        [("shared", ["answer B"]), ("two", ["answer A"])],
+    )
+    tasks = tasks_of(tmp_path, *rows, prompts=prompts)
+    plan = Planner(tasks, Step(queries=4, num_negatives=0, sts_pairs=0, in_batch=in_batch), 0).step(0, None)
+    relation = plan.retrieval.relations.to_dense().numpy()
+    text = tasks.store.text
+    queries, candidates = (
+        [text(i) for i in ids(plan, part)] for part in (plan.retrieval.query_Q, plan.retrieval.candidate_C)
+    )
+    negatives = {(queries[i], candidates[c]) for i, c in zip(*np.nonzero(relation == NEGATIVE), strict=True)}
+    assert negatives == {("one", "answer A"), ("two", "answer B")}
 
 
 def test_positives_change_from_epoch_to_epoch():

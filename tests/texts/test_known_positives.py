@@ -28,7 +28,9 @@ def known_positives(draw):
 
 
 def is_known(known, lists, row, text):
-    answers = [*lists[known.list_Q[row]], known.query_Q[row]]
+    own = known.content[known.query_Q[row]]
+    equal = [other for other, query in enumerate(known.query_Q) if known.content[query] == own]
+    answers = [known.query_Q[row], *(answer for other in equal for answer in lists[known.list_Q[other]])]
     return known.content[text] in {known.content[answer] for answer in answers}
 
 
