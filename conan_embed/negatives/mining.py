@@ -83,13 +83,20 @@ def rank(
     search = _Search(data, store, rows[part], query_ND[part], passage_MD, settings, background)
     ranking = search.run(min_usable, progress)
     collectives.barrier()  # a search of hours is not over everywhere at the same time
-    return Ranking(
-        collectives.all_gather_array(ranking.ids_QK, len(rows)),
-        collectives.all_gather_array(ranking.scores_QK, len(rows)),
-        collectives.all_gather_array(ranking.positive_Q, len(rows)),
-        int(collectives.all_reduce_sum(torch.tensor(ranking.bounded_out))),
-        background,
+    device = query_ND.device
+    ids, scores, positive = (
+        _gather(part_N, len(rows), device)
+        for part_N in (ranking.ids_QK, ranking.scores_QK, ranking.positive_Q[:, None])
     )
+    bounded_out = collectives.all_reduce_sum(torch.tensor(ranking.bounded_out, device=device))
+    return Ranking(ids, scores, positive[:, 0], int(bounded_out), background)
+
+
+def _gather(local: np.ndarray, total: int, device: torch.device) -> np.ndarray:
+    """Return the rows of all processes; on the device, where another trainer's group may exchange nothing else."""
+    starts = [collectives.slice_of(total, process) for process in range(collectives.world_size())]
+    rows = torch.from_numpy(local).to(device)
+    return collectives.all_gather_rows(rows, [stop - start for start, stop in starts]).cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """SentenceTransformerTrainer with negatives that are replaced: a real trainer, a tiny random model, 24 steps."""
 
+import os
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.negatives.rules import MeanRule, mean_scores
 from conan_embed.negatives.table import NegativeTable
+from tests.support.many_processes import start_world
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -375,3 +378,48 @@ def test_workers_can_be_spawned(base, tmp_path):
     assert here.keys() == there.keys()
     for name, value in here.items():
         assert torch.equal(value, there[name]) if isinstance(value, torch.Tensor) else value == there[name]
+
+
+def train_in_a_world(base, folder, source, rule):
+    """What one process of a trainer's group does; every one writes its table."""
+    replacement = EAGER.model_copy(
+        update={"source": source, "rule": rule, "interval": 1, "too_easy": None, "min_share": 0.55}
+    )
+    hard, trainer = train(
+        base, folder / "run", steps=10, replacement=replacement, cache=f"cache-{os.getpid()}"
+    )
+    lines = [(line["negatives/flagged"], line["negatives/observed"]) for line in logged(trainer)]
+    rank = torch.distributed.get_rank()
+    torch.save((hard.table.state(), lines), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("source", "rule"), [("remine", "mean"), ("ranking", "each"), ("remine", "share")])
+def test_processes_of_a_trainer_hold_one_table(base, tmp_path, source, rule):
+    """Also where fewer queries are flagged than there are processes, and one has nothing to embed."""
+    assert start_world(2, train_in_a_world, base, tmp_path, source, rule) == [0, 0]
+    (first, lines), (second, _) = (torch.load(tmp_path / f"{n}.pt", weights_only=False) for n in range(2))
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
+    assert first["replacements_Q"].sum() > 0
+    assert all(observed <= 2 * BATCH for _, observed in lines)  # each batch counted once
+    if rule == "share":
+        assert any(flagged == 1 for flagged, _ in lines)
+
+
+def train_apart(base, folder):
+    """Processes of a group whose trainers do not know of each other."""
+    collectives.start("cpu")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    try:
+        train(base, folder / "run", steps=2, cache=f"cache-{os.getpid()}")
+    except UserError as error:
+        (folder / f"{collectives.rank()}.txt").write_text(str(error))
+    collectives.stop()
+
+
+def test_a_group_whose_processes_train_on_all_of_the_data_is_refused(base, tmp_path):
+    assert start_world(2, train_apart, base, tmp_path) == [0, 0]
+    for rank in range(2):
+        assert "the trainer runs as 1 process, but 2 were started" in (tmp_path / f"{rank}.txt").read_text()
