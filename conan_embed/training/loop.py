@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from conan_embed import malloc
@@ -139,16 +140,23 @@ class TrainingLoop:
         check = self.negatives.after_step(plan.step + 1, plan.text_ids, result.embedding_UD)
         if check is not None:
             self.log.write("negatives", check.to_json())
+            self._forget_stale_step(self.negatives.replaced)
 
     def _make_ready(self, step: int) -> ReadyStep:
         table = None if self.negatives is None else self.negatives.table
         return make_ready(self.module, self.source.step(step, table))
 
     def _look_ahead(self) -> None:
-        """Plan and pack the next step while the GPU works on this one, unless a check may replace its negatives."""
+        """Plan and pack the next step while the GPU works on this one."""
         done = self.progress.step + 1  # steps when the running one is over
-        if done < self.num_steps and not (self.negatives is not None and self.negatives.checks_after(done)):
+        if done < self.num_steps:
             self.ahead = self._make_ready(done)
+
+    def _forget_stale_step(self, replaced: np.ndarray) -> None:
+        """Plan the next step anew where a check replaced negatives of its queries (rows of the table)."""
+        retrieval = None if self.ahead is None else self.ahead.plan.retrieval
+        if retrieval is not None and np.isin(retrieval.rows, replaced).any():
+            self.ahead = None
 
     def _evaluate(self) -> None:
         if self.evaluator is None:

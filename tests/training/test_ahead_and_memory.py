@@ -7,7 +7,6 @@ import torch
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.training import memory
 from conan_embed.training.checkpoint import Progress, Provenance
 from conan_embed.training.loop import TrainingLoop
@@ -46,25 +45,22 @@ def losses_and_windows(scenario, cache):
     return losses, run.table.next_Q.copy(), ahead
 
 
-def test_steps_planned_ahead_are_the_same_steps(tmp_path, monkeypatch):
-    """Nothing is planned across a check, the last step plans nothing, and all numbers are the same bits."""
-    losses, windows, ahead = losses_and_windows(JOINT, tmp_path)
-    interval = JOINT["hard_negatives"]["interval"]
-    assert ahead == [(done % interval != 0) and done < 20 for done in range(1, 21)]
+EACH = JOINT | {"hard_negatives": JOINT["hard_negatives"] | {"rule": "each", "interval": 1, "too_easy": None}}
+
+
+@pytest.mark.parametrize("scenario", [JOINT, EACH], ids=["mean", "each"])
+def test_steps_planned_ahead_are_the_same_steps(tmp_path, monkeypatch, scenario):
+    """A step of which a check replaced negatives is planned anew, the last plans nothing; all bits are the same."""
+    losses, windows, ahead = losses_and_windows(scenario, tmp_path)
     assert (windows != 3).any()
+    assert any(ahead) and not all(ahead[:-1]) and not ahead[-1]
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLoop, "_look_ahead", lambda self: None)
-        assert losses_and_windows(JOINT, tmp_path)[0] == losses
-    # Looking over a check would train on negatives that are replaced already.
-    original = DynamicNegatives.checks_after
+        assert losses_and_windows(scenario, tmp_path)[0] == losses
+    # Keeping such a step would train on negatives that are replaced already.
     with monkeypatch.context() as patch:
-        patch.setattr(
-            TrainingLoop,
-            "_look_ahead",
-            lambda self: setattr(self, "ahead", self._make_ready(self.progress.step + 1)),
-        )
-        assert losses_and_windows(JOINT, tmp_path)[0] != losses
-    assert DynamicNegatives.checks_after is original
+        patch.setattr(TrainingLoop, "_forget_stale_step", lambda self, replaced: None)
+        assert losses_and_windows(scenario, tmp_path)[0] != losses
 
 
 @pytest.fixture
