@@ -5,24 +5,19 @@ looked up; texts that share a band are compared by the exact Jaccard similarity 
 translations, and a short evaluation text inside a long one are not caught.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from conan_embed.errors import UserError
 from conan_embed.filtering.grams import code_points, grams, jaccard
 from conan_embed.filtering.minhash import GRAM, SIDES, plain, signatures, text_keys
 from conan_embed.filtering.normalise import normalise_texts
-from conan_embed.filtering.readers import source_files
+from conan_embed.filtering.readers import read_texts
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
 from conan_embed.filtering.stage import Outcome, split
-from conan_embed.texts.columns import Column, TableSchema
 from conan_embed.texts.ragged import expand_ranges
-from conan_embed.texts.readers import read_rows
 
 
 def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
@@ -31,7 +26,7 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
     Raises:
         UserError: a path has no files, or none of them has text in one of the columns.
     """
-    texts = pl.concat([_read_texts(path, setting.columns) for path in setting.paths])
+    texts = pl.concat([read_texts(path, setting.columns) for path in setting.paths])
     texts = texts.drop_nulls().unique(maintain_order=True)
     if normal.enabled:
         texts = normalise_texts(texts, normal)
@@ -39,24 +34,6 @@ def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
     frame = frame.filter(pl.col("text").str.len_chars() >= setting.min_characters)
     key = pl.Series("key", text_keys(*code_points(frame["text"])), dtype=pl.UInt64)
     return frame.with_columns(key).unique("key", maintain_order=True)
-
-
-def _read_texts(path: str, columns: Sequence[str]) -> pl.Series:
-    texts = []
-    for file in source_files(path):
-        schema = _schema(file, columns)
-        frame = read_rows(file, schema).good_rows()
-        texts += [frame[name].explode().rename("text") for name in frame.columns]
-    if not any(column.count() for column in texts):
-        raise UserError(f"{path}: none of the columns {', '.join(columns)} there holds text.")
-    return pl.concat(texts)
-
-
-def _schema(file: Path, columns: Sequence[str]) -> TableSchema:
-    if file.suffix == ".parquet":  # where a column of another type would be an error of the whole file
-        types = pl.read_parquet_schema(file)
-        columns = [name for name in columns if types.get(name) in (pl.String, pl.List(pl.String))]
-    return TableSchema(tuple(Column(name, "texts", required=False, filled=False) for name in columns))
 
 
 def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:

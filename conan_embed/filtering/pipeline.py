@@ -18,7 +18,8 @@ from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.filtering.decontamination import index_evaluation, read_evaluation
 from conan_embed.filtering.duplicates import JoinResult, find_duplicates
 from conan_embed.filtering.engine import Progress, Runner, run_step
-from conan_embed.filtering.readers import plan_shards
+from conan_embed.filtering.quality import train_quality
+from conan_embed.filtering.readers import plan_shards, source_files
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.filtering.safety import read_block_lists
 from conan_embed.filtering.steps import Run, check_step, finish_step, read_step, score_step
@@ -59,6 +60,7 @@ def filter_pairs(
         return read_summary(run.output / "summary.json")
     read_block_lists(recipe.safety)  # a missing list is reported before hours of work, not after
     _index_evaluation(run)
+    _train_quality(run)
     driver = _Driver(run, runner, _Clock(run.work / "clock.json"))
     driver.over_shards("read", read_step)
     join = _find_duplicates(run, driver.workers)
@@ -94,19 +96,26 @@ def _prepare_output(run: Run, resume: bool) -> bool:
 
 def _identity(run: Run) -> dict[str, dict[str, object]]:
     """Return what must not have changed when a run is resumed."""
-    files = {shard.path: Path(shard.path).stat() for shard in run.shards}
+    recipe = run.recipe
+    other = (*recipe.decontaminate.paths, *recipe.quality.good, *recipe.quality.bad)
+    lists = [Path(path) for path in (*recipe.safety.words, *recipe.safety.domains) if Path(path).exists()]
     return {
-        "recipe": run.recipe.model_dump(mode="json", exclude=_NO_EFFECT_ON_OUTPUT),
-        "files": {path: [stat.st_size, stat.st_mtime_ns] for path, stat in files.items()},
+        "recipe": recipe.model_dump(mode="json", exclude=_NO_EFFECT_ON_OUTPUT),
+        "files": _stamps(Path(shard.path) for shard in run.shards),
+        "lists": _stamps([*lists, *(file for path in other for file in source_files(path))]),
     }
+
+
+def _stamps(files: Iterable[Path]) -> dict[str, object]:
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def _check_identity(
     output: Path, earlier: dict[str, dict[str, object]], now: dict[str, dict[str, object]]
 ) -> None:
     for part, values in now.items():
-        for key in sorted({*values, *earlier[part]}):
-            if values.get(key) != earlier[part].get(key):
+        for key in sorted({*values, *earlier.get(part, {})}):
+            if values.get(key) != earlier.get(part, {}).get(key):
                 raise UserError(
                     f"{output}: holds a run with another {part.rstrip('s')} ({key}); "
                     "choose another folder, or start again without resuming."
@@ -212,6 +221,17 @@ def _index_evaluation(run: Run) -> None:
         texts = read_evaluation(run.recipe.decontaminate, run.recipe.normalise)
         with atomic_write(path) as aside:
             index_evaluation(texts, run.recipe.duplicates).write_parquet(aside)
+
+
+def _train_quality(run: Run) -> None:
+    path = run.work / "quality.npz"
+    if run.recipe.quality.good and not path.exists():
+        model = train_quality(run.recipe.quality, run.recipe.normalise)
+        console.print(
+            f"quality: good and bad examples told apart with an AUC of {model.auc:.2f} on held-out texts"
+        )
+        with atomic_write(path) as aside:
+            model.save(aside)
 
 
 def _find_duplicates(run: Run, workers: int) -> JoinResult | None:

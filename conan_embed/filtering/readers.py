@@ -176,6 +176,29 @@ def _with_ids(records: pl.DataFrame, shard: Shard, source: Source) -> pl.DataFra
     )
 
 
+def read_texts(path: str, columns: Sequence[str]) -> pl.Series:
+    """Return every text in some columns (strings or lists of strings) of a path's files; columns may be missing.
+
+    Raises:
+        UserError: the path has no files, or none of them has text in one of the columns.
+    """
+    texts = []
+    for file in source_files(path):
+        schema = _texts_schema(file, columns)
+        frame = read_rows(file, schema).good_rows()
+        texts += [frame[name].explode().rename("text") for name in frame.columns]
+    if not any(column.count() for column in texts):
+        raise UserError(f"{path}: none of the columns {', '.join(columns)} there holds text.")
+    return pl.concat(texts)
+
+
+def _texts_schema(file: Path, columns: Sequence[str]) -> TableSchema:
+    if file.suffix == ".parquet":  # where a column of another type would be an error of the whole file
+        types = pl.read_parquet_schema(file)
+        columns = [name for name in columns if types.get(name) in (pl.String, pl.List(pl.String))]
+    return TableSchema(tuple(Column(name, "texts", required=False, filled=False) for name in columns))
+
+
 def merge_bad_rows(parts: Iterable[BadRows]) -> list[BadRows]:
     """Add up the bad rows of each file; the first place is that of its first shard that has any."""
     by_path: dict[str, list[BadRows]] = {}

@@ -120,6 +120,27 @@ class Safety(Section):
     domains: tuple[str, ...] = ()
 
 
+class Quality(Section):
+    """A classifier trained on your own examples; without any, the stage does not run.
+
+    Attributes:
+        good, bad: files, folders or patterns with texts of both kinds, at least 50 of each.
+        columns: the columns that are read, strings or lists of strings.
+        min_probability: pairs go whose positive is less probably good.
+    """
+
+    good: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ("text", "positive")
+    min_probability: Share = 0.5
+
+    @model_validator(mode="after")
+    def _both_kinds(self) -> "Quality":
+        if bool(self.good) != bool(self.bad):
+            raise ValueError("expected examples of both kinds, good and bad")
+        return self
+
+
 class Decontaminate(Section):
     """Evaluation texts that no side of a kept pair may repeat.
 
@@ -191,6 +212,7 @@ class FilterRecipe(Section):
     prompt_response: RulesByName = Field(default_factory=dict)
     duplicates: Duplicates = Duplicates()
     safety: Safety = Safety()
+    quality: Quality = Quality()
     decontaminate: Decontaminate = Decontaminate()
     teacher: Teacher = Teacher()
     engine: Engine = Engine()

@@ -2,7 +2,7 @@
 
     read       read, normalise, language, rules, prompt-response rules; fingerprints of what is left
     (join)     duplicates over all shards: `duplicates.find_duplicates`
-    check      duplicates dropped, safety, decontamination
+    check      duplicates dropped, safety, quality, decontamination
     score      teacher scores, where the recipe names a teacher
     finish     pairs under the teacher's minimum dropped; kept and dropped pairs written
 
@@ -31,6 +31,7 @@ from conan_embed.filtering.measures import Measures
 from conan_embed.filtering.minhash import fingerprints
 from conan_embed.filtering.normalise import Normaliser
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, PromptResponseRules
+from conan_embed.filtering.quality import QualityFilter, QualityModel
 from conan_embed.filtering.readers import BadRows, Shard, read_shard
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.filtering.rules import RULES, Rules, active_rules
@@ -198,6 +199,8 @@ def _check_stages(run: Run, number: int, pairs: pl.DataFrame) -> list[Stage]:
         stages.append(DropDuplicates(pl.read_parquet(run.work / "join" / f"{number:05d}.parquet")))
     if recipe.safety.enabled:
         stages.append(Safe(read_block_lists(recipe.safety), recipe.safety))
+    if recipe.quality.good:
+        stages.append(QualityFilter(QualityModel.load(run.work / "quality.npz"), recipe.quality))
     if recipe.decontaminate.paths:
         path = run.work / "evaluation.parquet"
         index = _evaluation_index(path, path.stat().st_mtime_ns)

@@ -24,6 +24,7 @@ STAGES = (  # as in the paper
     "prompt_response",
     "duplicates",
     "safety",
+    "quality",
     "decontamination",
     "teacher",
 )
@@ -39,6 +40,7 @@ ABOUT = {
     "unsafe_words": "different words of the default block lists",
     "blocked_words": "different words of the user's block lists",
     "blocked_domains": "links to blocked domains",
+    "low_quality": "probability that the positive is good, by the classifier",
     "evaluation_text": "a side equals an evaluation text",
     "near_evaluation_text": "a side nearly equals an evaluation text (Jaccard similarity)",
     "teacher_score": "cosine of query and positive under the teacher",

@@ -4,6 +4,7 @@ import html
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,25 @@ def test_teacher_scores_stay_as_a_column_and_are_not_computed_again(raw, tmp_pat
 
 
 @pytest.mark.usefixtures("here")
+def test_the_quality_stage_runs_where_the_recipe_has_examples(raw, tmp_path):
+    rng = random.Random(7)
+    for name, ending in (("good", ""), ("bad", "点击领取优惠红包")):
+        texts = [sentence(rng) + ending for _ in range(100)]
+        pl.DataFrame({"text": texts}).write_parquet(tmp_path / f"{name}.parquet")
+    pl.DataFrame(
+        {"query": ["今天的新闻是什么"], "positive": [sentence(rng) + "点击领取优惠红包"]}
+    ).write_ndjson(tmp_path / "spam.jsonl")
+    quality = {name: [str(tmp_path / f"{name}.parquet")] for name in ("good", "bad")}
+    recipe = recipe_for(raw, quality=quality)
+    spam = Source(path=str(tmp_path / "spam.jsonl"))
+    recipe = recipe.model_copy(update={"sources": (*recipe.sources, spam)})
+    filter_pairs(recipe, tmp_path / "out")
+    _, dropped, summary = output_of(tmp_path / "out")
+    assert "quality" in summary["funnel"]["stages"]
+    assert "spam" in dropped.filter(dropped_by="low_quality")["source"].to_list()
+
+
+@pytest.mark.usefixtures("here")
 def test_a_finished_run_is_not_done_again(raw, tmp_path):
     first = filter_pairs(recipe_for(raw), tmp_path / "out")
     written = (tmp_path / "out" / "summary.json").stat().st_mtime_ns
@@ -228,6 +248,17 @@ def test_another_recipe_is_refused(raw, tmp_path):
     with pytest.raises(UserError, match=r"holds a run with another recipe \(rules\)"):
         filter_pairs(recipe_for(raw, rules={"copy": False}), tmp_path / "out")
     filter_pairs(recipe_for(raw, rules={"copy": False}), tmp_path / "out", resume=False)
+
+
+@pytest.mark.usefixtures("here")
+def test_other_evaluation_texts_are_another_run(raw, tmp_path):
+    shutil.copytree(raw / "evaluation", tmp_path / "evaluation")
+    recipe = recipe_for(raw, engine={"keep_work": True})
+    recipe = recipe.model_copy(update={"decontaminate": Decontaminate(paths=(str(tmp_path / "evaluation"),))})
+    filter_pairs(recipe, tmp_path / "out")
+    pl.DataFrame({"text": ["更多的评测文本在这里"]}).write_parquet(tmp_path / "evaluation" / "more.parquet")
+    with pytest.raises(UserError, match=r"holds a run with another list \(.*more\.parquet\)"):
+        filter_pairs(recipe, tmp_path / "out")
 
 
 def test_the_page_of_a_run_shows_each_reason_and_sample(whole):
