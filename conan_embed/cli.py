@@ -121,6 +121,88 @@ def pairs(
     console.print("\n".join([*result.lines(), f"pairs: {output / 'pairs.parquet'}"]))
 
 
+@app.command()
+def tune(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE...", help="folders and files of documents, or tables of pairs"),
+    ],
+    model: Annotated[str, typer.Option(help="the model to start from: a folder, or a hub name")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of the run")] = Path("runs/tune"),
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="time for training and scoring; else what the data is worth")
+    ] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option(help="evaluation sets of other domains, to see what is forgotten; else a built-in one"),
+    ] = None,
+    hold_out: Annotated[
+        float, typer.Option(min=0.01, max=0.5, help="share of the questions that are never trained on")
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(help="of what is held out, and of training")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of the recipe; repeat")
+    ] = None,
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help="exit with status 1 unless the verdict is BETTER")
+    ] = False,
+) -> None:
+    """Tune a model on a folder of documents: a model that searches them better, and the proof.
+
+    Pairs are made from the documents, questions are held out, hard negatives are mined, the model is trained, compared
+    with its base on the held-out questions, and merged with it where that keeps more of what it knew.
+    """
+    import os
+
+    from conan_embed.tune.tune import TuneSettings
+    from conan_embed.tune.tune import tune as run
+
+    settings = TuneSettings(
+        model=model,
+        minutes=minutes,
+        other=other,
+        hold_out=hold_out,
+        seed=seed,
+        overrides=tuple(set_ or ()),
+        workers=os.cpu_count() or 1,
+    )
+    result = run(sources, output, settings)
+    stdout.print("\n".join(result.lines()), soft_wrap=True)
+    console.print(f'search: conan-embed search "..." --model {output}')
+    if require_better and result.verdict.word != "BETTER":
+        raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    first: Annotated[str, typer.Argument(help="a model folder, or a hub name")],
+    second: Annotated[str, typer.Argument(help="another of the same shape, as a rule its base")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="model folder to write")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="of the first model's weights")] = 0.5,
+) -> None:
+    """Interpolate the weights of two models: most of what the first learned, more of what the second knew."""
+    from conan_embed.tune.merge import merge_models
+
+    console.print(f"merged: {merge_models(first, second, output, share=share)}")
+
+
+@app.command()
+def encode(
+    texts: Annotated[Path, typer.Argument(help="JSON lines, CSV or Parquet with a column text")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="a .parquet or .npy file")],
+    model: Annotated[str, typer.Option(help="a model folder, or a hub name")],
+    query: Annotated[
+        bool, typer.Option("--query", help="with the prompt of queries, not of passages")
+    ] = False,
+    width: Annotated[int | None, typer.Option(min=1, help="a Matryoshka width")] = None,
+) -> None:
+    """Write the embeddings of a file of texts, for any database."""
+    from conan_embed.tune.encoding import encode_file_with
+
+    count = encode_file_with(model, texts, output, query=query, width=width)
+    console.print(f"{count:,} embeddings: {output}")
+
+
 @app.command(name="filter")
 def filter_(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file (docs/filtering.md).")],

@@ -21,7 +21,8 @@ class Repeated:
     """Attributes:
     copies: numbers of documents that hold the same blocks as an earlier one, int64, sorted.
     blocks: keys of blocks that are boilerplate, uint64, sorted.
-    headings: headings, in lower case, that stand in several documents, with the number of these.
+    headings: headings (lower case) that several sections have, with the number of these.
+    headings_within: the same within one document: its number and the heading.
     num_documents: without the copies.
     examples: some of the blocks, the most frequent first.
     """
@@ -29,6 +30,7 @@ class Repeated:
     copies: NDArray[np.int64]
     blocks: NDArray[np.uint64]
     headings: dict[str, int]
+    headings_within: frozenset[tuple[int, str]]
     num_documents: int
     examples: list[str]
 
@@ -47,10 +49,12 @@ def find_repeated(files: list[Path]) -> Repeated:
     copies = content.filter(is_copy)["document"]
     unique = blocks.filter(~pl.col("document").is_in(copies.implode()))
     num_documents = len(content) - len(copies)
+    within = _repeated_headings(unique, "document", "heading").select("document", "heading")
     return Repeated(
         copies=copies.to_numpy(),
         blocks=(frequent := _frequent_blocks(unique, num_documents))["key"].sort().to_numpy(),
-        headings=_repeated_headings(unique),
+        headings=dict(_repeated_headings(unique, "heading").iter_rows()),
+        headings_within=frozenset(within.rows()),
         num_documents=num_documents,
         examples=frequent.sort("documents", descending=True)["text"].head(10).to_list(),
     )
@@ -67,15 +71,7 @@ def _frequent_blocks(blocks: pl.LazyFrame, num_documents: int) -> pl.DataFrame:
     )
 
 
-def _repeated_headings(blocks: pl.LazyFrame) -> dict[str, int]:
+def _repeated_headings(blocks: pl.LazyFrame, *by: str) -> pl.DataFrame:
     last = pl.col("headings").list.last().str.to_lowercase().alias("heading")
-    counted = (
-        blocks.select("document", "section", last)
-        .drop_nulls()
-        .unique()
-        .group_by("heading")
-        .len()
-        .filter(pl.col("len") > 1)
-        .collect(engine="streaming")
-    )
-    return dict(counted.iter_rows())
+    sections = blocks.select("document", "section", last).drop_nulls().unique()
+    return sections.group_by(by).len().filter(pl.col("len") > 1).collect(engine="streaming")

@@ -12,10 +12,11 @@
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from conan_embed.documents.boilerplate import Repeated
 from conan_embed.documents.passages import Passage, StoredSection, split_sentences
 from conan_embed.documents.questions import is_question
 
@@ -56,21 +57,19 @@ class Query:
 
 
 def make_queries(
-    section: StoredSection, passages: list[Passage], repeated_headings: Mapping[str, int], *, min_tokens: int
+    section: StoredSection, passages: list[Passage], repeated: Repeated, *, min_tokens: int
 ) -> list[Query]:
     """Return the queries of one section.
 
     Args:
-        repeated_headings: how many documents have a heading (lower case), where it is more than one.
+        repeated: headings that do not tell one section from another.
         min_tokens: of a passage that may be a positive.
     """
     enough = tuple(place for place, passage in enumerate(passages) if passage.num_tokens >= min_tokens)
     if section.kind == "faq":  # a short answer is an answer
         enough = tuple(range(len(passages)))
     positives = enough[:MAX_POSITIVES]
-    queries = (
-        [Query(*query, positives) for query in _of_headings(section, repeated_headings)] if positives else []
-    )
+    queries = [Query(*query, positives) for query in _of_headings(section, repeated)] if positives else []
     answered = set(positives) if queries else set()
     queries += [
         query
@@ -81,7 +80,7 @@ def make_queries(
     return queries
 
 
-def _of_headings(section: StoredSection, repeated: Mapping[str, int]) -> Iterator[tuple[PairKind, str]]:
+def _of_headings(section: StoredSection, repeated: Repeated) -> Iterator[tuple[PairKind, str]]:
     if section.is_first and _says_something(section.summary):
         yield "summary", section.summary
     if not section.headings:
@@ -89,7 +88,7 @@ def _of_headings(section: StoredSection, repeated: Mapping[str, int]) -> Iterato
             yield "title", section.title
         return
     heading = _NUMBER.sub("", section.headings[-1]).strip()
-    alone = repeated.get(section.headings[-1].lower(), 1) == 1
+    alone = section.headings[-1].lower() not in repeated.headings
     if section.kind == "faq":
         yield "faq", heading
     elif is_question(heading):
@@ -98,16 +97,17 @@ def _of_headings(section: StoredSection, repeated: Mapping[str, int]) -> Iterato
         yield "definition", heading if alone or not section.title else f"{section.title}: {heading}"
     elif alone and not _generic(heading) and _stands_alone(heading):
         yield "heading", heading
-    elif (path := _path(section)) is not None:
+    elif (path := _path(section, repeated)) is not None:
         yield "heading", path
 
 
-def _path(section: StoredSection) -> str | None:
-    """Return title and heading, with the heading between where the last one is a generic word."""
+def _path(section: StoredSection, repeated: Repeated) -> str | None:
+    """Return title and heading, and the one between where the last is a generic word or stands there twice."""
+    again = (section.document, section.headings[-1].lower()) in repeated.headings_within
     headings = [_NUMBER.sub("", heading).strip() for heading in section.headings]
     if section.title:
         headings = [section.title, *headings]
-    if _generic(headings[-1]):
+    if again or _generic(headings[-1]):
         headings = [heading for heading in headings[:-1] if not _generic(heading)][-2:] + headings[-1:]
         if len(headings) < 2:
             return None
@@ -133,7 +133,7 @@ def _first_sentence(passage: Passage, place: int) -> Iterator[Query]:
     sentences = split_sentences(passage.text)
     first, rest = sentences[0].strip(), "".join(sentences[1:]).strip()
     characters = len(_HAN.findall(first))
-    if sum(map(str.isalpha, first)) < 0.6 * len(first.replace(" ", "")):
+    if not passage.is_prose or sum(map(str.isalpha, first)) < 0.6 * len(first.replace(" ", "")):
         return  # a row of a table, or code
     if (
         (len(first.split()) >= 5 or characters >= 8)

@@ -69,7 +69,7 @@ def make_part(
     ):
         used: Counter[str] = Counter()
         for number, (section, parts) in enumerate(cut):
-            queries = make_queries(section, parts, repeated.headings, min_tokens=min_tokens)
+            queries = make_queries(section, parts, repeated, min_tokens=min_tokens)
             rest_of = {place: query.rest for query in queries for place in query.positives if query.rest}
             keys = [xxh3_64_intdigest(part.text.encode()) for part in parts]
             path = " > ".join(section.headings)

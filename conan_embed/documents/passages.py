@@ -43,11 +43,17 @@ class StoredSection:
 
 @dataclass(frozen=True)
 class Passage:
-    """A part of a section, at most so many tokens long, and the line where it begins."""
+    """A part of a section, at most so many tokens long.
+
+    Attributes:
+        line: where it begins.
+        is_prose: whether it begins with a paragraph, not with code, a list or a table.
+    """
 
     text: str
     line: int
     num_tokens: int
+    is_prose: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class _Piece:
     text: str
     line: int
     glue: str  # what stands between it and a piece before it
-    repeats: bool = True  # whether it may stand again at the start of the next passage
+    is_prose: bool = True  # such a piece may stand again at the start of the next passage
     header: str = ""  # of the table it is from, for a passage that begins with it
 
 
@@ -96,14 +102,12 @@ def cut_sections(
 
 def _pieces(blocks: list[tuple[Block, int]], max_tokens: int) -> list[_Piece]:
     if sum(size for _, size in blocks) <= max_tokens:
-        return [_Piece(block.text, block.line, "\n\n") for block, _ in blocks]
-    return [
-        piece
-        for block, size in blocks
-        for piece in (
-            [_Piece(block.text, block.line, "\n\n")] if size <= max_tokens else _cut(block, size, max_tokens)
-        )
-    ]
+        return [_Piece(block.text, block.line, "\n\n", block.kind == "text") for block, _ in blocks]
+    pieces: list[_Piece] = []
+    for block, size in blocks:
+        whole = _Piece(block.text, block.line, "\n\n", block.kind == "text")
+        pieces += [whole] if size <= max_tokens else _cut(block, size, max_tokens)
+    return pieces
 
 
 def _cut(block: Block, size: int, max_tokens: int) -> Iterator[_Piece]:
@@ -149,14 +153,19 @@ def _pack(
 
 def _join(pieces: list[tuple[_Piece, int]]) -> Passage:
     text = "".join((piece.glue if place else "") + piece.text for place, (piece, _) in enumerate(pieces))
-    return Passage(text.strip("\n").rstrip(), pieces[0][0].line, sum(tokens for _, tokens in pieces))
+    return Passage(
+        text.strip("\n").rstrip(),
+        pieces[0][0].line,
+        sum(tokens for _, tokens in pieces),
+        pieces[0][0].is_prose,
+    )
 
 
 def _repeated(pieces: list[tuple[_Piece, int]], overlap: int) -> list[tuple[_Piece, int]]:
     kept: list[tuple[_Piece, int]] = []
     for piece, size in reversed(pieces[1:]):
         overlap -= size
-        if overlap < 0 or not piece.repeats:
+        if overlap < 0 or not piece.is_prose:
             break
         kept.insert(0, (piece, size))
     return kept

@@ -1,7 +1,9 @@
 """Queries that documents hold themselves: of every kind, in Chinese and English."""
 
+import numpy as np
 import pytest
 
+from conan_embed.documents.boilerplate import Repeated
 from conan_embed.documents.markdown import parse_markdown
 from conan_embed.documents.pairs import Query, make_queries
 from conan_embed.documents.passages import Passage, StoredSection
@@ -11,13 +13,14 @@ TEXT = "The server keeps a log. It is rotated every day, and old files are remov
 
 
 def _queries(headings: tuple[str, ...], *texts: str, title: str = "Server guide", **settings) -> list[Query]:
-    repeated = settings.pop("repeated", {})
+    repeated, within = settings.pop("repeated", {}), settings.pop("within", [])
+    known = Repeated(np.zeros(0), np.zeros(0), repeated, frozenset((1, heading) for heading in within), 1, [])
     given = {"summary": "", "kind": "section", "is_first": False, **settings}
     section = StoredSection(
         1, "a.md", title, given["summary"], headings, given["kind"], 1, given["is_first"], ()
     )
     passages = [Passage(text, 1, len(text) // 4) for text in texts or (TEXT,)]
-    return make_queries(section, passages, repeated, min_tokens=8)
+    return make_queries(section, passages, known, min_tokens=8)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,11 @@ def _queries(headings: tuple[str, ...], *texts: str, title: str = "Server guide"
         (("Rotating the logs of a server",), {}, ("heading", "Rotating the logs of a server")),
         (("2.1 日志文件的轮转与清理",), {}, ("heading", "日志文件的轮转与清理")),
         (("Logging", "Examples"), {}, ("heading", "Server guide: Logging: Examples")),
+        (
+            ("Version 2", "Commits"),
+            {"repeated": {"commits": 2}, "within": ["commits"]},
+            ("heading", "Server guide: Version 2: Commits"),
+        ),
         (("How do I rotate logs?",), {}, ("question", "How do I rotate logs?")),
         (("如何清理日志",), {}, ("question", "如何清理日志")),
         (("How it works",), {"repeated": {"how it works": 3}}, ("question", "Server guide: How it works")),

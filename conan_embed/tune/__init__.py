@@ -1,0 +1,11 @@
+"""One command from a folder of documents to a model that searches them better: `conan-embed tune docs/ --model NAME`.
+
+tune.py       `tune`: the whole way, and what it leaves in its folder
+prepare.py    the filter's cheap stages on the pairs, one row a query for training
+speed.py      how fast this machine encodes and trains, before anything starts
+plan.py       settings from the model, the amount of data and the minutes given, each with its reason
+merge.py      two models of one shape, interpolated
+other.py      questions from other domains: what the tuned model may have forgotten
+verdict.py    BETTER, NO CLEAR DIFFERENCE or WORSE, with the interval
+encoding.py   the embeddings of a file of texts as Parquet or NumPy (`conan-embed encode`)
+"""
