@@ -232,7 +232,7 @@ def _plan(
         development=pairs.questions["development"],
         development_passages=_rows(development),
         other_passages=sum(_rows(file) for file in _part(other, "test").glob("retrieval/*/corpus.parquet")),
-        speed=measure_speed(model, queries[:64], passages[:64]),
+        speed=measure_speed(model, queries[:32], passages[:32]),
     )
     plan = make_plan(facts, files, minutes=settings.minutes, seed=settings.seed, overrides=settings.overrides)
     return plan, agreement
