@@ -1,7 +1,5 @@
 """Our model as mteb sees one: its encoder protocol and its metadata. Imports mteb, which is an extra."""
 
-import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +9,7 @@ from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 from numpy.typing import NDArray
 
+from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 
@@ -51,7 +50,7 @@ def model_meta(
     return ModelMeta(
         loader=None,
         name=name,
-        revision=fingerprint(model, precision),
+        revision=revision_of(model, precision),
         release_date=None,
         languages=None,
         n_parameters=parameters,
@@ -72,17 +71,6 @@ def model_meta(
     )
 
 
-def fingerprint(model: EmbeddingModel, precision: str) -> str:
-    """Return 16 hexadecimal digits that change with all that embeddings depend on.
-
-    That is weights, config, pooling, prompts, length, tokenizer (with the side at which it cuts) and precision.
-    """
-    digest = xxhash.xxh3_64()
-    config = {name: value for name, value in model.encoder.config.to_dict().items() if name[0] != "_"}
-    settings: Sequence[Any] = (model.pooling, sorted(model.prompts.items()), model.max_length, precision)
-    digest.update(json.dumps([settings, config], sort_keys=True, default=str).encode())
-    digest.update(model.tokenizer_text().encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+def revision_of(model: EmbeddingModel, precision: str) -> str:
+    """Return 16 hexadecimal digits that change with all that embeddings depend on, and with the precision."""
+    return xxhash.xxh3_64_hexdigest(f"{fingerprint(model)} {precision}".encode())

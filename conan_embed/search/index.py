@@ -10,7 +10,6 @@ can be deleted at any time.
 Shapes: Q queries, C passages, D width, K hits.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.text import Text
 from safetensors.torch import save_file
 
 from conan_embed.console import progress_bar
+from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.formats import read_tensors
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
@@ -119,16 +119,7 @@ def encode_passages(model: EmbeddingModel, texts: pl.Series, cache: Path) -> tor
 
 def _key(model: EmbeddingModel, texts: pl.Series) -> str:
     """Hash all that the embeddings of `texts` depend on."""
-    config = {
-        name: value for name, value in model.encoder.config.to_dict().items() if not name.startswith("_")
-    }
-    weights = model.state_dict()
-    shapes = {name: f"{tuple(weight.shape)} {weight.dtype}" for name, weight in weights.items()}
-    settings = [model.pooling, model.max_length, model.prompts["passage"]]
-    key = xxhash.xxh3_128(json.dumps([config, shapes, settings], sort_keys=True, default=str).encode())
-    for weight in weights.values():
-        key.update(weight.cpu().flatten().view(torch.uint8).numpy().data)
-    key.update(model.tokenizer_text().encode())
+    key = xxhash.xxh3_128(fingerprint(model).encode())
     key.update(texts.str.len_bytes().to_numpy().data)
     key.update("".join(texts).encode())
     return key.hexdigest()

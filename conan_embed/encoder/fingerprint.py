@@ -1,0 +1,28 @@
+"""A hash of all that a model's embeddings depend on: the key under which embeddings and scores are kept."""
+
+import json
+from typing import TYPE_CHECKING
+
+import torch
+import xxhash
+
+if TYPE_CHECKING:
+    from conan_embed.encoder.model import EmbeddingModel
+
+
+def fingerprint(model: "EmbeddingModel") -> str:
+    """Return 32 hexadecimal digits that change with whatever changes an embedding of `model`.
+
+    That is weights, config, pooling, dense layers with their activations, prompts, max length, and the tokenizer with
+    the side at which it cuts. Precision is not the model's: who keeps results of several puts it beside.
+    """
+    config = {name: value for name, value in model.encoder.config.to_dict().items() if name[0] != "_"}
+    weights = model.state_dict()
+    shapes = {name: f"{tuple(weight.shape)} {weight.dtype}" for name, weight in weights.items()}
+    dense = [layer.activation_name for layer in model.dense_layers()]
+    settings = [model.pooling, dense, model.max_length, sorted(model.prompts.items())]
+    key = xxhash.xxh3_128(json.dumps([config, shapes, settings], sort_keys=True, default=str).encode())
+    for weight in weights.values():
+        key.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    key.update(model.tokenizer_text().encode())
+    return key.hexdigest()
