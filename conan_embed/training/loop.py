@@ -13,6 +13,7 @@ from conan_embed.console import console, progress_bar
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.planning.contrast import has_contrast
 from conan_embed.planning.plan import StepPlan, StepSource
 from conan_embed.recipes.schema import Loss, Optimizer, Training
 from conan_embed.training.checkpoint import Progress, Provenance, checkpoints, save_checkpoint, save_progress
@@ -70,6 +71,7 @@ class TrainingLoop:
     evaluate_every: int = 0
     ahead: ReadyStep | None = field(default=None, init=False)
     saved_step: int | None = field(default=None, init=False)
+    without_contrast: int = field(default=0, init=False)
 
     def run(self) -> None:
         """Do the remaining steps, evaluate, and write the model.
@@ -95,6 +97,8 @@ class TrainingLoop:
                         f"stopped on request after step {self.progress.step} of {self.num_steps}; "
                         f"the same command resumes from {self.folder.checkpoints}."
                     )
+        if self.without_contrast:
+            self.folder.log(f"{self.without_contrast:,} of {self.num_steps:,} steps had nothing to learn.")
         self._save()
         self._evaluate()
         save_progress(checkpoints(self.folder.checkpoints)[-1], self._timed_progress())
@@ -107,6 +111,8 @@ class TrainingLoop:
             group["lr"] = rate
         self.module.model.train()
         ready, self.ahead = self.ahead or self._make_ready(step), None
+        if not has_contrast(ready.plan):
+            self._note_step_without_contrast(step)
         result = self._train_step(ready)
         self.progress = replace(self.progress, step=step + 1)
         self.log.write("metrics", _metrics(result, ready.plan.epoch, step + 1, rate))
@@ -119,6 +125,14 @@ class TrainingLoop:
         if every and (step + 1) % every == 0:
             self._save()
         return result
+
+    def _note_step_without_contrast(self, step: int) -> None:
+        self.without_contrast += 1
+        if self.without_contrast == 1:
+            self.folder.log(
+                f"step {step + 1}: nothing to learn: no query has a negative candidate, and no two STS pairs have "
+                "different scores. (Further such steps are counted, not reported.)"
+            )
 
     def _train_step(self, ready: ReadyStep) -> StepResult:
         clip = self.optimizer.max_grad_norm

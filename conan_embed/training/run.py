@@ -19,6 +19,7 @@ from conan_embed.negatives.false_negatives import MARGIN, hard_negatives
 from conan_embed.negatives.outlook import obstacles
 from conan_embed.negatives.prepare import make_rankings, make_table
 from conan_embed.negatives.table import NegativeTable
+from conan_embed.planning.contrast import check_contrast
 from conan_embed.planning.plan import StepSource
 from conan_embed.planning.planner import Planner, check_enough_negatives
 from conan_embed.planning.streaming import StreamPlanner, open_streams
@@ -217,6 +218,7 @@ def _train(
         if checkpoint is not None:
             check_data(checkpoint, data, allow_changes=allow_changes)
     num_steps = recipe.training.steps or source.steps_for(recipe.training.epochs)
+    check_contrast(source, None if negatives is None else negatives.table, num_steps)
     module = TrainModule(model, recipe.optimizer, recipe.training)
     module.memory.fit(measure_fitting_tokens(model, recipe.training.precision))
     progress = Progress(0)

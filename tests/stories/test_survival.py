@@ -20,6 +20,15 @@ from tests.tiny_models import SENTENCES, make_tiny_model
 from tests.training.test_run import assert_same_run, lines, write
 
 STEPS_PER_EPOCH, NUM_STEPS, SAVE_EVERY = 5, 20, 3
+# Where runs are killed: other steps every time; to repeat a failure, set SURVIVAL_SEED to the number that it prints.
+SEED = int(os.environ.get("SURVIVAL_SEED", random.SystemRandom().randrange(1 << 32)))
+DRAW = random.Random(SEED)
+
+
+@pytest.fixture(autouse=True)
+def printed_seed():
+    """pytest shows what a failing test has printed."""
+    print(f"SURVIVAL_SEED={SEED}")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +87,7 @@ def undisturbed(world):
 
 def in_epoch(epoch):
     """A step of that epoch, counted from 1, at random: whichever it is, nothing may be lost."""
-    return random.SystemRandom().randint((epoch - 1) * STEPS_PER_EPOCH + 2, epoch * STEPS_PER_EPOCH)
+    return DRAW.randint((epoch - 1) * STEPS_PER_EPOCH + 2, epoch * STEPS_PER_EPOCH)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def in_epoch(epoch):
 )
 def test_a_killed_run_goes_on_bit_for_bit(world, undisturbed, what, epoch, sharding):
     name = f"{what}-{epoch}-{sharding}".replace(" ", "-")
-    step, rank = in_epoch(epoch), random.SystemRandom().randrange(2)
+    step, rank = in_epoch(epoch), DRAW.randrange(2)
     if what != "kill":
         step = -(-step // SAVE_EVERY) * SAVE_EVERY
     started = time.monotonic()
