@@ -3,8 +3,10 @@
 Heavy imports stand inside the commands, so that `--help` answers at once.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.text import Text
@@ -12,6 +14,9 @@ from rich.text import Text
 from conan_embed.console import console, stdout
 from conan_embed.distributed import failures
 from conan_embed.errors import UserError
+from conan_embed.files import disk_error
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +32,26 @@ app = typer.Typer(
     """,
 )
 
+
+def command(name: str | None = None) -> Callable[[Command], Command]:
+    """Make a function a command; `~` in its paths is the home directory, also where no shell has expanded it."""
+
+    def expand(value: Any) -> Any:
+        if isinstance(value, list):
+            return [expand(each) for each in value]
+        return value.expanduser() if isinstance(value, Path) else value
+
+    def register(function: Command) -> Command:
+        @functools.wraps(function)
+        def run(**arguments: Any) -> None:
+            function(**{key: expand(value) for key, value in arguments.items()})
+
+        app.command(name)(run)
+        return function
+
+    return register
+
+
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a built-in recipe.")
 ]
@@ -36,7 +61,7 @@ Overrides = Annotated[
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run, if there is one.")]
 
 
-@app.command()
+@command()
 def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -60,7 +85,7 @@ def train(
     collectives.stop()
 
 
-@app.command()
+@command()
 def mine(
     recipe: RecipeArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the rankings.")],
@@ -77,7 +102,7 @@ def mine(
     console.print(f"rankings: {folder}\nstatistics and examples: {folder / 'mining.json'}")
 
 
-@app.command()
+@command()
 def pairs(
     sources: Annotated[
         list[str],
@@ -121,7 +146,7 @@ def pairs(
     console.print("\n".join([*result.lines(), f"pairs: {output / 'pairs.parquet'}"]))
 
 
-@app.command()
+@command()
 def tune(
     sources: Annotated[
         list[str],
@@ -173,7 +198,7 @@ def tune(
         raise typer.Exit(1)
 
 
-@app.command()
+@command()
 def merge(
     first: Annotated[str, typer.Argument(help="a model folder, or a hub name")],
     second: Annotated[str, typer.Argument(help="another of the same shape, as a rule its base")],
@@ -186,7 +211,7 @@ def merge(
     console.print(f"merged: {merge_models(first, second, output, share=share)}")
 
 
-@app.command()
+@command()
 def encode(
     texts: Annotated[Path, typer.Argument(help="JSON lines, CSV or Parquet with a column text")],
     output: Annotated[Path, typer.Option("--output", "-o", help="a .parquet or .npy file")],
@@ -203,7 +228,7 @@ def encode(
     console.print(f"{count:,} embeddings: {output}")
 
 
-@app.command(name="filter")
+@command(name="filter")
 def filter_(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file (docs/filtering.md).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pairs and the report.")],
@@ -223,7 +248,7 @@ def filter_(
     console.print(f"kept pairs: {output / 'kept'}\nsummary: {output / 'summary.json'}\nreport: {page}")
 
 
-@app.command()
+@command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model folder, or the name of a model on the hub.")],
     folder: Annotated[
@@ -302,7 +327,7 @@ ArmsOutput = Annotated[
 Against = Annotated[str | None, typer.Option(help="Arm to compare the others with. Default: the first.")]
 
 
-@app.command()
+@command()
 def ablate(
     recipe: RecipeArgument,
     overrides: Overrides = None,
@@ -339,7 +364,7 @@ def ablate(
     collectives.stop()
 
 
-@app.command()
+@command()
 def sweep(
     recipe: RecipeArgument,
     settings: Annotated[
@@ -378,7 +403,7 @@ def sweep(
     collectives.stop()
 
 
-@app.command()
+@command()
 def report(
     folders: Annotated[
         list[Path], typer.Argument(help="Run folders (several are compared), or one output of a filter.")
@@ -393,7 +418,7 @@ def report(
     console.print(f"report: {run(folders, output)}")
 
 
-@app.command(name="false-negatives")
+@command(name="false-negatives")
 def false_negatives(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[
@@ -414,7 +439,7 @@ def false_negatives(
     console.print(f"{result.found:,} likely false negatives among {result.pairs:,} pairs: {result.file}")
 
 
-@app.command()
+@command()
 def export(
     model: Annotated[Path, typer.Argument(help="A model folder.")],
     output: Annotated[Path, typer.Argument(help="The folder to write.")],
@@ -432,7 +457,7 @@ def export(
     console.print(f"exported: {run(model, output, format=format, quantize=quantize, width=width)}")
 
 
-@app.command()
+@command()
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     model: Annotated[Path, typer.Option(help="A model folder.")] = Path("runs/quickstart/model"),
@@ -448,7 +473,7 @@ def search(
     stdout.print(show(run(query, model, corpus, k=k)[0]))
 
 
-@app.command()
+@command()
 def recipe(
     name: Annotated[str | None, typer.Argument(help="The built-in recipe to print.")] = None,
     keys: Annotated[
@@ -461,7 +486,7 @@ def recipe(
     typer.echo(list_keys() if keys else list_recipes() if name is None else recipe_text(name))
 
 
-@app.command()
+@command()
 def quickstart(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/quickstart"),
@@ -485,13 +510,18 @@ def main() -> None:
     except KeyboardInterrupt:
         failures.exit_all(130, lambda: console.print("interrupted"))
     except Exception as error:
+        if (reason := disk_error(error)) is not None:
+            file = getattr(error, "filename", None)
+            failures.exit_all(
+                2, lambda: _print_error(f"{file + ': ' if file else ''}cannot be written: {reason}.")
+            )
         if not failures.in_group():
             raise
         if not failures.is_peer_failure(error):
             failures.exit_all(1, console.print_exception)
-        reason = str(error).strip().splitlines()[0]
+        lost = str(error).strip().splitlines()[0]
         message = (
-            f"lost another process of the run ({reason}). The same command resumes from the last checkpoint."
+            f"lost another process of the run ({lost}). The same command resumes from the last checkpoint."
         )
         failures.exit_all(1, lambda: _print_error(message))
 

@@ -12,6 +12,7 @@ from conan_embed.distributed.placement import shares
 from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.passes import num_passes
+from conan_embed.errors import UserError
 from conan_embed.texts.store import TextStore
 
 Embed = Callable[[np.ndarray, str], torch.Tensor]
@@ -49,6 +50,10 @@ def embed_with(
         if description:  # long enough for a progress bar: shares are not ready at the same time
             collectives.barrier()
         rows = torch.nn.functional.normalize(rows.float(), dim=1)
+        if description and not collectives.all_true(bool(torch.isfinite(rows).all())):
+            raise UserError(
+                f"{description}: an embedding is not a finite number; expected a model whose all are."
+            )
         all_rows = collectives.all_gather_rows(rows, [len(part) for part in parts])
         return all_rows[to_device(np.argsort(np.concatenate(parts)), all_rows.device)]
 

@@ -139,9 +139,11 @@ class TrainingLoop:
         try:
             return train_step(self.module, ready, self.loss, max_grad_norm=clip, meanwhile=self._look_ahead)
         except NotFinite as error:
-            saved = checkpoints(self.folder.checkpoints)
-            last = f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was written yet"
-            raise NotFinite(f"{error} {last}.") from None
+            raise NotFinite(f"{error} {self._last_saved()}.") from None
+
+    def _last_saved(self) -> str:
+        saved = checkpoints(self.folder.checkpoints)
+        return f"The last good checkpoint is {saved[-1]}" if saved else "No checkpoint was written yet"
 
     def _renew_negatives(self, plan: StepPlan, result: StepResult) -> None:
         """Note how the hard negatives of the step have scored; at a check, replace those that are no longer hard."""
@@ -189,6 +191,10 @@ class TrainingLoop:
         if self.saved_step == self.progress.step:
             return
         self.saved_step = self.progress.step
+        if not self.module.is_finite():
+            raise NotFinite(
+                f"step {self.progress.step}: a weight is not a finite number after the update. {self._last_saved()}."
+            )
         save_checkpoint(
             self.folder.checkpoints,
             self.module,

@@ -98,6 +98,11 @@ class TrainModule:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    def is_finite(self) -> bool:
+        """Return, on every process, whether all parameters are finite numbers."""
+        finite = [torch.isfinite(_local(parameter)).all() for parameter in self.model.parameters()]
+        return collectives.all_true(bool(torch.stack(finite).all()))
+
     @contextlib.contextmanager
     def whole(self) -> Iterator[EmbeddingModel]:
         """Give the first process the model with all its parameters, to evaluate or save; all processes must call it.
@@ -190,6 +195,10 @@ class _EmbedShare(nn.Module):
 
     def forward(self, chunks: list[Chunk], **settings: Any) -> torch.Tensor:
         return self.model.embed_chunks(chunks, **settings)
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _summing(module: nn.Module) -> nn.Module:
