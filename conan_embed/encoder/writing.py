@@ -117,6 +117,8 @@ def make_tokenizer_portable(folder: Path, model: "EmbeddingModel") -> None:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     inputs, max_length = ["input_ids", "attention_mask"], model.max_length
     write_json(path, {**config, "model_input_names": inputs, "model_max_length": max_length})
+    # transformers 5 left this file; fastembed asks for it.
+    write_json(folder / "special_tokens_map.json", model.tokenizer.special_tokens_map)
     path = folder / "tokenizer.json"
     if path.exists():
         side = "Left" if config.get("truncation_side") == "left" else "Right"

