@@ -466,11 +466,16 @@ def search(
     ),
     k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 5,
 ) -> None:
-    """Search a file of passages; by default, with the quickstart's model in its documentation."""
+    """Search a file of passages; by default, with the quickstart's model in its documentation.
+
+    With the folder of a `tune` run as the model, its passages are searched, each shown with file, line and heading.
+    """
     from conan_embed.search.index import search as run
     from conan_embed.search.index import show
+    from conan_embed.tune.searching import is_tuned, search_tuned
 
-    stdout.print(show(run(query, model, corpus, k=k)[0]))
+    hits = search_tuned(query, model, k=k) if is_tuned(model) else run(query, model, corpus, k=k)[0]
+    stdout.print(show(hits))
 
 
 @command()

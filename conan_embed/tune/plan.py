@@ -112,7 +112,8 @@ def make_plan(
         if affordable < steps:
             reasons.append(f"{affordable:,} steps instead of {steps:,}: what fits into {minutes:g} minutes")
             steps = affordable
-    write_text(files.recipe, _yaml(facts, files, queries, num_negatives, steps, seed))
+    if not (files.training / "checkpoints").exists():  # else the run goes on with what was planned then
+        write_text(files.recipe, _yaml(facts, files, queries, num_negatives, steps, seed))
     recipe = load_recipe(files.recipe, overrides)
     write_text(files.recipe, recipe.as_yaml())
     steps = recipe.training.steps or steps

@@ -29,13 +29,12 @@ from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.results import TaskResult
 from conan_embed.files import atomic_write, read_json, write_json
-from conan_embed.search.index import encode_passages
-from conan_embed.texts.readers import read_corpus
 from conan_embed.training.run import train
 from conan_embed.tune.merge import interpolate, set_weights, weights_of
 from conan_embed.tune.other import write_other_domains
 from conan_embed.tune.plan import SHARES, Facts, Files, Plan, make_plan
 from conan_embed.tune.prepare import CleanPairs, clean_pairs
+from conan_embed.tune.searching import write_index
 from conan_embed.tune.speed import measure_speed
 from conan_embed.tune.verdict import Verdict, judge
 
@@ -128,6 +127,7 @@ def tune(sources: Sequence[str | Path], output: str | Path, settings: TuneSettin
     files = Files(Path(output))
     model = EmbeddingModel.load(settings.model).to(collectives.start())
     pairs = _make_pairs(sources, files, model, settings)
+    _check_same_run(files, settings)
     clean = _clean(files, settings.workers)
     console.print(clean.sentence())
     started = time.time()
@@ -179,6 +179,26 @@ def _make_pairs(
             "or more to tell better from worse: give more documents, or a larger --hold-out."
         )
     return pairs
+
+
+def _check_same_run(files: Files, settings: TuneSettings) -> None:
+    """Refuse to go on in a folder whose scores and checkpoints are of other pairs or settings."""
+    marker = files.folder / "settings.json"
+    other = None if settings.other is None else str(settings.other)
+    identity = {
+        "model": settings.model,
+        "other": other,
+        "seed": settings.seed,
+        "overrides": list(settings.overrides),
+        "pairs": read_json(files.pairs / "pairs.json")["fingerprint"],
+    }
+    before = read_json(marker) if marker.exists() else identity
+    changed = [key for key, value in identity.items() if before.get(key) != value]
+    if changed:
+        raise UserError(
+            f"{files.folder}: holds a run with other {' and '.join(changed)}; choose another folder."
+        )
+    write_json(marker, identity)
 
 
 def _clean(files: Files, workers: int) -> CleanPairs:
@@ -305,4 +325,4 @@ def best_share(tried: dict[float, tuple[float, float]], kept: float) -> float:
 def _write_index(files: Files, model: EmbeddingModel) -> None:
     with atomic_write(files.passages) as aside:
         shutil.copyfile(files.pairs / "passages.parquet", aside)
-    encode_passages(model, read_corpus(files.passages)["text"], files.index)
+    write_index(files, model)

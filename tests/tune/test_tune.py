@@ -1,0 +1,104 @@
+"""The one command from end to end, with a tiny model: what it leaves, resumes, and never claims."""
+
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from conan_embed.cli import app
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.errors import UserError
+from conan_embed.files import read_json
+from conan_embed.tune import tune as module
+from conan_embed.tune.searching import search_tuned
+from conan_embed.tune.tune import TuneSettings, best_share, tune
+from tests.tiny_models import make_tiny_model
+
+WORDS = [*("file", "line", "memory", "python", "training", "data", "model"), *("negative", "answer", "park")]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a base model and an evaluation set of another domain."""
+    monkeypatch.setattr("conan_embed.tune.speed._PATIENCE", 0.01)
+    make_tiny_model("bert").save(tmp_path / "base")
+    folder = tmp_path / "other" / "retrieval" / "small"
+    folder.mkdir(parents=True)
+    texts = [f"{one} and {two} together" for one in WORDS[:6] for two in WORDS[6:]]
+    ids = [f"d{number}" for number in range(len(texts))]
+    pl.DataFrame({"doc_id": ids, "text": texts}).write_parquet(folder / "corpus.parquet")
+    asked = pl.DataFrame({"query_id": ["q0", "q1", "q2"], "text": texts[:3]})
+    asked.write_parquet(folder / "queries.parquet")
+    judged = pl.DataFrame({"query_id": ["q0", "q1", "q2"], "doc_id": ids[:3], "score": [1, 1, 1]})
+    judged.write_parquet(folder / "qrels.parquet")
+    return tmp_path
+
+
+def _write_table(path: Path, *, shuffled: bool, rows: int = 160) -> Path:
+    generator = random.Random(0)
+    questions = [f"what about {' '.join(generator.sample(WORDS, 3))} number {row}" for row in range(rows)]
+    answers = [
+        question.removeprefix("what about ") + " is told here at some length" for question in questions
+    ]
+    if shuffled:
+        generator.shuffle(answers)
+    pl.DataFrame({"question": questions, "answer": answers}).write_csv(path)
+    return path
+
+
+def _settings(project: Path, **settings) -> TuneSettings:
+    given = {"other": project / "other", "overrides": ("training.steps=4", "step.queries=8"), **settings}
+    return TuneSettings(str(project / "base"), **given)
+
+
+def test_the_run_leaves_a_model_passages_and_an_index_and_resumes(project: Path, monkeypatch, capsys) -> None:
+    table, output = _write_table(project / "faq.csv", shuffled=False), project / "out"
+    monkeypatch.setattr(module, "_choose_share", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune([table], output, _settings(project))
+    monkeypatch.undo()
+    monkeypatch.setattr("conan_embed.tune.speed._PATIENCE", 0.01)
+    result = tune([table], output, _settings(project))
+    assert read_json(output / "tune.json")["verdict"]["word"] == result.verdict.word
+    assert EmbeddingModel.load(output / "model").width == 32
+    passages = pl.read_parquet(output / "passages.parquet")
+    corpus = pl.read_parquet(output / "training_corpus.parquet")
+    assert set(corpus["doc_id"]) == set(passages.filter(split="train")["doc_id"]), (
+        "held-out texts are no negatives"
+    )
+    with pytest.raises(UserError, match="holds a run with other seed and pairs; choose another folder"):
+        tune([table], output, _settings(project, seed=1))
+    hits = search_tuned("file and memory", output, k=3)
+    assert len(hits) == 3
+    assert "faq.csv#" in hits[0].doc_id and "what about" in hits[0].doc_id
+    capsys.readouterr()
+    passages.head(50).write_parquet(output / "passages.parquet")
+    search_tuned("file and memory", output)
+    assert "changed since it was indexed" in capsys.readouterr().err
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_shuffled_pairs_are_never_better(project: Path) -> None:
+    table = _write_table(project / "noise.csv", shuffled=True)
+    result = tune([table], project / "out", _settings(project))
+    assert result.verdict.agreement < 0.6
+    assert result.verdict.word != "BETTER"
+    arguments = ["tune", str(table), "--model", str(project / "base"), "-o", str(project / "out")]
+    arguments += ["--other", str(project / "other"), "--set", "training.steps=4", "--set", "step.queries=8"]
+    assert app([*arguments, "--require-better"], standalone_mode=False) == 1
+
+
+def test_too_few_questions_to_judge_by_are_refused(project: Path) -> None:
+    table = _write_table(project / "few.csv", shuffled=False, rows=12)
+    with pytest.raises(UserError, match=r"few\.csv: \d held-out questions, expected 10 or more"):
+        tune([table], project / "out", _settings(project))
+
+
+def test_the_share_is_the_best_of_those_that_lose_little_elsewhere() -> None:
+    assert best_share({1.0: (0.6, 0.5), 0.5: (0.5, 0.5)}, kept=0.5) == 1.0
+    assert best_share({1.0: (0.6, 0.4), 0.75: (0.55, 0.497), 0.5: (0.5, 0.5)}, kept=0.5) == 0.75
+    assert best_share({1.0: (0.6, 0.3), 0.5: (0.5, 0.4)}, kept=0.5) == 0.5
