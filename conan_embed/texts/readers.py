@@ -42,7 +42,8 @@ from conan_embed.texts.columns import (
     TableSchema,
     listed,
 )
-from conan_embed.texts.formats import COMPRESSIONS, READERS, Part, Rows, first_not_utf8, format_of, names_in
+from conan_embed.texts.formats import READERS, format_of, names_in
+from conan_embed.texts.rows import COMPRESSIONS, Part, Rows, first_not_utf8
 
 OnBadRow = Literal["error", "drop"]
 
