@@ -63,7 +63,7 @@ def atomic_write(path: str | Path, *, first_stays: bool = False) -> Iterator[Pat
         UserError: the disk is full or the path cannot be written.
     """
     path = Path(path)
-    writer = f"{socket.gethostname()}-{os.getpid()}"
+    writer = f"{socket.gethostname().replace('.', '_')}-{os.getpid()}"  # no dots: see remove_leftovers
     aside = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         with writing(path):
@@ -107,7 +107,7 @@ def remove_leftovers(folder: Path) -> None:
     moved out of the way, and whose successor is not in place yet, is put back.
     """
     for old in folder.glob(".*.old.tmp"):
-        match = re.fullmatch(r"\.(.+)\.[^.]*(?:\.[^.]+)*-\d+\.old\.tmp", old.name)
+        match = re.fullmatch(r"\.(.+)\.[^.]+-\d+\.old\.tmp", old.name)
         place = folder / match[1] if match else None
         if place is not None and not place.exists():
             old.rename(place)
