@@ -4,7 +4,7 @@ A block of scores comes from one matrix product. Its best k are found in two rou
 groups of neighbouring columns name k groups, then the members of these groups are looked at one by one.
 (The best k elements always lie in the best k groups.) Both rounds compare *keys*: one int64 holds a score
 in its upper half and the reversed index in its lower half, so keys are unique, and a larger key is a better
-score or, between equal scores, a lower index. The result therefore does not hang on how a device breaks
+score or, between equal scores, a lower index. The result therefore does not depend on how a device breaks
 ties, and blocks merge by taking the best k keys of two lists.
 
 On a GPU the blocks are as large as its free memory allows.
@@ -59,32 +59,32 @@ def top_k(
     """
     assert k >= 1
     num_queries, num_rows = len(queries), len(corpus)
-    rounded = precision == "bfloat16"
-    num_kept = OVERSAMPLING * k if rounded else k
+    is_rounded = precision == "bfloat16"
+    num_candidates = OVERSAMPLING * k if is_rounded else k
     query_step = max(1, _scores_at_once(queries.device) // max(1, min(CORPUS_BLOCK, num_rows)))
 
-    device, dtype = queries.device, torch.bfloat16 if rounded else torch.float32
+    device, dtype = queries.device, torch.bfloat16 if is_rounded else torch.float32
     queries_QD = queries.to(dtype)
     centre_D = corpus[:CORPUS_BLOCK].to(device, torch.float32).mean(dim=0)
     excluded = None if exclude is None else _Excluded(exclude[0].cpu(), exclude[1].to(device))
     worst = _keys(torch.tensor(-torch.inf), torch.tensor(_MAX_INDEX))
-    best_QK = worst.to(device).expand(num_queries, num_kept).clone()
+    best_QK = worst.to(device).expand(num_queries, num_candidates).clone()
 
     corpus_starts: Iterable[int] = range(0, num_rows, CORPUS_BLOCK)
     for start in tracked(corpus_starts, progress) if progress else corpus_starts:
         block_ND = corpus[start : start + CORPUS_BLOCK].to(device, torch.float32)
-        if rounded:
+        if is_rounded:
             block_ND = (block_ND - centre_D).to(dtype)
         for first in range(0, num_queries, query_step):
             rows = slice(first, min(first + query_step, num_queries))
             scores_QN = queries_QD[rows] @ block_ND.T
             if excluded is not None:
                 excluded.hide(scores_QN, rows, start)
-            found_QK = _best_keys(scores_QN, num_kept, start)
-            best_QK[rows] = torch.cat([best_QK[rows], found_QK], dim=1).topk(num_kept, dim=1).values
+            block_QK = _best_keys(scores_QN, num_candidates, start)
+            best_QK[rows] = torch.cat([best_QK[rows], block_QK], dim=1).topk(num_candidates, dim=1).values
 
-    if rounded:
-        best_QK = _rescored(best_QK, queries, corpus).topk(k, dim=1).values
+    if is_rounded:
+        best_QK = _rescore(best_QK, queries, corpus).topk(k, dim=1).values
     scores_QK, indices_QK = _from_keys(best_QK)
     return scores_QK, indices_QK.masked_fill(scores_QK == -torch.inf, -1)
 
@@ -148,7 +148,7 @@ def _best_keys(scores_QN: Tensor, k: int, start: int) -> Tensor:
     return keys_QM.topk(k, dim=1, sorted=False).values
 
 
-def _rescored(keys_QK: Tensor, queries: Tensor, corpus: Tensor) -> Tensor:
+def _rescore(keys_QK: Tensor, queries: Tensor, corpus: Tensor) -> Tensor:
     """Replace the scores inside the keys by float32 dot products, where the score is not -inf."""
     step = max(1, SCORES_BLOCK // (keys_QK.shape[1] * max(1, queries.shape[1])))
     parts = []
