@@ -53,6 +53,7 @@ _ENTITIES = {
 }  # fmt: skip
 _TARGET = r"(?:[^()]|\([^()]*\))*"
 _FILE = r"[\w./%-]+\.(?:md|html?|rst|txt|pdf|png|jpe?g|gif)(?:#[^()]*)?"
+_IMAGE = r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])"
 _DEFINITION = r"(?m)^\s*\[[^\[\]\n]{1,60}\]:\s*\S+.*$"
 _FORUM_TAGS = (
     "url|img|quote|code|mw_shl_code|color|size|font|align|attach|backcolor|list|table|tr|td|email|media"
@@ -91,7 +92,9 @@ def remove_markup(texts: pl.Series) -> pl.Series:
     texts = map_matching(texts, r"\]\(|\]\[|\]:", _remove_links)
     texts = replace(texts, _remove_line_marks)
     texts = replace_matching(texts, r"(?m)^[ \t]*>", _remove_quote_marks)
-    return replace_matching(texts, rf"\*\*|__|:(?:begin|end|{_ROLES})", _remove_emphasis)
+    texts = replace_matching(texts, r"\*\*", _remove_stars)
+    texts = replace_matching(texts, "__", _remove_underscores)
+    return replace_matching(texts, rf":(?:begin|end|{_ROLES})", _remove_roles)
 
 
 def _remove_tags(texts: pl.Series) -> pl.Series:
@@ -133,14 +136,14 @@ def _remove_bbcode(text: pl.Expr) -> pl.Expr:
 
 def _remove_links(texts: pl.Series) -> pl.Series:
     """Remove Markdown's images and the targets of its links."""
+    texts = replace_matching(texts, r"!\[", lambda text: text.str.replace_all(_IMAGE, " "))
     texts = replace(texts, _remove_plain_links)
     texts = replace_matching(texts, r"\]\(|\]\[", _remove_other_links)
     return replace_matching(texts, r"\]:", lambda text: text.str.replace_all(_DEFINITION, ""))
 
 
 def _remove_plain_links(text: pl.Expr) -> pl.Expr:
-    """Remove images, and targets that can be nothing else: addresses, paths, file names."""
-    text = text.str.replace_all(r"!\[[^\]]*\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]]*\])", " ")
+    """Remove targets that can be nothing else: addresses, paths, file names."""
     return text.str.replace_all(
         rf"\[([^\[\]]+)\]\((?:(?:https?:|mailto:|\.{{0,2}}/|#){_TARGET}|{_FILE})\)", "$1"
     )
@@ -163,16 +166,22 @@ def _remove_quote_marks(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(r"(?m)^[ \t]*>[ \t]*(?:>[ \t]*)?([^>=\s\d]|\d+(?:[.)]\s|[、）]))", "$1")
 
 
-def _remove_emphasis(text: pl.Expr) -> pl.Expr:
-    """Remove Markdown's marks of emphasis, which never stand within a word or a number, and roles before backticks."""
+def _remove_stars(text: pl.Expr) -> pl.Expr:
+    """Remove Markdown's marks of emphasis, which never stand within a word or a number."""
     strong = r"(^|[^A-Za-z0-9_)\]*])\*\*([^*\s](?:[^*\n]*[^*\s(,=])?)\*\*"
     text = text.str.replace_all(strong, "$1$2")
-    # A single word between two underscores is a name (`__init__`).
-    text = text.str.replace_all(
-        r"(^|[^A-Za-z0-9_])__([^_\s][^_\n]*[^\w\n][^_\n]*[^_\s]|\p{Han}[^_\n]*)__", "$1$2"
-    )
     # Between Chinese, blanks inside the marks are common, and marks without their other half.
     text = text.str.replace_all(r"\*\*([^*\n]+)\*\*([\p{Han}，。；：、！？）])", "$1$2")
-    text = text.str.replace_all(r"\*\*(\p{Han})|([\p{Han}。！？：])\*\*", "$1$2")
+    return text.str.replace_all(r"\*\*(\p{Han})|([\p{Han}。！？：])\*\*", "$1$2")
+
+
+def _remove_underscores(text: pl.Expr) -> pl.Expr:
+    """Remove the other marks of emphasis; a single word between two underscores is a name (`__init__`)."""
+    strong = r"(^|[^A-Za-z0-9_])__([^_\s][^_\n]*[^\w\n][^_\n]*[^_\s]|\p{Han}[^_\n]*)__"
+    return text.str.replace_all(strong, "$1$2")
+
+
+def _remove_roles(text: pl.Expr) -> pl.Expr:
+    """Remove roles before backticks, and the tabs of d2l."""
     text = text.str.replace_all(r":(?:begin|end)_tab:(?:`[^`]*`)?", "")
     return text.str.replace_all(rf":(?:{_ROLES}):(`)", "$1")

@@ -125,12 +125,15 @@ def slow(text: pl.Expr, setting: Normalise) -> pl.Expr:
         for step in (
             markup._unescape,
             markup._remove_bbcode,
+            lambda text: text.str.replace_all(markup._IMAGE, " "),
             markup._remove_plain_links,
             markup._remove_other_links,
             lambda text: text.str.replace_all(markup._DEFINITION, ""),
             markup._remove_line_marks,
             markup._remove_quote_marks,
-            markup._remove_emphasis,
+            markup._remove_stars,
+            markup._remove_underscores,
+            markup._remove_roles,
         ):
             bare = step(bare)
         text = pl.when(text.str.contains(markup.ANY_MARKUP)).then(bare).otherwise(text)
