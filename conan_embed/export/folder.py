@@ -90,7 +90,7 @@ def export(
             (cosine below 0.9999; in int8 the 5th percentile below 0.97); then nothing is written.
 
     Example:
-        >>> export("runs/faq/model", "runs/faq/onnx", format="onnx", quantize="int8")
+        >>> export("runs/faq/model", "runs/faq/onnx", format="onnx", quantize="int8")  # doctest: +SKIP
     """
     output = Path(output)
     _check(output, format, quantize)

@@ -2,8 +2,9 @@
 
     cache/search/KEY.safetensors     "passages" float32 [C, D], rows of length 1, in the order of the file
 
-KEY is a hash of everything that the matrix depends on: the model's weights, config, tokenizer and settings, and the passages' texts. So a
-model trained further, or an edited file, is encoded anew, and the same file elsewhere (or in another format) is not.
+KEY is a hash of everything that the matrix depends on: the model's weights, config, tokenizer and settings, and the
+passages' texts. So a model trained further, or an edited file, is encoded anew, and the same file elsewhere (or in
+another format) is not.
 A later search maps the matrix into memory and takes the exact best by dot product (`exact.top_k`); files of the cache
 can be deleted at any time.
 
