@@ -40,7 +40,7 @@ from conan_embed.planning.planner import Planner
 from conan_embed.recipes.loading import load_recipe
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
-from conan_embed.training import loop, run
+from conan_embed.training import loop, run, setup
 from conan_embed.training.step import ReadyStep, embed_step, make_ready, step_loss
 from conan_embed.training.train_module import TrainModule
 
@@ -141,8 +141,8 @@ def _process(rank: int, arguments: argparse.Namespace, port: int) -> None:
 
 
 def _timed_steps(recipe: Recipe, arm: str, count: int) -> dict[str, float]:
-    model = run.load_model(recipe).train()
-    tasks = run.load_data(recipe, model)
+    model = setup.load_base_model(recipe.model, recipe.training.seed).train()
+    tasks = setup.load_data(recipe.data, recipe.cache, model)
     table = run.load_table(recipe, tasks, model, Path(recipe.output) / "mining")
     planner = Planner(tasks, recipe.step, 0)
     # As if alone: gradients are summed by hand below, so that waiting for the others can be told from working.
@@ -205,8 +205,8 @@ def simulated(arguments: argparse.Namespace) -> list[str]:
             "sts_pairs": PAPER_PAIRS * num_sts,
         }
         recipe = recipe_of(arguments, "simulated", step=step)
-        model = run.load_model(recipe)
-        tasks = run.load_data(recipe, model)
+        model = setup.load_base_model(recipe.model, recipe.training.seed)
+        tasks = setup.load_data(recipe.data, recipe.cache, model)
         table = run.load_table(recipe, tasks, model, Path(recipe.output) / "mining")
         planner = Planner(tasks, recipe.step, 0)
         plans = [planner.step(number, table) for number in range(PLANNED)]
@@ -321,7 +321,7 @@ def train_with_probe(path: Path) -> None:
         result = original(module, ready, *others, **more)
         if ready.plan.step % every == 0:
             if not fixed:
-                tasks = run.load_data(recipe, module.model)
+                tasks = setup.load_data(recipe.data, recipe.cache, module.model)
                 table = run.load_table(recipe, tasks, module.model, Path(recipe.output) / "mining")
                 fixed.append(Planner(tasks, joint, recipe.training.seed + 1).step(0, table))
             with torch.no_grad():

@@ -14,7 +14,7 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
-from conan_embed.training import run
+from conan_embed.training import run, setup
 from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.step import ReadyStep, StepResult, make_ready, train_step
 from conan_embed.training.train_module import TrainModule
@@ -72,8 +72,8 @@ def stepping(
                 "cache": folder,
             }
         )
-        loaded = run.load_model(recipe).to(device)
-        tasks = run.load_data(recipe, loaded)
+        loaded = setup.load_base_model(recipe.model, recipe.training.seed).to(device)
+        tasks = setup.load_data(recipe.data, recipe.cache, loaded)
         table = run.load_table(recipe, tasks, loaded, Path(folder))
         module = TrainModule(loaded, recipe.optimizer, recipe.training)
         module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))

@@ -433,10 +433,10 @@ def false_negatives(
 
     Many of them are correct answers that nobody labelled. How to train on the labels: docs/negatives.md.
     """
-    from conan_embed.training.run import find_false_negatives
+    from conan_embed.training.false_negatives import find_false_negatives
 
     result = find_false_negatives(run, output, limit=pairs, margin=margin)
-    console.print(f"{result.found:,} likely false negatives among {result.pairs:,} pairs: {result.file}")
+    console.print(f"{result.likely:,} likely false negatives among {result.checked:,} pairs: {result.file}")
 
 
 @command()

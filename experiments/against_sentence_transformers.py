@@ -24,7 +24,8 @@ from result_file import kept, main_scores, options, spread, write_result
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.run import load_data, load_model, load_table, mine, train
+from conan_embed.training.run import load_table, mine, train
+from conan_embed.training.setup import load_base_model, load_data
 
 RETRIEVAL = {
     "drcd": ("finetune/retrieval/drcd_dev.parquet", "finetune/corpus/drcd_dev.parquet"),
@@ -84,8 +85,8 @@ def recipe(arguments: argparse.Namespace, seed: int, arm: str = "ours") -> Recip
 def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows that both sides train on: (query, positive, negative list) and (text_a, text_b, score in 0 .. 1)."""
     settings = recipe(arguments, 0)
-    model = load_model(settings)
-    tasks = load_data(settings, model)
+    model = load_base_model(settings.model, settings.training.seed)
+    tasks = load_data(settings.data, settings.cache, model)
     table = load_table(settings, tasks, model, arguments.output / "mining")
     assert table is not None
     records, start = [], 0
@@ -136,7 +137,7 @@ def train_theirs(arguments: argparse.Namespace, seed: int) -> Path:
     graded = pl.concat([pairs.sample(fraction=1, shuffle=True, seed=seed)] * (count // len(pairs) + 1)).head(
         count
     )
-    prompts = load_model(recipe(arguments, seed)).prompts
+    prompts = load_base_model(recipe(arguments, seed).model, seed).prompts
     rows = rows.with_columns(
         pl.concat_str(
             pl.lit(prompts["query"] if name == "anchor" else prompts["passage"]), pl.col(name)

@@ -38,7 +38,8 @@ from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import lock_folder, read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.loading import changed_keys
 from conan_embed.recipes.schema import Evaluation
-from conan_embed.training.run import load_model, mine, train
+from conan_embed.training.run import mine, train
+from conan_embed.training.setup import load_base_model
 
 # Settings that do not change what an arm comes to.
 _MAY_DIFFER = (
@@ -179,7 +180,11 @@ def _train_and_score(job: Job) -> None:
 
 
 def _score(job: Job, started: float) -> ArmResult:
-    model = EmbeddingModel.load(job.run / "model") if job.arm.trained else load_model(job.recipe)
+    model = (
+        EmbeddingModel.load(job.run / "model")
+        if job.arm.trained
+        else load_base_model(job.recipe.model, job.recipe.training.seed)
+    )
     settings = job.recipe.evaluation
     assert settings.folder is not None
     result = evaluate(model.to(collectives.start()), settings.folder, tasks=settings.tasks, items=True)

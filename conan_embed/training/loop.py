@@ -15,7 +15,7 @@ from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.planning.contrast import has_contrast
 from conan_embed.planning.plan import StepPlan, StepSource
-from conan_embed.recipes.schema import Loss, Optimizer, Training
+from conan_embed.recipes.schema import Evaluation, Loss, Optimizer, Training
 from conan_embed.training.checkpoint import Progress, Provenance, checkpoints, save_checkpoint, save_progress
 from conan_embed.training.evaluator import Evaluator
 from conan_embed.training.metrics import Log
@@ -46,7 +46,7 @@ class TrainingLoop:
         source: plans the steps.
         negatives: renews the hard negatives; None: steps hold none.
         evaluator: the development sets, or None.
-        loss, optimizer, training: the recipe's sections.
+        loss, optimizer, training, evaluation: the recipe's sections.
         num_steps: the last step.
         progress: steps done, and the best evaluation so far.
         provenance: what checkpoints note about recipe and data.
@@ -62,13 +62,12 @@ class TrainingLoop:
     loss: Loss
     optimizer: Optimizer
     training: Training
+    evaluation: Evaluation
     num_steps: int
     progress: Progress
     provenance: Provenance
     log: Log
     began: float
-    keep_best: bool = True
-    evaluate_every: int = 0
     ahead: ReadyStep | None = field(default=None, init=False)
     saved_step: int | None = field(default=None, init=False)
     without_contrast: int = field(default=0, init=False)
@@ -117,14 +116,16 @@ class TrainingLoop:
         self.progress = replace(self.progress, step=step + 1)
         self.log.write("metrics", _metrics(result, ready.plan.epoch, step + 1, rate))
         self._renew_negatives(ready.plan, result)
-        if self.evaluate_every and (step + 1) % self.evaluate_every == 0 and step + 1 < self.num_steps:
+        if self._is_due(self.evaluation.every) and step + 1 < self.num_steps:
             self._evaluate()
-        if (step + 1) % _TRIM_EVERY == 0:
+        if self._is_due(_TRIM_EVERY):
             malloc.trim()
-        every = self.training.checkpoint_every
-        if every and (step + 1) % every == 0:
+        if self._is_due(self.training.checkpoint_every):
             self._save()
         return result
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.progress.step % every == 0
 
     def _note_step_without_contrast(self, step: int) -> None:
         self.without_contrast += 1
@@ -183,7 +184,7 @@ class TrainingLoop:
                 average = self.evaluator.evaluate(model, step, self.log, examples=step in (0, self.num_steps))
                 if self.progress.best is None or average > self.progress.best:
                     self.progress = replace(self.progress, best=average, best_step=step)
-                    if self.keep_best:
+                    if self.evaluation.keep_best:
                         self.folder.save_best(model, step)
         collectives.barrier()
 
@@ -203,7 +204,7 @@ class TrainingLoop:
             self.provenance,
             keep=self.training.keep_checkpoints,
         )
-        if self.keep_best:  # from here on no resumed run needs an earlier one
+        if self.evaluation.keep_best:  # from here on no resumed run needs an earlier one
             self.folder.keep_best(self.progress.best_step)
 
     def _timed_progress(self) -> Progress:
@@ -214,7 +215,7 @@ class TrainingLoop:
             if not self.folder.is_writer:
                 return
             best = self.progress.best_step
-            if self.evaluator is None or not self.keep_best or best is None:
+            if self.evaluator is None or not self.evaluation.keep_best or best is None:
                 self.folder.finish_with(model, self.progress.step)
                 return
             self.folder.finish_with_best(best)

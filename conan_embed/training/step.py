@@ -156,47 +156,64 @@ def train_step(
     """
     started = time.perf_counter()
     plan = ready.plan
-    while True:
-        try:
-            embedding_UD, loss = _forward_and_back(module, ready, loss_settings)
-            break
-        except torch.OutOfMemoryError as error:
-            reason = str(error).split(". ")[0]
-        # Outside of the handler: the error holds on to the tensors of the pass that failed.
-        _make_room(module, ready, reason)
-        ready = make_ready(module, plan)
+    embedding_UD, loss = _forward_and_back_within_memory(module, ready, loss_settings)
     norm = module.clip_gradient(max_grad_norm)
     copy = AsyncHostCopy(figures.collect(loss, norm, embedding_UD, plan))
     meanwhile()
     seen = figures.read(copy.numpy(), plan)
-    if not (np.isfinite(seen.total) and np.isfinite(seen.gradient_norm)):
+    try:
+        _check_finite(seen, plan)
+        module.optimizer.step()
+    finally:
         module.optimizer.zero_grad(set_to_none=True)
-        is_loss = not np.isfinite(seen.total)
-        name, value = ("loss", seen.total) if is_loss else ("gradient norm", seen.gradient_norm)
-        raise NotFinite(
-            f"step {plan.step + 1}: the {name} is {value}, expected a finite number; {plan.description}."
-        )
-    module.optimizer.step()
-    module.optimizer.zero_grad(set_to_none=True)
     has_guard = loss_settings.ignore_above_positive is not None
+    return _result(seen, plan, embedding_UD.detach(), started, has_guard=has_guard)
+
+
+def _forward_and_back_within_memory(
+    module: TrainModule, ready: ReadyStep, settings: Loss
+) -> tuple[torch.Tensor, JointLoss]:
+    """Return the step's embeddings and loss; after an out-of-memory error, once more with smaller chunks."""
+    while True:
+        try:
+            return _forward_and_back(module, ready, settings)
+        except torch.OutOfMemoryError as error:
+            reason = str(error).split(". ")[0]
+        # Outside of the handler: the error holds on to the tensors of the pass that failed.
+        _make_room(module, ready, reason)
+        ready = make_ready(module, ready.plan)
+
+
+def _check_finite(seen: figures.Figures, plan: StepPlan) -> None:
+    for name, value in (("loss", seen.total), ("gradient norm", seen.gradient_norm)):
+        if not np.isfinite(value):
+            raise NotFinite(
+                f"step {plan.step + 1}: the {name} is {value}, expected a finite number; {plan.description}."
+            )
+
+
+def _result(
+    seen: figures.Figures, plan: StepPlan, embedding_UD: torch.Tensor, started: float, *, has_guard: bool
+) -> StepResult:
+    has_retrieval, has_sts = plan.retrieval is not None, plan.sts is not None
     return StepResult(
         loss=seen.total,
-        retrieval=seen.retrieval if plan.retrieval is not None else None,
-        sts=seen.sts if plan.sts is not None else None,
+        retrieval=seen.retrieval if has_retrieval else None,
+        sts=seen.sts if has_sts else None,
         positive_score=figures.mean(seen.positive_Q),
         negative_score=figures.mean_per_query(seen.negative_X, plan),
         positive_share=figures.mean(seen.positive_share_Q),
         hard_share=figures.mean(seen.hard_share_Q),
         in_batch_share=figures.mean(seen.in_batch_share_Q),
         ignored=figures.mean(seen.ignored_Q) if has_guard else None,
-        background=seen.background if plan.retrieval is not None else None,
+        background=seen.background if has_retrieval else None,
         gradient_norm=seen.gradient_norm,
         texts=len(plan.text_ids),
         tokens=int(plan.texts.lengths(plan.text_ids).sum()),
         seconds=time.perf_counter() - started,
         negative_X=seen.negative_X,
         share_X=seen.share_X,
-        embedding_UD=embedding_UD.detach(),
+        embedding_UD=embedding_UD,
     )
 
 

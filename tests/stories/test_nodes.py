@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-import conan_embed.training.run as run_module
+import conan_embed.training.setup as setup_module
 from conan_embed.distributed import collectives, failures
 from conan_embed.negatives import mining, prepare
 from conan_embed.negatives.embedding import embed_with
@@ -18,7 +18,7 @@ from conan_embed.negatives.rankings import load_ranking
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.tasks import Tasks
-from conan_embed.training.run import load_data, load_model
+from conan_embed.training.setup import load_base_model, load_data
 from tests.support.many_processes import start_world
 from tests.tiny_models import SENTENCES, make_tiny_model
 
@@ -92,7 +92,7 @@ def read_and_mine(base, folder, separate):
     node = int(os.environ["GROUP_RANK"]) if separate else 0
     recipe = recipe_of(base, folder / f"disk{node}" / "cache")
     calls = {"read": 0, "tokenise": 0, "searched": 0, "saved": 0}
-    model = load_model(recipe)
+    model = load_base_model(recipe.model, recipe.training.seed)
 
     def counted(name, original, size=lambda *_: 1):
         def call(*arguments, **settings):
@@ -102,10 +102,10 @@ def read_and_mine(base, folder, separate):
         return call
 
     model.tokenize = counted("tokenise", model.tokenize)
-    run_module.load_tasks = counted("read", run_module.load_tasks)
+    setup_module.load_tasks = counted("read", setup_module.load_tasks)
     mining.top_k = counted("searched", mining.top_k, lambda queries, *_: len(queries))
     prepare.save_ranking = counted("saved", prepare.save_ranking)
-    tasks = load_data(recipe, model)
+    tasks = load_data(recipe.data, recipe.cache, model)
     mine_into(folder / f"disk{node}" / "mining", recipe, tasks, model)
     calls["arrays"] = plain(tasks)
     (folder / f"{collectives.rank()}.json").write_text(json.dumps(calls))
@@ -145,8 +145,8 @@ def one_process(base, tmp_path_factory):
     """Tasks and rankings of one process."""
     folder = tmp_path_factory.mktemp("one")
     recipe = recipe_of(base, folder / "cache")
-    model = load_model(recipe)
-    tasks = load_data(recipe, model)
+    model = load_base_model(recipe.model, recipe.training.seed)
+    tasks = load_data(recipe.data, recipe.cache, model)
     mine_into(folder / "mining", recipe, tasks, model)
     return tasks, folder / "mining"
 
@@ -190,17 +190,18 @@ def bounded_out(folder):
 
 def test_a_store_that_another_node_has_written_meanwhile_stays(base, tmp_path, monkeypatch):
     recipe = recipe_of(base, tmp_path / "cache")
-    model = load_model(recipe)
+    model = load_base_model(recipe.model, recipe.training.seed)
     written = []
 
     def tokenize(texts):  # the other node begins later and is done first
         monkeypatch.setattr("socket.gethostname", lambda: "other")
-        written.append(load_data(recipe, load_model(recipe)).store.folder / "tokens.npy")
+        other = load_base_model(recipe.model, recipe.training.seed)
+        written.append(load_data(recipe.data, recipe.cache, other).store.folder / "tokens.npy")
         written.append(written[0].stat().st_ino)
         return type(model).tokenize(model, texts)
 
     model.tokenize = tokenize
-    tasks = load_data(recipe, model)
+    tasks = load_data(recipe.data, recipe.cache, model)
     assert tasks.store.folder == written[0].parent
     assert written[0].stat().st_ino == written[1]
     assert list((tmp_path / "cache" / "texts").iterdir()) == [written[0].parent]

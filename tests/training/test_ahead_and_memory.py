@@ -27,6 +27,7 @@ def loop_of(scenario, cache):
         loss=run.recipe.loss,
         optimizer=run.recipe.optimizer,
         training=run.recipe.training,
+        evaluation=run.recipe.evaluation,
         num_steps=20,
         progress=Progress(0),
         provenance=Provenance({}, {}),

@@ -19,7 +19,8 @@ from conan_embed.errors import UserError
 from conan_embed.files import read_json_lines
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.checkpoint import checkpoints
-from conan_embed.training.run import find_false_negatives, mine, train
+from conan_embed.training.false_negatives import find_false_negatives
+from conan_embed.training.run import mine, train
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 NUM_STEPS = 8
@@ -251,7 +252,7 @@ def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, b
     result = find_false_negatives(run, limit=200, margin=2.0)
     again = lines(run, "hard_negatives")
     assert [{**line, "suspect": None} for line in again] == [{**line, "suspect": None} for line in written]
-    assert result.found == result.pairs == len(again) == len(read_json_lines(result.file))
+    assert result.likely == result.checked == len(again) == len(read_json_lines(result.file))
     output = find_false_negatives(run, run / "few.jsonl", limit=6, margin=-2.0).file
     assert len(lines(run, "hard_negatives")) == 6
     assert read_json_lines(output) == [line for line in lines(run, "hard_negatives") if line["suspect"]]

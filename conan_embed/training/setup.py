@@ -1,0 +1,77 @@
+"""What a run is made of before its first step, each part from the section of the recipe that describes it."""
+
+from pathlib import Path
+
+import torch
+
+from conan_embed.distributed import collectives
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.negatives.embedding import Embed, embed_with
+from conan_embed.planning.plan import StepSource
+from conan_embed.planning.planner import Planner
+from conan_embed.planning.streaming import StreamPlanner, open_streams
+from conan_embed.recipes.schema import Data, Model, Step, Training
+from conan_embed.texts.task_files import read_tasks, write_tasks
+from conan_embed.texts.tasks import Tasks, load_tasks
+
+
+def load_base_model(settings: Model, seed: int) -> EmbeddingModel:
+    """Load the model to start from.
+
+    Args:
+        seed: of a dense layer that the base model does not have: it is drawn at random, the same on every process.
+    """
+    torch.manual_seed(seed)
+    return EmbeddingModel.load(
+        settings.base,
+        pooling=settings.pooling,
+        dense_width=settings.dense_width,
+        widths=settings.widths,
+        prompts=settings.prompts,
+        max_length=settings.max_length,
+        dropout=settings.dropout,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def load_data(settings: Data, cache: str | Path, model: EmbeddingModel) -> Tasks:
+    """Read and tokenise the data files: one process of each node does, the others map what it wrote.
+
+    Nodes may share a disk or have their own: each uses the cache as it sees it.
+    """
+    cache = Path(cache)
+    if not collectives.is_local_main_process():
+        return read_tasks(Path(collectives.broadcast_on_node(None)), cache)
+    tasks = load_tasks(
+        settings,
+        model.prompts,
+        model.tokenize,
+        fingerprint=f"{model.max_length} {model.tokenizer_text()}",
+        cache=cache,
+        count_tokens=model.count_tokens,
+    )
+    collectives.broadcast_on_node(str(write_tasks(tasks, cache)) if collectives.node_size() > 1 else "")
+    return tasks
+
+
+def make_source(
+    data: Data, step: Step, seed: int, cache: str | Path, model: EmbeddingModel
+) -> tuple[StepSource, Tasks | None]:
+    """Return what plans the steps, and the data in memory (None where pairs are streamed)."""
+    if data.stream:
+        return StreamPlanner(open_streams(data), model.prompts, model.tokenize, step, seed), None
+    tasks = load_data(data, cache, model)
+    return Planner(tasks, step, seed), tasks
+
+
+def make_embed(tasks: Tasks, model: EmbeddingModel, settings: Training) -> Embed:
+    """Return what embeds texts of the data with the model as it is now."""
+    return embed_with(model, tasks.store, settings.precision, settings.chunk_tokens)
+
+
+def epochs_of(data: Data, step: Step, source: StepSource, num_steps: int) -> float | None:
+    """Return how often a run sees each query; None where some come more often than others."""
+    is_weighted = any(each.weight is not None for each in [*data.retrieval, *data.classification])
+    if is_weighted or step.sampling_temperature is not None:
+        return None
+    return num_steps / source.steps_for(1)
