@@ -23,7 +23,8 @@ from benchmarks.texts import passages
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.quickstart.run import bundled_model
-from conan_embed.recipes.schema import Data, Step
+from conan_embed.recipes.data import Data
+from conan_embed.recipes.sections import Step
 
 SHARD_ROWS, GROUP_ROWS = 50_000, 8_192
 SETS = ("one", "two")

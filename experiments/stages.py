@@ -36,8 +36,8 @@ from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, write_text
 from conan_embed.filtering.pipeline import filter_pairs
 from conan_embed.filtering.recipe import FilterRecipe
+from conan_embed.recipes.data import RetrievalData
 from conan_embed.recipes.loading import load_recipe
-from conan_embed.recipes.schema import RetrievalData
 
 HERE = Path(__file__).parent
 PROMPTS = "instructions"  # the set of pre-training.yaml that holds prompts and responses

@@ -37,7 +37,7 @@ from conan_embed.evaluation.results import TaskResult
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import lock_folder, read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.loading import changed_keys
-from conan_embed.recipes.schema import Evaluation
+from conan_embed.recipes.sections import Evaluation
 from conan_embed.training.run import mine, train
 from conan_embed.training.setup import load_base_model
 

@@ -17,8 +17,9 @@ from conan_embed.negatives import mining
 from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.false_negatives import MARGIN
 from conan_embed.negatives.rankings import NONE, Ranking, save_ranking
-from conan_embed.recipes.loading import validate
-from conan_embed.recipes.schema import Data, Mining, RetrievalData
+from conan_embed.recipes.data import Data, RetrievalData
+from conan_embed.recipes.sections import Mining
+from conan_embed.recipes.validation import validate
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, load_tasks
 

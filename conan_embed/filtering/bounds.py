@@ -2,13 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BeforeValidator
 
-
-class Section(BaseModel):
-    """A part of the filter's recipe: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from conan_embed.recipes.validation import Section
 
 
 class Bounds(Section):

@@ -7,18 +7,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from conan_embed.errors import UserError
-from conan_embed.filtering.bounds import RulesByName, Section
+from conan_embed.filtering.bounds import RulesByName
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
 from conan_embed.filtering.rules import RULES, active_rules
-from conan_embed.recipes.loading import read_yaml, validate
+from conan_embed.recipes.loading import read_yaml
+from conan_embed.recipes.validation import Section, Share, validate
 
 Turns = Literal["first", "each", "context"]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Source(Section):

@@ -46,7 +46,7 @@ from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.rankings import known_scores
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Mining, Replacement
+from conan_embed.recipes.sections import Mining, Replacement
 from conan_embed.texts.cells import describe, has_text
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore, TextStoreBuilder

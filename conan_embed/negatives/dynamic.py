@@ -16,7 +16,7 @@ from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.rules import make_rule, mean_scores
 from conan_embed.negatives.sources import Source, make_source
 from conan_embed.negatives.table import NegativeTable, mean
-from conan_embed.recipes.schema import Mining, Replacement
+from conan_embed.recipes.sections import Mining, Replacement
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 

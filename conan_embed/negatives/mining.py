@@ -23,7 +23,7 @@ from conan_embed.distributed import collectives
 from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.rankings import NONE, Ranking, compact, is_repeat
-from conan_embed.recipes.schema import Mining
+from conan_embed.recipes.sections import Mining
 from conan_embed.search.exact import top_k
 from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.store import TextStore

@@ -8,7 +8,7 @@ import numpy as np
 
 from conan_embed.negatives.rules import make_rule
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Replacement
+from conan_embed.recipes.sections import Replacement
 
 
 def obstacles(

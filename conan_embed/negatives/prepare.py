@@ -23,7 +23,7 @@ from conan_embed.negatives.rankings import (
 )
 from conan_embed.negatives.summary import summarize
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Mining, Model, Step
+from conan_embed.recipes.sections import Mining, Model, Step
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, Tasks
 

@@ -29,7 +29,7 @@ from typing import Protocol
 
 import numpy as np
 
-from conan_embed.recipes.schema import Replacement
+from conan_embed.recipes.sections import Replacement
 
 
 class Rule(Protocol):

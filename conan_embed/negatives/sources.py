@@ -24,7 +24,7 @@ from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.mining import rank
 from conan_embed.negatives.rankings import Ranking, known_scores
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Mining, Replacement
+from conan_embed.recipes.sections import Mining, Replacement
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from conan_embed.console import console
 from conan_embed.negatives.rankings import NONE, Ranking
-from conan_embed.recipes.schema import Mining
+from conan_embed.recipes.sections import Mining
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 

@@ -14,7 +14,7 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.mixture import RETRIEVAL, STS, TASK, Interleaved, Mixture
 from conan_embed.planning.plan import DatasetSize, DataSummary, PairTexts, QueryTexts, StepPlan
 from conan_embed.planning.queries import Queries
-from conan_embed.recipes.schema import Step
+from conan_embed.recipes.sections import Step
 from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks
 
 _TASK_BLOCK = 32  # short, so that even a short sequential run has half of its steps of each task

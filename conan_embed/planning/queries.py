@@ -12,7 +12,7 @@ from conan_embed.negatives.rankings import NONE
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, OWN_ONLY, POSITIVE, UNSHARED, Relations
 from conan_embed.planning.mixture import POSITIVES
 from conan_embed.planning.plan import QueryTexts
-from conan_embed.recipes.schema import Step
+from conan_embed.recipes.sections import Step
 from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.permutation import hashed
 from conan_embed.texts.ragged import Ragged, expand_ranges

@@ -18,7 +18,8 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.mixture import RETRIEVAL, Mixture
 from conan_embed.planning.plan import DatasetSize, DataSummary, StepPlan
 from conan_embed.planning.queries import Queries
-from conan_embed.recipes.schema import Data, Step
+from conan_embed.recipes.data import Data
+from conan_embed.recipes.sections import Step
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder, Tokenize
 from conan_embed.texts.stream import PairStream

@@ -1,36 +1,21 @@
 """Recipes from YAML: read, overridden from the command line, validated, compared.
 
-What is wrong is told in one sentence that names the file and the key. A key of an earlier version is unknown like any
-other, but the message names its successor.
+A mistake is one sentence that names the file and the key (validation.py).
 """
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
 
 from conan_embed.errors import UserError, suggestion
-from conan_embed.recipes.schema import Recipe, RecipeData
-
-Schema = TypeVar("Schema", bound=BaseModel)
-
-_RENAMED = {
-    "below_positive": ["max_positive_ratio"],
-    "ceiling": ["max_score"],
-    "keep": ["keep_checkpoints"],
-    "max_gradient_norm": ["max_grad_norm"],
-    "negatives": ["num_negatives", "negative_source", "hard_negatives"],
-    "recompute": ["activation_checkpointing"],
-    "relative": ["subtract_background"],
-    "when_used_up": ["on_exhausted"],
-    "window": ["shuffle_window"],
-}
-"""Keys of earlier versions and what they are called now (one name had three meanings)."""
+from conan_embed.recipes.data import RecipeData
+from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.validation import validate
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -98,53 +83,6 @@ def _parse(path: Path) -> DictConfig:
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path}: found a list, expected a mapping of keys.")
     return tree
-
-
-def validate(values: Any, source: str | Path, schema: type[Schema]) -> Schema:
-    """Return `values` as an instance of `schema`.
-
-    Raises:
-        UserError: the first mistake, with `source` and the dotted key.
-    """
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error, schema)}") from None
-
-
-def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
-    # A misspelt key is often a missing one too, and its name is the better message.
-    first = min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(schema, first["loc"][:-1])
-        return f"{key}: unknown key{_successor(str(first['loc'][-1]), known)}; expected one of {', '.join(known)}."
-    if first["type"] == "missing":
-        return f"{key}: missing; it has no default."
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{message}."
-    return f"{key}: found {first['input']!r}; {message[0].lower() + message[1:]}."
-
-
-def _successor(key: str, known: Collection[str]) -> str:
-    renamed = [name for name in _RENAMED.get(key, []) if name in known]
-    return f" (did you mean {renamed[0]!r}?)" if renamed else suggestion(key, known)
-
-
-def _known_keys(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    for part in location:
-        if part in schema.model_fields:  # else the index of a list or the key of a mapping
-            schema = next(_schemas_in(schema.model_fields[part].annotation))
-    return list(schema.model_fields)
-
-
-def _schemas_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the schemas in an annotation: `Schema | None`, `list[Schema]`, `dict[str, Annotated[Schema, ...]]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _schemas_in(inner)
 
 
 def changed_keys(before: Any, now: Any, ignored: Collection[str] = ()) -> list[str]:

@@ -24,7 +24,7 @@ import xxhash
 
 from conan_embed.console import tracked
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import RetrievalData
+from conan_embed.recipes.data import RetrievalData
 from conan_embed.texts.columns import RETRIEVAL
 from conan_embed.texts.permutation import permuted
 from conan_embed.texts.readers import CheckedRows, check_rows, data_files, print_dropped

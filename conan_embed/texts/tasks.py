@@ -17,7 +17,7 @@ import polars as pl
 
 from conan_embed.console import console
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
 from conan_embed.texts.columns import CLASSIFICATION, CORPUS, RETRIEVAL, STS, ColumnNames, TableSchema
 from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.ragged import Ragged

@@ -9,7 +9,7 @@ from conan_embed.evaluation.neighbours import examples_after, examples_before, n
 from conan_embed.evaluation.results import EvaluationResult
 from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, write_json
-from conan_embed.recipes.schema import Evaluation
+from conan_embed.recipes.sections import Evaluation
 from conan_embed.training.metrics import Log
 from conan_embed.training.run_folder import RunFolder
 

@@ -15,7 +15,7 @@ from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.planning.contrast import has_contrast
 from conan_embed.planning.plan import StepPlan, StepSource
-from conan_embed.recipes.schema import Evaluation, Loss, Optimizer, Training
+from conan_embed.recipes.sections import Evaluation, Loss, Optimizer, Training
 from conan_embed.training.checkpoint import Progress, Provenance, checkpoints, save_checkpoint, save_progress
 from conan_embed.training.evaluator import Evaluator
 from conan_embed.training.metrics import Log

@@ -18,7 +18,7 @@ import torch
 from conan_embed.distributed import collectives
 from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.recipes.schema import Training
+from conan_embed.recipes.sections import Training
 
 _PROBE_TOKENS = {"cuda": 4096, "cpu": 1024}
 _USED = 0.8

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from conan_embed.recipes.schema import Optimizer
+from conan_embed.recipes.sections import Optimizer
 
 
 def make_optimizer(

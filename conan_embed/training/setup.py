@@ -10,7 +10,8 @@ from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.planning.plan import StepSource
 from conan_embed.planning.planner import Planner
 from conan_embed.planning.streaming import StreamPlanner, open_streams
-from conan_embed.recipes.schema import Data, Model, Step, Training
+from conan_embed.recipes.data import Data
+from conan_embed.recipes.sections import Model, Step, Training
 from conan_embed.texts.task_files import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
 

@@ -24,7 +24,7 @@ from conan_embed.negatives.background import above_background
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.planning.plan import RetrievalPlan, StepPlan, StsPlan
-from conan_embed.recipes.schema import Loss
+from conan_embed.recipes.sections import Loss
 from conan_embed.training import figures
 from conan_embed.training.train_module import PackedShare, TrainModule
 

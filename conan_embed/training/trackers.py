@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import Tracking
+from conan_embed.recipes.sections import Tracking
 
 _OPTIONAL = ("wandb", "trackio", "mlflow")
 

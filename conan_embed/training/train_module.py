@@ -32,7 +32,7 @@ from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel, encoder_layers
 from conan_embed.encoder.packing import Chunk
 from conan_embed.encoder.passes import num_passes
-from conan_embed.recipes.schema import Optimizer, Training
+from conan_embed.recipes.sections import Optimizer, Training
 from conan_embed.texts.store import Texts
 from conan_embed.training.memory import Memory
 from conan_embed.training.optimizer import make_optimizer

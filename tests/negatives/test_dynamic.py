@@ -11,7 +11,7 @@ from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.rankings import NONE
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Mining, Replacement
+from conan_embed.recipes.sections import Mining, Replacement
 from tests.negatives.test_mining import embeddings, make_set
 
 CHOSEN = Mining(depth=8, offset=2, precision="float32")

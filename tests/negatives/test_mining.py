@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conan_embed.negatives.mining import mine, random_ranking, rank
 from conan_embed.negatives.rankings import NONE
-from conan_embed.recipes.schema import Mining
+from conan_embed.recipes.sections import Mining
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset

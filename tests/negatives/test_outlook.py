@@ -5,7 +5,7 @@ import pytest
 
 from conan_embed.negatives.outlook import obstacles
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.schema import Replacement
+from conan_embed.recipes.sections import Replacement
 
 
 def told(*, initial=0.6, background=0.1, ranks=20, num_steps=1000, epochs=5.0, **settings):

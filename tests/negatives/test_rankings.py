@@ -19,7 +19,7 @@ from conan_embed.negatives.rankings import (
     widened,
     without_repeats,
 )
-from conan_embed.recipes.schema import Mining
+from conan_embed.recipes.sections import Mining
 from conan_embed.texts.ragged import Ragged
 from tests.negatives.test_mining import embed_from, embeddings, make_set
 

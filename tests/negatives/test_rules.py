@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conan_embed.negatives.rules import EachRule, MeanRule, ShareRule, make_rule
-from conan_embed.recipes.schema import Replacement
+from conan_embed.recipes.sections import Replacement
 
 # Scores that meet the bounds exactly now and then: 1.15 * 0.6, 0.8, 0.4 and 0.7 are among them; nan is not seen.
 score = st.sampled_from([-0.9, -0.8, -0.3, 0.0, 0.25, 0.4, 0.5, 0.6, 0.69, 0.7, 0.8, np.nan]) | st.floats(

@@ -5,7 +5,7 @@ import pytest
 
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.summary import summarize
-from conan_embed.recipes.schema import Mining
+from conan_embed.recipes.sections import Mining
 from tests.negatives.test_mining import embed_from, embeddings, make_set
 
 

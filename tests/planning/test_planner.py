@@ -21,7 +21,8 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.mixture import Interleaved, Mixture
 from conan_embed.planning.planner import Planner, check_enough_negatives
-from conan_embed.recipes.schema import Data, Step
+from conan_embed.recipes.data import Data
+from conan_embed.recipes.sections import Step
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks, load_tasks

@@ -14,7 +14,9 @@ from conan_embed.errors import UserError
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.planner import Planner
 from conan_embed.planning.streaming import StreamPlanner, open_streams
-from conan_embed.recipes.schema import Data, Recipe, Step
+from conan_embed.recipes.data import Data
+from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.sections import Step
 from conan_embed.texts.tasks import load_tasks
 from conan_embed.training.run import mine, train
 from tests.support.many_processes import start_world

@@ -7,8 +7,9 @@ import yaml
 from pydantic import BaseModel
 
 from conan_embed.errors import UserError
-from conan_embed.recipes.loading import _RENAMED, changed_keys, load_recipe, shipped_recipes
+from conan_embed.recipes.loading import changed_keys, load_recipe, shipped_recipes
 from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.validation import _RENAMED
 
 RECIPE = """
 model: {base: some-model}

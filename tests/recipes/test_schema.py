@@ -1,26 +1,10 @@
-"""What the schema guarantees: names that stay in their folder, paths with `~`, sections that fit together."""
+"""What the schema guarantees: paths with `~`, sections that fit together."""
 
 from pathlib import Path
 
-import pytest
-from pydantic import ValidationError
-
 from conan_embed.recipes.loading import load_recipe
-from conan_embed.recipes.schema import ClassificationData, Evaluation, Recipe, RetrievalData, StsData
-
-
-@pytest.mark.parametrize("schema", [RetrievalData, ClassificationData, StsData])
-@pytest.mark.parametrize("name", ["", "  ", "长" * 60])
-def test_a_data_set_needs_a_name_of_bounded_length(schema, name):
-    with pytest.raises(ValidationError, match="expected a name of 1 to 150 bytes"):
-        schema(name=name, path="p")
-
-
-@pytest.mark.parametrize(
-    "name", ["pairs", "MS MARCO (en)", "医疗问答", "v1.2", "nli [/x]", "../rankings", ".."]
-)
-def test_other_names_are_free(name):
-    assert RetrievalData(name=name, path="p").name == name
+from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.sections import Evaluation
 
 
 def test_a_tilde_is_the_home_directory_in_every_path(monkeypatch):

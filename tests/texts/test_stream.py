@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import conan_embed.texts.stream as stream_module
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import RetrievalData
+from conan_embed.recipes.data import RetrievalData
 from conan_embed.texts.stream import PairStream
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.task_files import read_tasks, write_tasks
 from conan_embed.texts.tasks import load_tasks

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
 from conan_embed.texts.tasks import load_tasks
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "sts": "s: "}

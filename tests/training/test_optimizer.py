@@ -2,7 +2,7 @@
 
 import pytest
 
-from conan_embed.recipes.schema import Optimizer
+from conan_embed.recipes.sections import Optimizer
 from conan_embed.training.optimizer import learning_rate, make_optimizer
 from tests.tiny_models import make_tiny_model
 

@@ -6,7 +6,7 @@ import torch
 
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE
 from conan_embed.planning.planner import Planner
-from conan_embed.recipes.schema import Loss, Optimizer, Step, Training
+from conan_embed.recipes.sections import Loss, Optimizer, Step, Training
 from conan_embed.training.step import embed_step, make_ready, observe_negatives, step_loss, train_step
 from conan_embed.training.train_module import TrainModule
 from tests.stories.test_world import make_tasks

@@ -6,7 +6,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.recipes.schema import Recipe, Tracking
+from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.sections import Tracking
 from conan_embed.training.metrics import MetricsLog
 from conan_embed.training.trackers import check_trackers, open_trackers
 
