@@ -1,14 +1,44 @@
-"""What stands in the way of replacement in a run, told before its first step.
+"""What stands in the way of hard negatives in a run, told before its first step.
 
-A run whose negatives can never be replaced trains for hours as a static one and looks like a result. So whatever can be
-known beforehand is: too few steps or visits, rankings without a further window, bounds that scores cannot reach.
+A run whose negatives can never be replaced trains for hours as a static one and looks like a result; so does one in
+which half of the queries have no negatives. Whatever can be known beforehand is told: too few negatives, steps or
+visits, rankings without a further window, bounds that scores cannot reach.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from conan_embed.negatives.rules import make_rule
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.sections import Replacement
+from conan_embed.recipes.sections import Replacement, Step
+from conan_embed.texts.tasks import RetrievalDataset
+
+
+def shortages(sets: Sequence[RetrievalDataset], table: NegativeTable, settings: Step) -> list[str]:
+    """Return a sentence for each data set with queries that have fewer hard negatives than a step asks for.
+
+    Args:
+        sets: in the order of the table's rows.
+        table: as it stands before the first step.
+    """
+    sentences, start = [], 0
+    for data in sets:
+        available_Q = table.available_Q[start : start + len(data)]
+        start += len(data)
+        if data.negative_source != "none" and (available_Q < settings.num_negatives).any():
+            sentences.append(_shortage(data.name, available_Q, settings))
+    return sentences
+
+
+def _shortage(name: str, available_Q: np.ndarray, settings: Step) -> str:
+    nothing = "learn nothing" if settings.in_batch == "none" else "have only those of other queries"
+    is_empty_Q = available_Q == 0
+    empty = f", {int(is_empty_Q.sum()):,} of them none: these {nothing}" if is_empty_Q.any() else ""
+    return (
+        f"{_count(available_Q < settings.num_negatives)} of {name!r} have fewer than {settings.num_negatives}{empty}; "
+        f"expected a mining.min_usable of {settings.num_negatives} or more, a smaller mining.offset, or a looser bound."
+    )
 
 
 def obstacles(

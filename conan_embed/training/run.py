@@ -17,7 +17,7 @@ from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.false_negatives import hard_negatives
-from conan_embed.negatives.outlook import obstacles
+from conan_embed.negatives.outlook import obstacles, shortages
 from conan_embed.negatives.prepare import make_rankings, make_table
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.contrast import check_contrast
@@ -193,12 +193,15 @@ def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) ->
 
 
 def _announce(recipe: Recipe, parts: _Parts, point: ResumePoint, progress: Progress, num_steps: int) -> None:
-    """Print from where the run resumes; of one that begins, what keeps its negatives from being replaced."""
+    """Print from where the run resumes; of one that begins, what stands in the way of its negatives."""
     if point.checkpoint is not None:
         parts.folder.log(f"resumed at step {progress.step} of {num_steps} from {point.checkpoint}")
-    elif parts.table is not None:
+    elif parts.negatives is not None and parts.table is not None:
         epochs = epochs_of(recipe.data, recipe.step, parts.source, num_steps)
-        for sentence in obstacles(recipe.hard_negatives, parts.table, num_steps=num_steps, epochs=epochs):
+        for sentence in (
+            *shortages(parts.negatives.sets, parts.table, recipe.step),
+            *obstacles(recipe.hard_negatives, parts.table, num_steps=num_steps, epochs=epochs),
+        ):
             parts.folder.log(f"hard negatives: {sentence}")
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from conan_embed.negatives.outlook import obstacles
+from conan_embed.negatives.outlook import obstacles, shortages
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.sections import Replacement
+from conan_embed.recipes.sections import Replacement, Step
+from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.tasks import RetrievalDataset
 
 
 def told(*, initial=0.6, background=0.1, ranks=20, num_steps=1000, epochs=5.0, **settings):
@@ -56,3 +58,31 @@ def test_bounds_below_the_cosine_of_unrelated_texts():
     assert told(**high, rule="share") == ""
     assert told(initial=0.9, background=0.75) == ""
     assert told(initial=0.3, background=0.5, rule="each") == ""  # too easy from the start
+
+
+def dataset(name, queries, source="mined"):
+    nothing = Ragged.empty(queries)
+    ids = np.arange(queries)
+    return RetrievalDataset(name, ids, ids, nothing, nothing, ids, source, None, None)
+
+
+def short(*available, in_batch="dataset", source="mined"):
+    """Sentences on two data sets; the first has two queries."""
+    ranking = np.full((len(available), 6), -1, np.int32)
+    for row, count in enumerate(available):
+        ranking[row, :count] = np.arange(count)
+    sets = [dataset("one", 2, source), dataset("two", len(available) - 2)]
+    settings = Step(num_negatives=3, in_batch=in_batch, too_few_negatives="allow")
+    return shortages(sets, NegativeTable(ranking, 3), settings)
+
+
+def test_queries_with_too_few_negatives_are_told_by_data_set():
+    assert short(3, 4, 3, 6) == []
+    (sentence,) = short(3, 4, 2, 6, 0)
+    assert sentence.startswith(
+        "2 of 3 queries of 'two' have fewer than 3, 1 of them none: these have only those of other queries; expected"
+    )
+    (sentence,) = short(2, 1, 3, in_batch="none")
+    assert sentence.startswith("all 2 queries of 'one' have fewer than 3; expected a mining.min_usable")
+    assert "1 of them none: these learn nothing;" in short(0, 3, 3, in_batch="none")[0]
+    assert short(0, 0, 3, source="none") == []
