@@ -53,8 +53,10 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def write_result(title: str, what: str, lines: Sequence[str], raw: Any, write: bool) -> None:
-    """Print a result; if asked, keep it as experiments/results/SCRIPT_DATE.md, and `raw` as .json beside it.
+def write_result(
+    title: str, what: str, lines: Sequence[str], raw: Any, write: bool, suffix: str = ""
+) -> None:
+    """Print a result; if asked, keep it as experiments/results/SCRIPT[-SUFFIX]_DATE.md, and `raw` as .json beside it.
 
     Args:
         what: a sentence with the settings.
@@ -68,5 +70,6 @@ def write_result(title: str, what: str, lines: Sequence[str], raw: Any, write: b
     text = "\n".join([f"# {title}, {today}", "", f"`{command}`", "", what, "", *lines, ""])
     print(text)
     if write:
-        (RESULTS / f"{script.stem}_{today}.md").write_text(text, encoding="utf-8")
-        (RESULTS / f"{script.stem}_{today}.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
+        name = "-".join(filter(None, (script.stem, suffix))) + f"_{today}"
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+        (RESULTS / f"{name}.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
