@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.benchmarks import evaluate_benchmark
@@ -23,7 +22,6 @@ def evaluate_as_asked(
     widths: Sequence[str] | None,
     precision: str,
     output: Path | None,
-    device: torch.device,
 ) -> EvaluationResult:
     """Evaluate on `folder`, or, without one, through mteb on `benchmark`, `tasks` or the sets of `local`.
 
@@ -37,7 +35,7 @@ def evaluate_as_asked(
         raise UserError(
             'evaluate: nothing to evaluate on; expected a folder of sets, --benchmark "MTEB(cmn, v1)" or --task AFQMC.'
         )
-    wanted = widths_from(widths)
+    wanted, device = widths_from(widths), collectives.start()
     if folder is not None:
         loaded = EmbeddingModel.load(model).to(device)
         result = evaluate(loaded, folder, tasks=tasks, widths=wanted, precision=precision, name=model)

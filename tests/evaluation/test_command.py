@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import NotFinite, UserError
@@ -21,7 +20,7 @@ def asked(tmp_path):
 
     def ask(folder=folder, **changes):
         options = {"benchmark": None, "tasks": None, "local": None, "widths": None, "output": None}
-        options |= {"precision": "bfloat16", "device": torch.device("cpu"), **changes}
+        options |= {"precision": "bfloat16", **changes}
         return evaluate_as_asked(str(tmp_path / "model"), folder, **options)
 
     return ask

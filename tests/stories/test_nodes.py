@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-import conan_embed.training.setup as setup_module
+import conan_embed.training.setup as run_setup
 from conan_embed.distributed import collectives, failures
 from conan_embed.negatives import mining, prepare
 from conan_embed.negatives.embedding import embed_with
@@ -102,7 +102,7 @@ def read_and_mine(base, folder, separate):
         return call
 
     model.tokenize = counted("tokenise", model.tokenize)
-    setup_module.load_tasks = counted("read", setup_module.load_tasks)
+    run_setup.load_tasks = counted("read", setup_module.load_tasks)
     mining.top_k = counted("searched", mining.top_k, lambda queries, *_: len(queries))
     prepare.save_ranking = counted("saved", prepare.save_ranking)
     tasks = load_data(recipe.data, recipe.cache, model)
