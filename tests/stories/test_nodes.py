@@ -102,7 +102,7 @@ def read_and_mine(base, folder, separate):
         return call
 
     model.tokenize = counted("tokenise", model.tokenize)
-    run_setup.load_tasks = counted("read", setup_module.load_tasks)
+    run_setup.load_tasks = counted("read", run_setup.load_tasks)
     mining.top_k = counted("searched", mining.top_k, lambda queries, *_: len(queries))
     prepare.save_ranking = counted("saved", prepare.save_ranking)
     tasks = load_data(recipe.data, recipe.cache, model)
