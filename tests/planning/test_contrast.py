@@ -18,7 +18,7 @@ from conan_embed.planning.plan import PairTexts, StepPlan, StsPlan
 from conan_embed.planning.planner import Planner
 from conan_embed.recipes.sections import Step
 from conan_embed.texts.store import Texts
-from tests.planning.test_planner import random_tasks, tasks_of
+from tests.support.planned_tasks import random_tasks, tasks_of
 
 
 @st.composite

@@ -20,8 +20,8 @@ from conan_embed.recipes.sections import Step
 from conan_embed.texts.tasks import load_tasks
 from conan_embed.training.run import mine, train
 from tests.support.many_processes import start_world
+from tests.support.small_runs import assert_same_run, interrupt_at, killed, lines
 from tests.tiny_models import SENTENCES, make_tiny_model
-from tests.training.test_run import assert_same_run, interrupt_at, killed, lines
 
 PROMPTS = {"query": "q: ", "passage": ""}
 SIZES = {"news": 30, "papers": 14}

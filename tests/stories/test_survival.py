@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.checkpoint import checkpoints
 from tests.support.disturbed import MESSAGE, run_world
+from tests.support.small_runs import assert_same_run, lines, write
 from tests.tiny_models import SENTENCES, make_tiny_model
-from tests.training.test_run import assert_same_run, lines, write
 
 STEPS_PER_EPOCH, NUM_STEPS, SAVE_EVERY = 5, 20, 3
 # Where runs are killed: other steps every time; to repeat a failure, set SURVIVAL_SEED to the number that it prints.

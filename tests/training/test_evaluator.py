@@ -1,0 +1,61 @@
+"""Evaluation during a run: results logged, the sets told apart by their content, examples before and after."""
+
+import json
+import shutil
+
+import pytest
+
+from conan_embed.files import read_json
+from conan_embed.recipes.sections import Evaluation
+from conan_embed.training.evaluator import Evaluator
+from conan_embed.training.run_folder import RunFolder
+from tests.support.evaluation_fakes import small_tables, write_tables
+from tests.tiny_models import make_tiny_model
+
+
+@pytest.fixture
+def sets(tmp_path):
+    tables = {key: rows for key, rows in small_tables().items() if key.startswith(("sts", "retrieval"))}
+    return write_tables(tmp_path / "sets", tables)
+
+
+def make_evaluator(sets, tmp_path, **settings):
+    (tmp_path / "run").mkdir(exist_ok=True)
+    return Evaluator(Evaluation(folder=str(sets), **settings), RunFolder(tmp_path / "run"))
+
+
+class Rows(list):
+    def write(self, name, row):
+        self.append((name, row))
+
+
+def test_the_sets_are_known_by_name_and_content_wherever_they_lie(sets, tmp_path):
+    before = make_evaluator(sets, tmp_path).identity()
+    shutil.copytree(sets, tmp_path / "copy")
+    assert make_evaluator(tmp_path / "copy", tmp_path).identity() == before
+    file = next(path for path in sorted((tmp_path / "copy").rglob("*")) if path.is_file())
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert make_evaluator(tmp_path / "copy", tmp_path).identity() != before
+    assert make_evaluator(sets, tmp_path, tasks=["sts"]).identity() != before
+
+
+def test_results_are_logged_and_the_average_is_what_decides(sets, tmp_path, capsys):
+    evaluator, rows = make_evaluator(sets, tmp_path), Rows()
+    average = evaluator.evaluate(make_tiny_model("bert", widths=(8,)), 4, rows, examples=False)
+    ((name, row),) = rows
+    assert (name, row["step"], row["summary"]["average"]) == ("evaluation", 4, average)
+    assert {task.key for task in evaluator.tasks} == set(row["results"])
+    assert all(set(result["widths"]) == {"32", "8"} for result in row["results"].values())
+    assert f"average {100 * average:.2f}" in capsys.readouterr().err
+    assert not evaluator.folder.examples.exists()
+
+
+def test_examples_show_the_same_queries_before_and_after(sets, tmp_path):
+    evaluator = make_evaluator(sets, tmp_path)
+    evaluator.evaluate(make_tiny_model("bert"), 0, Rows(), examples=True)
+    before = read_json(evaluator.folder.examples)
+    evaluator.evaluate(make_tiny_model("bert", seed=1), 8, Rows(), examples=True)
+    after = read_json(evaluator.folder.examples)
+    assert json.dumps(before) != json.dumps(after)
+    queries = [sorted(query["query"] for query in both["queries"]) for both in (before, after)]
+    assert queries[0] == queries[1]

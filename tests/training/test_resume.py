@@ -1,0 +1,107 @@
+"""A resumed run is the run that was never interrupted, and one that would be another is refused."""
+
+import json
+
+import pytest
+import yaml
+
+from conan_embed.errors import UserError
+from conan_embed.training.checkpoint import checkpoints
+from conan_embed.training.run import train
+from tests.support.small_runs import NUM_STEPS, assert_same_run, interrupt_at, killed, lines, write
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"hard_negatives": {"source": "bank", "refresh": 2}},
+        {
+            "step": {"mixing": "sequential", "queries": 16},
+            "model": {"dropout": 0.2},
+            "training": {"precision": "bfloat16"},
+        },
+        {
+            "step": {"in_batch": "step_hard"},
+            "loss": {"ignore_above_positive": 0.0},
+            "hard_negatives": {"source": "remine", "rule": "each", "interval": 1, "decay": 0.9},
+        },
+        {"hard_negatives": {"rule": "share", "min_share": 0.5, "interval": 2}},
+    ],
+    ids=["ranking", "bank", "sequential, dropout, bfloat16", "each, remine, guard", "share"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(recipe, base, monkeypatch, sections):
+    sections = sections | {"evaluation": {"folder": str(base / "eval"), "every": 2}}
+    undisturbed = train(recipe("undisturbed", **sections))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe("killed", **sections))
+    assert [path.name for path in checkpoints(undisturbed.parent / "killed" / "checkpoints")] == [
+        "step-00000003"
+    ]
+    run = train(recipe("killed", **sections))
+    assert sum(line["replaced"] for line in lines(run, "negatives")) > 0
+    assert_same_run(run, undisturbed)
+
+
+def test_killed_before_the_first_checkpoint_and_inside_the_last_line(recipe, monkeypatch):
+    undisturbed = train(recipe("undisturbed"))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe("killed"))
+    with (undisturbed.parent / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert_same_run(train(recipe("killed")), undisturbed)
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(half, tmp_path):
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    changed = half(loss={"temperature": 0.5}, step={"queries": 4, "sts_pairs": 2})
+    with pytest.raises(UserError) as error:
+        train(changed)
+    for words in (
+        "loss.temperature (was 0.02, is 0.5)",
+        "step.sts_pairs (was 4, is 2)",
+        "--allow-changes",
+        "step-00000005",
+    ):
+        assert words in str(error.value)
+    assert (tmp_path / "run" / "recipe.yaml").read_text() == before
+    run = train(changed, allow_changes=True)
+    assert len(lines(run, "metrics")) == NUM_STEPS
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["loss"]["temperature"] == 0.5
+
+
+def test_settings_that_change_nothing_may_change(half, base):
+    train(half(tracking={"tensorboard": True}, evaluation={"folder": str(base / "eval")}))
+
+
+def test_other_texts_under_a_checkpoint_are_refused(half, base, tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    write(data, [{"query": "new", "positive": ["text"]}])
+    rows = (base / "pairs.jsonl").read_text(encoding="utf-8")
+    data.write_text(rows + data.read_text(encoding="utf-8"), encoding="utf-8")
+    changed = half(data={"retrieval": [{"name": "pairs", "path": str(data)}]})
+    with pytest.raises(UserError, match="step-00000005: the data changed since: texts, queries of 'pairs'"):
+        train(changed, allow_changes=True)
+
+
+def test_an_interrupted_start_does_not_leave_rankings_to_other_settings(recipe, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(mining={"offset": 4}))
+    run = train(recipe())
+    assert json.loads((run / "mining" / "mining.json").read_text())["settings"]["mining"]["offset"] == 1
+    assert_same_run(run, train(recipe("fresh")))
+
+
+def test_rankings_of_an_interrupted_start_are_used_again(recipe, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 1, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe())
+    monkeypatch.setattr("conan_embed.negatives.prepare.mine", None)
+    train(recipe())
