@@ -16,7 +16,7 @@ def test_what_a_run_is_and_what_it_became():
     assert values["started"] == "1970-01-01T00:00:00+00:00"
     assert values["finished"] is values["seconds"] is None
     assert "chunk_tokens" not in values and "data" not in values
-    assert values["datasets"] == [{"task": "retrieval", "name": "pairs", "rows": 20}]
+    assert list(values["datasets"]) == [{"task": "retrieval", "name": "pairs", "rows": 20}]
     assert (values["steps"], values["width"], values["widths"], values["base"]) == (7, 32, [32, 8], "b")
     assert values["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     ended = replace(
