@@ -161,13 +161,18 @@ def packed_attention(
     """
     _check_arguments(module, attention_mask, others)
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
-    reach = None if sliding_window is None else sliding_window - 1
+    reach = None if sliding_window is None else sliding_window - 1 + _counts_both_ends(module)
     settings = _Settings(scaling, dropout, causal, reach, softcap)
     if packed_layout is not None and kernel_takes(query, dropout, softcap):
         output = _variable_length_kernel(packed_layout, query, key, value, settings)
     else:
         output = _by_stream(query, key, value, settings)
     return output.unsqueeze(0), None
+
+
+def _counts_both_ends(module: torch.nn.Module) -> bool:
+    """A decoder made bidirectional (`is_causal: false`) sees one position further: transformers' mask says <=."""
+    return not getattr(getattr(module, "config", None), "is_causal", True)
 
 
 def _check_arguments(

@@ -46,7 +46,7 @@ def encode(
 ) -> Any:
     """Return the embeddings of `texts`; see `EmbeddingModel.encode`."""
     check_widths(widths or (), model.width)
-    tokens, offsets = model.tokenize([prompt + text for text in texts] if prompt else texts)
+    tokens, offsets = model.tokenize([prompt + text for text in texts] if prompt else texts, prompt=prompt)
     check_not_empty(texts, offsets)
     with (
         _evaluation_mode(model),

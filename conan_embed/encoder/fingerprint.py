@@ -20,7 +20,7 @@ def fingerprint(model: "EmbeddingModel") -> str:
     weights = model.state_dict()
     shapes = {name: f"{tuple(weight.shape)} {weight.dtype}" for name, weight in weights.items()}
     dense = [layer.activation_name for layer in model.dense_layers()]
-    settings = [model.pooling, dense, model.max_length, sorted(model.prompts.items())]
+    settings = [model.pooling, model.include_prompt, dense, model.max_length, sorted(model.prompts.items())]
     key = xxhash.xxh3_128(json.dumps([config, shapes, settings], sort_keys=True, default=str).encode())
     for weight in weights.values():
         key.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -96,6 +96,7 @@ class ModelLayout:
     Attributes:
         transformer: the folder with `config.json` and the tokenizer.
         pooling: one of POOLINGS, or None where the folder does not say.
+        include_prompt: the tokens of the prompt are pooled with those of the text.
         dense: the layers after pooling, in order.
         prompts: text put before the texts of each role, and the folder's own names for them.
         max_length: tokens, or None.
@@ -107,6 +108,7 @@ class ModelLayout:
 
     transformer: Path
     pooling: str | None = None
+    include_prompt: bool = True
     dense: tuple[DenseLayer, ...] = ()
     prompts: Prompts = field(default_factory=Prompts)
     max_length: int | None = None
@@ -129,7 +131,7 @@ def read_layout(folder: Path) -> ModelLayout:
         UserError: the folder is no model, asks for something that we do not do, or has pickled weights only.
     """
     if not (folder / "modules.json").exists():
-        if not (folder / "config.json").exists():
+        if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
             raise UserError(f"{folder}: not a model: it holds neither modules.json nor config.json.")
         length = _tokenizer_length(folder)
         return ModelLayout(
@@ -141,7 +143,9 @@ def read_layout(folder: Path) -> ModelLayout:
     prompts, similarity = read_prompts(folder / "config_sentence_transformers.json")
     return ModelLayout(
         transformer,
-        pooling=_pooling(pooling / "config.json", prompts),
+        pooling=(mode := _pooling(pooling / "config.json")),
+        # The last token is the same with the prompt or without.
+        include_prompt=mode == "last" or bool(read_json(pooling / "config.json").get("include_prompt", True)),
         dense=tuple(_dense(path) for kind, path in after if kind == "Dense"),
         prompts=prompts,
         widths=_widths(folder, transformer),
@@ -224,7 +228,7 @@ def _tokenizer_length(folder: Path) -> int | None:
     return int(length) if length is not None and length < 1e9 else None
 
 
-def _pooling(path: Path, prompts: Prompts) -> str:
+def _pooling(path: Path) -> str:
     config = read_json(path)
     modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
     if "pooling_mode" in config:  # sentence-transformers 6: one name, or several
@@ -239,13 +243,7 @@ def _pooling(path: Path, prompts: Prompts) -> str:
         raise UserError(
             f"{path}: pooling {' and '.join(modes) or 'none'} is not supported; expected one of {', '.join(POOLINGS)}."
         )
-    pooling = names[modes[0]]
-    # The last token is the same with the prompt or without.
-    if not config.get("include_prompt", True) and pooling != "last" and any(prompts.by_name.values()):
-        raise UserError(
-            f"{path}: include_prompt: false is not supported; expected prompts that are pooled with their texts."
-        )
-    return pooling
+    return names[modes[0]]
 
 
 def _dense(folder: Path) -> DenseLayer:

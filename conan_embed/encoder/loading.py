@@ -14,7 +14,15 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging as transformers_logging
 
 from conan_embed.console import console
+from conan_embed.encoder.adapter import (
+    ADAPTER_CONFIG,
+    adapter_base,
+    merge_adapter,
+    merged_weights,
+    save_adapter,
+)
 from conan_embed.encoder.card import Interface, write_card
+from conan_embed.encoder.decoders import append_end_token, check_attention, set_attention, set_padding_side
 from conan_embed.encoder.dense import Dense
 from conan_embed.encoder.formats import ModelLayout, missing_weights, read_layout
 from conan_embed.encoder.positions import usable_positions
@@ -37,6 +45,9 @@ def load(
     base: str | Path,
     *,
     pooling: str | None,
+    attention: str | None,
+    end_token: bool | None,
+    include_prompt: bool | None,
     dense_width: int | None,
     widths: Sequence[int] | None,
     prompts: dict[str, str] | None,
@@ -47,18 +58,29 @@ def load(
     """Load a model from a folder or the hub; see `EmbeddingModel.load`."""
     folder = local_folder(str(base))
     layout = read_layout(folder)
-    check_folder(str(base), layout.transformer, trust_remote_code)
+    base_of_adapter = adapter_base(layout.transformer)
+    if base_of_adapter is None:
+        check_folder(str(base), layout.transformer, trust_remote_code)
+    else:
+        check_folder(base_of_adapter, weights_folder(base_of_adapter), trust_remote_code)
     encoder, tokenizer, original_dropout, missing = _load_transformer(
-        str(base), layout, dropout, trust_remote_code
+        str(base), layout, dropout, attention, trust_remote_code
     )
     check_finite(encoder, str(base))
     if layout.lowercase:
         lowercase(tokenizer)
     _check_dense_width(base, layout, dense_width)
+    pooling = pooling or layout.pooling or "mean"
+    check_attention(encoder, attention)
+    becomes_last = pooling == "last" and layout.pooling != "last"
+    appended = append_end_token(tokenizer, becomes_last if end_token is None else end_token)
+    if becomes_last:
+        set_padding_side(tokenizer, encoder)
     model = model_class(
         encoder,
         tokenizer,
-        pooling=pooling or layout.pooling or "mean",
+        pooling=pooling,
+        include_prompt=layout.include_prompt if include_prompt is None else include_prompt,
         dense_width=dense_width,
         dense_layers=[Dense.of(layer) for layer in layout.dense],
         widths=layout.widths if widths is None else widths,
@@ -67,6 +89,7 @@ def load(
     )
     model.original_dropout, model.named_prompts = original_dropout, layout.prompts
     model.lowercase = layout.lowercase
+    model.changed_tokenizer = layout.lowercase or appended
     for name in missing & model.unused_weights.keys():  # drawn at random, not the base's own
         del model.unused_weights[name]
     _warn_of_similarity(str(base), layout)
@@ -74,27 +97,37 @@ def load(
 
 
 def _load_transformer(
-    base: str, layout: ModelLayout, dropout: float | None, trust_remote_code: bool
+    base: str, layout: ModelLayout, dropout: float | None, attention: str | None, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float], set[str]]:
     folder, trust = layout.transformer, {"trust_remote_code": trust_remote_code}
+    base_of_adapter = adapter_base(folder)
+    weights = folder if base_of_adapter is None else weights_folder(base_of_adapter)
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(folder, **layout.config_settings, **trust)
+            config = AutoConfig.from_pretrained(weights, **layout.config_settings, **trust)
             original_dropout = _set_dropout(config, dropout)
+            set_attention(config, attention)
             encoder, report = AutoModel.from_pretrained(
-                folder,
+                weights,
                 config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,
                 **trust,
             )
+            if base_of_adapter is not None:
+                encoder = merge_adapter(encoder, folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, **layout.tokenizer_settings, **trust)
         except Exception as error:  # the libraries raise many kinds; each means that the model is unusable
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{base}: the model cannot be loaded: {reason}") from error
     _check_all_weights_present(base, report["missing_keys"])
     return encoder, tokenizer, original_dropout, set(report["missing_keys"])
+
+
+def weights_folder(base: str) -> Path:
+    """Return the folder with `config.json` and the weights of a model of either layout."""
+    return read_layout(local_folder(base)).transformer
 
 
 def _check_all_weights_present(base: str, missing_keys: set[str]) -> None:
@@ -113,10 +146,8 @@ def check_folder(base: str, folder: Path, trust_remote_code: bool) -> None:
     """
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"{base}: {missing_weights(folder, base)}")
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{base}: holds an adapter (adapter_config.json); expected weights with the adapter merged."
-        )
+    if (folder / ADAPTER_CONFIG).exists():
+        raise UserError(f"{base}: the base of an adapter holds an adapter itself; expected whole weights.")
     for name in ("config.json", "tokenizer_config.json"):
         config = read_json(folder / name) if (folder / name).exists() else {}
         if config.get("auto_map") and not trust_remote_code:
@@ -167,14 +198,23 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
     """Write the model's folder; see `EmbeddingModel.save`."""
     with atomic_write(folder) as aside:
         aside.mkdir()
+        as_adapter = model.adapter is not None and model.adapter.save_as == "adapter"
         with quiet_transformers():
-            # transformers notes the attention function in the config only in memory; nothing of ours is saved.
-            weights = model.encoder.state_dict() | model.unused_weights
-            model.encoder.save_pretrained(aside, state_dict=weights, safe_serialization=True)
+            if as_adapter:
+                save_adapter(model.encoder, model.adapter, aside)
+            else:
+                # transformers notes the attention function in the config only in memory; nothing of ours is saved.
+                weights = (
+                    model.encoder.state_dict() if model.adapter is None else merged_weights(model.encoder)
+                )
+                model.encoder.save_pretrained(
+                    aside, state_dict=weights | model.unused_weights, safe_serialization=True
+                )
             model.tokenizer.save_pretrained(aside)
         for name, data in model.vocabulary_files.items():
             (aside / name).write_bytes(data)
-        make_config_portable(aside, widths=model.widths, dropout=model.original_dropout)
+        if not as_adapter:
+            make_config_portable(aside, widths=model.widths, dropout=model.original_dropout)
         make_tokenizer_portable(aside, model)
         write_layout(aside, model, details or {})
         interface = Interface(model.prompts, model.width, model.widths, model.max_length)

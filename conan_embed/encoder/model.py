@@ -13,6 +13,7 @@ Shapes: N texts, T tokens, D embedding width.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -28,16 +29,19 @@ from conan_embed import malloc
 from conan_embed.device import to_device
 from conan_embed.encoder import encode, loading
 from conan_embed.encoder import tokenizer as tokenizer_module
+from conan_embed.encoder.adapter import Adapter
 from conan_embed.encoder.attention import PACKED_ATTENTION, layout_arguments, packed_stream
+from conan_embed.encoder.decoders import apply_direction
 from conan_embed.encoder.dense import Dense
 from conan_embed.encoder.encode import TOKEN_BUDGET
 from conan_embed.encoder.formats import POOLINGS, check_widths
-from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, pack, pad_stream
+from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, mark_prompts, pack, pad_stream
 from conan_embed.encoder.positions import num_token_rows, padding_index, position_ids, usable_positions
 from conan_embed.encoder.prepacked_weights import prepacked_weights
 from conan_embed.encoder.prompts import Prompts, check_prompts
 from conan_embed.encoder.self_test import check_packing, check_supported
 from conan_embed.errors import UserError
+from conan_embed.texts.ragged import expand_ranges
 
 _CPU_TOKEN_BUDGET = 4096
 """The most when a CPU embeds without gradient. The C library maps buffers above 32 MB anew each time, and the kernel
@@ -52,6 +56,7 @@ class EmbeddingModel(nn.Module):
         encoder: any Hugging Face encoder that takes its attention from `AttentionInterface`.
         tokenizer: its fast tokenizer.
         pooling: "cls", "mean" or "last".
+        include_prompt: pool the tokens of a prompt with those of its text.
         dense_width: output features of a new dense layer; None for no new one.
         dense_layers: trained layers between pooling and embedding, instead of a new one.
         widths: Matryoshka prefixes; the full width is always one of them.
@@ -65,6 +70,7 @@ class EmbeddingModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         *,
         pooling: str = "mean",
+        include_prompt: bool = True,
         dense_width: int | None = None,
         dense_layers: Sequence[Dense] = (),
         widths: Sequence[int] = (),
@@ -76,10 +82,13 @@ class EmbeddingModel(nn.Module):
             raise UserError(f"model.pooling: {pooling!r} is unknown; expected one of {', '.join(POOLINGS)}.")
         check_prompts(prompts or {})
         check_supported(encoder)
+        apply_direction(encoder)
         tokenizer_module.check_tokenizer(tokenizer, encoder)
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
+        self.include_prompt = include_prompt
+        self._prompt_lengths: dict[str, int] = {}
         self.hidden: int = encoder.config.hidden_size
         if not dense_layers and dense_width is not None:
             dense_layers = [Dense(self.hidden, dense_width)]
@@ -89,6 +98,8 @@ class EmbeddingModel(nn.Module):
         self.widths = check_widths(widths, self.width)
         self.vocabulary_files = tokenizer_module.vocabulary_files(tokenizer)
         self.lowercase = False  # asked for by the folder, beside its tokenizer
+        self.changed_tokenizer = False  # in a way that a class of its own would undo when it is loaded
+        self.adapter: Adapter | None = None
         self.original_dropout: dict[str, float] = {}
         self.named_prompts = Prompts()
         self.compiled = False
@@ -130,10 +141,12 @@ class EmbeddingModel(nn.Module):
         if hidden_TH.dtype != torch.float64:
             hidden_TH = hidden_TH.float()
         offsets = packed.tensor("offsets64", packed.offsets)
-        if self.pooling == "cls":
-            return hidden_TH.index_select(0, offsets[:-1])
         if self.pooling == "last":
             return hidden_TH.index_select(0, offsets[1:] - 1)
+        if packed.prompt_lengths_N is not None:
+            hidden_TH, offsets = _without_prompts(hidden_TH, packed, packed.prompt_lengths_N)
+        if self.pooling == "cls":
+            return hidden_TH.index_select(0, offsets[:-1])
         return torch.segment_reduce(hidden_TH, "mean", offsets=offsets)
 
     def dense_layers(self) -> list[Dense]:
@@ -262,17 +275,44 @@ class EmbeddingModel(nn.Module):
 
     # --------------------------------------------------------------------------------------------- from texts
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def tokenize(self, texts: Sequence[str], *, prompt: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Tokenise texts, special tokens included, cut to `max_length`.
 
+        Args:
+            prompt: that all texts begin with. None: whichever of the model's prompts a text begins with. It matters
+                only where the tokens of prompts are not pooled.
+
         Returns:
-            int32 [T] all tokens end to end, and int64 [N + 1] where each text begins.
+            int32 [T] all tokens end to end, and int64 [N + 1] where each text begins. Tokens that are not pooled are
+            marked (`packing.mark_prompts`).
 
         Raises:
             UserError: a text with a token that the encoder has no row for.
         """
         num_rows = num_token_rows(self.encoder)
-        return tokenizer_module.tokenize(self.tokenizer, texts, self.max_length, num_rows)
+        tokens, offsets = tokenizer_module.tokenize(self.tokenizer, texts, self.max_length, num_rows)
+        if self.include_prompt or not len(texts):
+            return tokens, offsets
+        known = sorted(set(self.prompts.values()) - {""}, key=len, reverse=True)
+        prompts = (
+            [next((p for p in known if text.startswith(p)), "") for text in texts]
+            if prompt is None
+            else [prompt] * len(texts)
+        )
+        return mark_prompts(tokens, offsets, np.array([self._prompt_length(p) for p in prompts])), offsets
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Return how many tokens come from a prompt, as sentence-transformers counts them: without a special last."""
+        if prompt not in self._prompt_lengths:
+            ids = self.tokenizer(prompt)["input_ids"] if prompt else []
+            count = len(ids) - (bool(ids) and ids[-1] in self.tokenizer.all_special_ids)
+            if count >= self.max_length - 1:
+                raise UserError(
+                    f"prompt {prompt[:80]!r}: has {count} tokens and the model reads {self.max_length}; expected room "
+                    "for a text after it."
+                )
+            self._prompt_lengths[prompt] = count
+        return self._prompt_lengths[prompt]
 
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Return int64 [N], how many tokens each text has, special tokens included, before it is cut."""
@@ -280,7 +320,10 @@ class EmbeddingModel(nn.Module):
 
     def tokenizer_text(self) -> str:
         """Return everything that decides a text's tokens except the length: for keys of caches and fingerprints."""
-        return tokenizer_module.tokenizer_text(self.tokenizer, self.vocabulary_files)
+        text = tokenizer_module.tokenizer_text(self.tokenizer, self.vocabulary_files)
+        return (
+            text if self.include_prompt else text + json.dumps(["not pooled", sorted(self.prompts.values())])
+        )
 
     def encode(
         self,
@@ -360,6 +403,9 @@ class EmbeddingModel(nn.Module):
         base: str | Path,
         *,
         pooling: str | None = None,
+        attention: str | None = None,
+        end_token: bool | None = None,
+        include_prompt: bool | None = None,
         dense_width: int | None = None,
         widths: Sequence[int] | None = None,
         prompts: dict[str, str] | None = None,
@@ -373,6 +419,10 @@ class EmbeddingModel(nn.Module):
 
         Args:
             base: a folder, or the name of a model on the Hugging Face hub.
+            attention: "causal" or "bidirectional", for decoders; None keeps the model's own.
+            end_token: let the tokenizer end every text with its end token; None: where a model is newly given
+                last-token pooling and its tokenizer adds none.
+            include_prompt: pool the tokens of a prompt with those of its text; None as the folder says.
             dense_width: output features of the dense layer; a layer of that shape in the folder keeps its weights.
             dropout: set on every dropout of the encoder; None leaves the model's own. On CPUs attention dropout costs
                 a factor of almost three.
@@ -388,6 +438,9 @@ class EmbeddingModel(nn.Module):
             cls,
             base,
             pooling=pooling,
+            attention=attention,
+            end_token=end_token,
+            include_prompt=include_prompt,
             dense_width=dense_width,
             widths=widths,
             prompts=prompts,
@@ -417,6 +470,16 @@ def encoder_layers(encoder: nn.Module) -> list[nn.Module]:
     """Return the encoder's stack of layers: its largest list of modules."""
     stacks = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
     return list(max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()), default=[]))
+
+
+def _without_prompts(
+    hidden_TH: torch.Tensor, packed: Packed, prompt_N: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the hidden states of the texts' own tokens, and their offsets."""
+    lengths_N = packed.lengths_N - prompt_N
+    own = packed.tensor("own tokens", expand_ranges(packed.offsets[:-1] + prompt_N, lengths_N))
+    offsets = packed.tensor("own offsets", np.concatenate([[0], np.cumsum(lengths_N)]))
+    return hidden_TH.index_select(0, own), offsets
 
 
 def _check_length(max_length: int, positions: int) -> int:

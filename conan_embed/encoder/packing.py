@@ -38,10 +38,12 @@ class Packed:
     Attributes:
         token_ids_T: int64, all tokens of all texts, special tokens included.
         lengths_N: int64 on the CPU, tokens per text. A dummy text may come last (`pad_stream`).
+        prompt_lengths_N: int64 on the CPU, the first tokens of each text that are not pooled; None for none.
     """
 
     token_ids_T: torch.Tensor
     lengths_N: np.ndarray
+    prompt_lengths_N: np.ndarray | None = None
     _on_device: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -142,13 +144,35 @@ def chunks_by_tokens(lengths_N: np.ndarray, token_budget: int) -> Iterator[np.nd
         start = stop
 
 
+def mark_prompts(tokens_T: np.ndarray, offsets: np.ndarray, prompt_lengths_N: np.ndarray) -> np.ndarray:
+    """Return the tokens with those of the prompts marked: token t is written as -1 - t.
+
+    The marks travel with the tokens through stores and streams, and `take_marks` reads them where texts are packed.
+    At least the last token of a text stays unmarked.
+    """
+    marked = expand_ranges(offsets[:-1], np.minimum(prompt_lengths_N, np.diff(offsets) - 1).clip(0))
+    tokens_T = tokens_T.copy()
+    tokens_T[marked] = ~tokens_T[marked]
+    return tokens_T
+
+
+def take_marks(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the tokens without marks, and how many tokens of each text were marked (None: none at all)."""
+    marked = tokens_T < 0
+    if not marked.any():
+        return tokens_T, None
+    counts = np.concatenate([[0], np.cumsum(marked)])
+    ends = np.cumsum(lengths_N)
+    return np.where(marked, ~tokens_T, tokens_T), counts[ends] - counts[ends - lengths_N]
+
+
 def pack_flat(tokens_T: np.ndarray, lengths_N: np.ndarray, device: torch.device | str = "cpu") -> Packed:
     """Pack texts that already lie end to end, sorted by length."""
     steps = np.diff(lengths_N)
     assert (steps <= 0).all() or (steps >= 0).all(), "texts of a chunk must be sorted by length"
-    return Packed(
-        to_device(np.ascontiguousarray(tokens_T, dtype=np.int64), device), np.asarray(lengths_N, np.int64)
-    )
+    lengths_N = np.asarray(lengths_N, np.int64)
+    tokens_T, prompt_N = take_marks(np.asarray(tokens_T, np.int64), lengths_N)
+    return Packed(to_device(np.ascontiguousarray(tokens_T), device), lengths_N, prompt_N)
 
 
 def pad_stream(tokens_T: np.ndarray, lengths_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,4 +215,5 @@ def pack(
             yield Chunk(pack_flat(flat, lengths_N, device), rows)
             continue
         flat, lengths_N = pad_stream(flat, lengths_N)
-        yield Chunk(Packed(to_device(flat, device), lengths_N), rows)
+        flat, prompt_N = take_marks(flat, lengths_N)
+        yield Chunk(Packed(to_device(flat, device), lengths_N, prompt_N), rows)

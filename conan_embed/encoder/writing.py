@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from conan_embed.encoder.decoders import needs_eager
 from conan_embed.encoder.formats import POOLING_KEYS
 from conan_embed.files import read_json, write_json
 
@@ -36,7 +37,9 @@ def write_layout(folder: Path, model: "EmbeddingModel", details: dict[str, Any])
         for number, (kind, path) in enumerate(modules)
     ]
     write_json(folder / "modules.json", listed)
-    settings = {"max_seq_length": model.max_length, "do_lower_case": model.lowercase}
+    settings: dict[str, Any] = {"max_seq_length": model.max_length, "do_lower_case": model.lowercase}
+    if needs_eager(model.encoder):
+        settings["model_args"] = {"attn_implementation": "eager"}
     write_json(folder / "sentence_bert_config.json", settings)
     write_json(
         folder / "config_sentence_transformers.json",
@@ -52,7 +55,8 @@ def write_layout(folder: Path, model: "EmbeddingModel", details: dict[str, Any])
 def _write_pooling(folder: Path, model: "EmbeddingModel") -> None:
     modes = {key: name == model.pooling for name, key in POOLING_KEYS.items()}
     others = dict.fromkeys(_OTHER_POOLING_KEYS, False)
-    write_json(folder / "config.json", {"word_embedding_dimension": model.hidden, **modes, **others})
+    config = {"word_embedding_dimension": model.hidden, **modes, **others}
+    write_json(folder / "config.json", {**config, "include_prompt": model.include_prompt})
 
 
 def _write_dense(folder: Path, layer: "Dense") -> None:
@@ -109,12 +113,16 @@ def make_tokenizer_portable(folder: Path, model: "EmbeddingModel") -> None:
     Transformers 4 does not know version 5's name for a tokenizer without a class of its own, and gives token types to
     encoders that take none (DistilBERT) unless told otherwise; an embedding has a single token type anyway. Clients
     that pool by themselves cut texts at `model_max_length`, some at what tokenizer.json says. Tokenizer classes that
-    make their normalizer anew would lose the lower-casing that we put in front.
+    make their normalizer or template anew would lose the lower-casing or the end token that we put there.
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path)
-    if config.get("tokenizer_class") == "TokenizersBackend" or (model.lowercase and model.tokenizer.is_fast):
+    if config.get("tokenizer_class") == "TokenizersBackend" or (
+        model.changed_tokenizer and model.tokenizer.is_fast
+    ):
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if model.tokenizer.padding_side != config.get("padding_side", "right"):
+        config["padding_side"] = model.tokenizer.padding_side
     inputs, max_length = ["input_ids", "attention_mask"], model.max_length
     write_json(path, {**config, "model_input_names": inputs, "model_max_length": max_length})
     # transformers 5 left this file; fastembed asks for it.

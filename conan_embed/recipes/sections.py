@@ -7,12 +7,41 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from conan_embed.recipes.validation import Moment, PathString, Section, Share
 
 
+class Lora(Section):
+    """A low-rank adapter that is trained instead of the encoder (needs conan-embed[lora])."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat | None = Field(
+        None, description="else twice the rank; updates are scaled by alpha / rank"
+    )
+    dropout: Moment = 0.0
+    targets: Literal["all", "attention"] | list[str] = Field(
+        "all", description="linear layers to adapt: all, those of the attention, or names (q_proj, v_proj)"
+    )
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank): steadier at high ranks")
+    dora: bool = Field(False, description="learn the length of each weight row apart from its direction")
+    save: Literal["merged", "adapter"] = Field(
+        "merged", description="the result: a whole model, or the adapter beside the name of its base"
+    )
+
+
 class Model(Section):
     """The encoder to start from and the embedding that it makes. What is left out comes from the base model."""
 
     base: PathString = Field(description="hub name, transformers folder or sentence-transformers folder")
     pooling: Literal["cls", "mean", "last"] | None = Field(
         None, description="else the base model's, else mean"
+    )
+    attention: Literal["causal", "bidirectional"] | None = Field(
+        None, description="of a decoder: tokens see those before them, or all; else the base model's own"
+    )
+    end_token: bool | None = Field(
+        None,
+        description="end every text with the tokenizer's end token, also where it is cut; else only where a model "
+        "newly gets last-token pooling and its tokenizer adds none",
+    )
+    include_prompt: bool | None = Field(
+        None, description="pool the tokens of a prompt with those of its text; else as the base model does"
     )
     dense_width: PositiveInt | None = Field(
         None, description="outputs of the linear layer after pooling (1792 in the paper)"
@@ -26,6 +55,7 @@ class Model(Section):
     )
     dropout: Share | None = Field(0.0, description="on every dropout of the encoder; null keeps its own")
     trust_remote_code: bool = Field(False, description="run code that comes with the base model")
+    lora: Lora | None = Field(None, description="train an adapter instead of the encoder")
 
 
 class Step(Section):

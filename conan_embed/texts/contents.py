@@ -121,6 +121,7 @@ def _token_hashes(
         is_framed = _starts_with(frame.start, rows, tokens, offsets) & frame.known
         begin[rows[is_framed]] += len(frame.start)
         seed[rows[~is_framed]] = number
+    tokens = np.where(tokens < 0, ~tokens, tokens)  # whether a token is pooled does not make it another
     data = np.ascontiguousarray(tokens, np.int32).view(np.uint8).data
     ranges = zip((4 * begin).tolist(), (4 * offsets[1:]).tolist(), seed.tolist(), strict=True)
     hashes = [xxhash.xxh3_64_intdigest(data[first:last], seed) for first, last, seed in ranges]

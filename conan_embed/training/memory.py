@@ -73,7 +73,8 @@ def measure_fitting_tokens(model: EmbeddingModel, precision: str) -> int:
     One chunk goes forward, with all that a backward pass would need. (A backward pass frees as it goes.) Gradients and
     the moments of AdamW are not there yet: they are set aside.
     """
-    held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    held = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     if model.device.type == "cuda":
         per_token = _peak_per_token(model, precision)
         free, _ = torch.cuda.mem_get_info(model.device)

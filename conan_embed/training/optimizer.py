@@ -18,7 +18,7 @@ def make_optimizer(
     Args:
         share_state: every process keeps the moments of its share of the parameters (ZeRO stage 1).
     """
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [

@@ -28,7 +28,7 @@ class RunRecord:
         seconds: that it took, over all its starts; what a kill undid does not count.
         steps: optimizer steps in all.
         processes, device, threads: that it ran on.
-        parameters, width, widths, base: of the model.
+        parameters, trained_parameters, width, widths, base: of the model.
         matmul_peak_tokens_per_second: see roofline.py.
         data: sizes of the data sets.
         versions: of the libraries that decide the numbers.
@@ -43,6 +43,7 @@ class RunRecord:
     device: str
     threads: int
     parameters: int
+    trained_parameters: int
     width: int
     widths: list[int]
     matmul_peak_tokens_per_second: float
@@ -75,6 +76,7 @@ def describe_run(
         device=torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
         threads=torch.get_num_threads(),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         width=model.width,
         widths=list(model.widths),
         matmul_peak_tokens_per_second=round(matmul_peak_tokens_per_second(model, precision), 1),

@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from conan_embed.distributed import collectives
+from conan_embed.encoder.adapter import frozen_identity
 from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
@@ -104,7 +105,7 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
     seed = recipe.training.seed
     model = load_base_model(recipe.model, seed).to(device)
     source, tasks = make_source(recipe.data, recipe.step, seed, recipe.cache, model)
-    data = source.identity() | _evaluation_identity(evaluator)
+    data = source.identity() | _evaluation_identity(evaluator) | frozen_identity(model)
     point.check_data(data, recipe.as_dict())
     for size in source.summary().datasets:
         folder.log(f"{size.task}: {size.name}, {size.rows:,} rows")

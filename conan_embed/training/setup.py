@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from conan_embed.distributed import collectives
+from conan_embed.encoder.adapter import add_lora
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.planning.plan import StepSource
@@ -20,12 +21,16 @@ def load_base_model(settings: Model, seed: int) -> EmbeddingModel:
     """Load the model to start from.
 
     Args:
-        seed: of a dense layer that the base model does not have: it is drawn at random, the same on every process.
+        seed: of an adapter, and of a dense layer that the base model does not have: they are drawn at random, the same
+            on every process.
     """
     torch.manual_seed(seed)
-    return EmbeddingModel.load(
+    model = EmbeddingModel.load(
         settings.base,
         pooling=settings.pooling,
+        attention=settings.attention,
+        end_token=settings.end_token,
+        include_prompt=settings.include_prompt,
         dense_width=settings.dense_width,
         widths=settings.widths,
         prompts=settings.prompts,
@@ -33,6 +38,9 @@ def load_base_model(settings: Model, seed: int) -> EmbeddingModel:
         dropout=settings.dropout,
         trust_remote_code=settings.trust_remote_code,
     )
+    if settings.lora is not None:
+        add_lora(model, settings.lora, settings.base)
+    return model
 
 
 def load_data(settings: Data, cache: str | Path, model: EmbeddingModel) -> Tasks:

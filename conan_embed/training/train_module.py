@@ -129,7 +129,7 @@ class TrainModule:
     # ------------------------------------------------------------------------------------------- for checkpoints
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Return the parameters by name, to be read or written in place."""
+        """Return the trained parameters by name, to be read or written in place."""
         return {name: parameter.detach() for name, parameter in self._named()}
 
     def moments(self) -> dict[str, torch.Tensor]:
@@ -173,7 +173,7 @@ class TrainModule:
             # What lies outside the layers stays gathered after a forward pass without gradient, and then the model
             # shows other tensors than those that the optimizer knows.
             self.model.reshard()
-        return self.model.named_parameters()
+        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
 
 
 @dataclass(frozen=True)

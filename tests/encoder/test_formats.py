@@ -295,7 +295,6 @@ def refused_setting(folder, *words, **settings):
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
         ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "cls and mean"),
         ("1_Pooling/config.json", {"pooling_mode_cls_token": False}, "none"),
-        ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt"),
     ],
 )
 def test_modules_that_do_something_else_are_refused(saved, file, values, words):

@@ -69,7 +69,7 @@ def test_pickles_are_refused_and_the_command_converts_them(folder, tmp_path, pic
             {"quantization_config": {"quant_method": "gptq"}},
             "quantization_config is not supported",
         ),
-        ("adapter_config.json", {"peft_type": "LORA"}, "holds an adapter"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "expected the adapter.s weights"),
         ("config.json", {"position_embedding_type": "alibi"}, "'alibi', which BertModel ignores"),
     ],
 )

@@ -1,0 +1,77 @@
+"""Runs that train an adapter: small checkpoints, resumption bit for bit, mining through it, the result served."""
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.errors import UserError
+from conan_embed.training.checkpoint import checkpoints
+from conan_embed.training.run import train
+from tests.encoder.published import qwen3_embedding
+from tests.tiny_models import SENTENCES
+from tests.training.test_run import (  # noqa: F401 (fixtures)
+    SHARD,
+    assert_same_run,
+    base,
+    interrupt_at,
+    killed,
+    lines,
+    recipe,
+)
+
+pytest.importorskip("peft")
+LORA = {"rank": 3, "dropout": 0.2}
+NEGATIVES = {"source": "bank", "refresh": 2, "interval": 2, "decay": 0.1, "max_score": 5.0}
+
+
+def test_a_killed_run_with_an_adapter_resumes_bit_for_bit(recipe, base, monkeypatch):  # noqa: F811
+    settings = {"model": {"lora": LORA}, "hard_negatives": NEGATIVES}
+    whole = train(recipe("whole", **settings))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe("cut", **settings))
+    assert_same_run(whole, train(recipe("cut", **settings)))
+    held = load_file(checkpoints(whole / "checkpoints")[-1] / "model" / SHARD)
+    assert {"dense.weight", "dense.bias"} < held.keys()
+    assert all("lora_" in name or name.startswith("dense.") for name in held)
+    assert sum(line["replaced"] for line in lines(whole, "negatives")) > 0
+    assert not (whole / "model" / "adapter_config.json").exists()
+    before, after = (EmbeddingModel.load(folder) for folder in (base / "model", whole / "model"))
+    assert np.abs(before.encode(SENTENCES) - after.encode(SENTENCES)).max() > 1e-3
+
+
+def test_a_checkpoint_goes_with_one_base(recipe, base, tmp_path, monkeypatch):  # noqa: F811
+    shutil.copytree(base / "model", tmp_path / "model")
+    settings = {"model": {"base": str(tmp_path / "model"), "lora": LORA}}
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(**settings))
+    changed = EmbeddingModel.load(tmp_path / "model")
+    changed.encoder.embeddings.LayerNorm.bias.data += 1e-3
+    changed.save(tmp_path / "model")
+    with pytest.raises(UserError, match=r"the data changed since: base model .frozen weights."):
+        train(recipe(**settings))
+
+
+def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):  # noqa: F811
+    """Train with an adapter, evaluate, load with sentence-transformers: the same vectors."""
+    library = pytest.importorskip("sentence_transformers")
+    qwen3_embedding(tmp_path / "qwen")
+    for save in ("merged", "adapter"):
+        settings = {
+            "model": {"base": str(tmp_path / "qwen"), "lora": LORA | {"save": save, "rslora": True}},
+            "hard_negatives": NEGATIVES | {"source": "remine"},
+            "evaluation": {"folder": str(base / "eval")},
+        }
+        model = EmbeddingModel.load(train(recipe(save, **settings)) / "model")
+        ours = model.encode(SENTENCES, prompt=model.prompts["query"], precision="float32")
+        client = library.SentenceTransformer(str(tmp_path / save / "model"), device="cpu")
+        theirs = client.encode(list(SENTENCES), prompt_name="query", normalize_embeddings=True)
+        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+        unadapted = EmbeddingModel.load(tmp_path / "qwen")
+        assert np.abs(unadapted.encode(SENTENCES, prompt=model.prompts["query"]) - ours).max() > 1e-2
