@@ -53,23 +53,22 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def write_result(
-    title: str, what: str, lines: Sequence[str], raw: Any, write: bool, suffix: str = ""
-) -> None:
-    """Print a result; if asked, keep it as experiments/results/SCRIPT[-SUFFIX]_DATE.md, and `raw` as .json beside it.
+def write_result(title: str, what: str, lines: Sequence[str], raw: Any, write: bool, name: str = "") -> None:
+    """Print a result; if asked, keep it as experiments/results/NAME_DATE.md, and `raw` as .json beside it.
 
     Args:
         what: a sentence with the settings.
         lines: of Markdown.
+        name: of the files; else the script's.
     """
     script = Path(sys.argv[0])
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     # Where a file lies on this machine says nothing to others: of an absolute path only the name is shown.
     arguments = [Path(argument).name if argument.startswith("/") else argument for argument in sys.argv[1:]]
-    command = " ".join(["python", f"experiments/{script.name}", *arguments])
+    command = " ".join(["python", f"experiments/{script.resolve().relative_to(RESULTS.parent)}", *arguments])
     text = "\n".join([f"# {title}, {today}", "", f"`{command}`", "", what, "", *lines, ""])
     print(text)
     if write:
-        name = "-".join(filter(None, (script.stem, suffix))) + f"_{today}"
+        name = f"{name or script.stem}_{today}"
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
         (RESULTS / f"{name}.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")

@@ -61,8 +61,10 @@ def folder_of(name: str) -> str:
 def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
     """Return the paper's table 4: base, vanilla, CBB only, DHNM only, both.
 
-    Vanilla draws one task per step at random (`mixing: sequential`) and keeps its mined negatives; CBB trains all tasks
-    in every step; DHNM replaces negatives, from the recipe's own dynamic source or else as in the paper.
+    Vanilla draws one task per step at random (`mixing: sequential`), contrasts a query with its own hard negatives only
+    (`in_batch: none`), and keeps them. CBB trains all tasks in every step and contrasts a query with the hard negatives
+    of all queries of the step (`step_hard`, the paper's sum). DHNM replaces negatives, from the recipe's own dynamic
+    source or else as in the paper.
 
     A sequential step holds half of what a joint step holds. With `equal="examples"` the sequential arms therefore take
     twice as many steps, check their negatives at twice the interval, and so see as many queries and pairs (exactly
@@ -83,12 +85,9 @@ def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
             "ablate: step.num_negatives: found 0; expected hard negatives, which table 4 replaces."
         )
     source = recipe.hard_negatives.source if recipe.hard_negatives.source != "static" else "ranking"
-    joint, static, dynamic = (
-        "step.mixing=joint",
-        "hard_negatives.source=static",
-        f"hard_negatives.source={source}",
-    )
-    one_task = ["step.mixing=sequential"]
+    static, dynamic = "hard_negatives.source=static", f"hard_negatives.source={source}"
+    joint = ["step.mixing=joint", "step.in_batch=step_hard"]
+    one_task = ["step.mixing=sequential", "step.in_batch=none"]
     if equal == "examples":
         one_task.append(f"hard_negatives.interval={2 * recipe.hard_negatives.interval}")
         if recipe.training.steps is not None:
@@ -99,9 +98,9 @@ def table_4(recipe: Recipe, equal: Equal = "examples") -> list[Arm]:
         # A linear layer that nobody has trained is no part of the base model.
         Arm("base", ("model.dense_width=null", "model.widths=null"), trained=False),
         Arm("vanilla", (*one_task, static)),
-        Arm("CBB", (joint, static)),
+        Arm("CBB", (*joint, static)),
         Arm("DHNM", (*one_task, dynamic)),
-        Arm("CBB + DHNM", (joint, dynamic)),
+        Arm("CBB + DHNM", (*joint, dynamic)),
     ]
 
 

@@ -169,7 +169,7 @@ def report(
         "splits of AFQMC, ATEC, LCQMC, PAWSX, QBQTC and STSB and on the sources of MedicalQA, TiDBDocs, CMRC2018, TRECQA "
         "and CSL; `zero-shot` on none of these. Chosen by the development sets alone."
     )
-    write_result("A small model", what, lines, results, arguments.write)
+    write_result("A small model", what, lines, results, arguments.write, name="small-model")
 
 
 def _score_lines(results: dict[str, dict[str, Any]]) -> list[str]:

@@ -7,6 +7,10 @@ from conan_embed.ablation.arms import grid, table_4
 from conan_embed.errors import UserError
 from conan_embed.recipes.schema import Recipe
 
+# What the paper's arms differ in: the scope of a query's negatives, and whether a step holds all tasks.
+JOINT = ("step.mixing=joint", "step.in_batch=step_hard")
+ONE_TASK = ("step.mixing=sequential", "step.in_batch=none")
+
 
 def recipe(**sections):
     values = {
@@ -21,23 +25,23 @@ def test_the_arms_of_table_4_see_as_many_examples():
     arms = {arm.name: set(arm.overrides) for arm in table_4(recipe())}
     assert list(arms) == ["base", "vanilla", "CBB", "DHNM", "CBB + DHNM"]
     assert arms["vanilla"] == {
-        "step.mixing=sequential",
+        *ONE_TASK,
         "hard_negatives.source=static",
         "training.steps=200",
         "hard_negatives.interval=200",
     }
-    assert arms["CBB"] == {"step.mixing=joint", "hard_negatives.source=static"}
+    assert arms["CBB"] == {*JOINT, "hard_negatives.source=static"}
     assert arms["DHNM"] == arms["vanilla"] - {"hard_negatives.source=static"} | {
         "hard_negatives.source=ranking"
     }
-    assert arms["CBB + DHNM"] == {"step.mixing=joint", "hard_negatives.source=ranking"}
+    assert arms["CBB + DHNM"] == {*JOINT, "hard_negatives.source=ranking"}
 
 
 def test_table_4_takes_the_recipe_at_its_word():
     bank = table_4(recipe(hard_negatives={"source": "bank"}))[-1]
     assert "hard_negatives.source=bank" in bank.overrides
     vanilla = table_4(recipe(), "updates")[1]
-    assert set(vanilla.overrides) == {"step.mixing=sequential", "hard_negatives.source=static"}
+    assert set(vanilla.overrides) == {*ONE_TASK, "hard_negatives.source=static"}
     by_epochs = table_4(recipe(training={"epochs": 3}), "updates")[1]
     assert "training.epochs=1.5" in by_epochs.overrides
 

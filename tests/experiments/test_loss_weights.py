@@ -1,4 +1,4 @@
-"""The changed losses of experiments/loss_weights.py against their formulas, in float64 and by autograd."""
+"""The changed losses of the experiment on hard negatives against their formulas, in float64 and by autograd."""
 
 import importlib
 import sys
@@ -18,7 +18,7 @@ QUERIES, NEGATIVES, WIDTH, TAU = 5, 3, 8, 0.1
 
 @pytest.fixture
 def loss_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "experiments/hard-negatives"))
     module = importlib.import_module("loss_weights")
     yield module
     module.install("")

@@ -1,4 +1,4 @@
-"""Three changes to the retrieval loss that others report gains from, as arms of hard_negatives.py and nowhere else.
+"""Three changes to the retrieval loss that others report gains from, as arms of run.py and nowhere else.
 
 - focal (arXiv 2506.20923): a query's weight is (1 - p)^gamma, p the softmax of its positive, without gradient.
 - hardness (arXiv 2509.20354): a negative's term is multiplied by exp(alpha s), s its cosine, without gradient.

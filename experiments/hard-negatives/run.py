@@ -1,10 +1,10 @@
 """What are hard negatives worth, and what negatives that stay hard? Arms x scopes of negatives x seeds, on a large pool.
 
-    python experiments/hard_negatives.py --base MODEL --data DATA [--scope own] [--arms ...] [--seeds 0 1 2] [--write]
+    python experiments/hard-negatives/run.py --base MODEL --data DATA [--scope own] [--arms ...] [--seeds 0 1 2] [--write]
 
 A pool of 124,000 passages of technical documentation, 4,000 training queries, 2,400 held-out ones against the whole
 pool, sets of other domains beside it; a base that has seen in-batch negatives only, and nothing of this domain
-(hard_negatives_data.py, hard-negatives-base.yaml). All arms of a scope see the same queries in the same order. Arms are
+(data.py, base.yaml). All arms of a scope see the same queries in the same order. Arms are
 stored one by one under --output; an interrupted one resumes.
 """
 
@@ -17,7 +17,9 @@ from pathlib import Path
 import loss_weights
 import numpy as np
 import polars as pl
-from hard_negatives_data import OTHER_DOMAINS, write_domain, write_fresh
+from data import OTHER_DOMAINS, write_domain, write_fresh
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from result_file import options, write_result
 
 from conan_embed.ablation.arms import Arm
@@ -109,7 +111,7 @@ def run(arguments: argparse.Namespace, arms: list[Arm]) -> Results:
             continue
         loss_weights.install(change)
         of_arms = run_arms(
-            HERE / "hard-negatives.yaml",
+            HERE / "fine-tuning.yaml",
             [*SCOPES[arguments.scope], f"cache={arguments.output / 'cache'}", *arguments.set],
             chosen,
             arguments.seeds,
@@ -132,7 +134,7 @@ def make_base(arguments: argparse.Namespace) -> Path:
     if not (output / "model").exists():
         os.environ |= {"CONAN_BASE": str(fresh), "CONAN_DATA": str(arguments.data)}
         settings = [f"output={output}", f"cache={arguments.output / 'cache'}", *arguments.set_base]
-        train(load_recipe(HERE / "hard-negatives-base.yaml", settings))
+        train(load_recipe(HERE / "base.yaml", settings))
     return output / "model"
 
 
@@ -153,7 +155,7 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: Results) -> N
         [*markdown(comparison).splitlines(), *share_lines(arguments, arms)],
         comparison.to_json(),
         arguments.write,
-        suffix=folder(arguments),
+        name=f"hard-negatives-{folder(arguments)}",
     )
 
 

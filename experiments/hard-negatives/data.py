@@ -1,4 +1,4 @@
-"""Data and base model for experiments/hard_negatives.py: one large domain, questions held out, a base that is new to it.
+"""Data and base model of run.py: one large domain, questions held out, a base that is new to it.
 
     DATA/pretrain (technical documentation) -> pairs.parquet, corpus.parquet, eval/retrieval/Docs, eval of other domains
 
