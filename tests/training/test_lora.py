@@ -11,23 +11,15 @@ from conan_embed.errors import UserError
 from conan_embed.training.checkpoint import checkpoints
 from conan_embed.training.run import train
 from tests.encoder.published import qwen3_embedding
+from tests.support.small_runs import SHARD, assert_same_run, interrupt_at, killed, lines
 from tests.tiny_models import SENTENCES
-from tests.training.test_run import (  # noqa: F401 (fixtures)
-    SHARD,
-    assert_same_run,
-    base,
-    interrupt_at,
-    killed,
-    lines,
-    recipe,
-)
 
 pytest.importorskip("peft")
 LORA = {"rank": 3, "dropout": 0.2}
 NEGATIVES = {"source": "bank", "refresh": 2, "interval": 2, "decay": 0.1, "max_score": 5.0}
 
 
-def test_a_killed_run_with_an_adapter_resumes_bit_for_bit(recipe, base, monkeypatch):  # noqa: F811
+def test_a_killed_run_with_an_adapter_resumes_bit_for_bit(recipe, base, monkeypatch):
     settings = {"model": {"lora": LORA}, "hard_negatives": NEGATIVES}
     whole = train(recipe("whole", **settings))
     with monkeypatch.context() as patch:
@@ -44,7 +36,7 @@ def test_a_killed_run_with_an_adapter_resumes_bit_for_bit(recipe, base, monkeypa
     assert np.abs(before.encode(SENTENCES) - after.encode(SENTENCES)).max() > 1e-3
 
 
-def test_a_checkpoint_goes_with_one_base(recipe, base, tmp_path, monkeypatch):  # noqa: F811
+def test_a_checkpoint_goes_with_one_base(recipe, base, tmp_path, monkeypatch):
     shutil.copytree(base / "model", tmp_path / "model")
     settings = {"model": {"base": str(tmp_path / "model"), "lora": LORA}}
     with monkeypatch.context() as patch:
@@ -58,7 +50,7 @@ def test_a_checkpoint_goes_with_one_base(recipe, base, tmp_path, monkeypatch):  
         train(recipe(**settings))
 
 
-def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):  # noqa: F811
+def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):
     """Train with an adapter, evaluate, load with sentence-transformers: the same vectors."""
     library = pytest.importorskip("sentence_transformers")
     qwen3_embedding(tmp_path / "qwen")
