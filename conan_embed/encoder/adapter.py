@@ -82,7 +82,7 @@ def _peft() -> ModuleType:
         raise UserError(
             "model.lora: needs the package peft, which is not installed; expected pip install 'conan-embed[lora]'."
         ) from None
-    return cast(ModuleType, peft)
+    return peft
 
 
 def target_layers(encoder: nn.Module, targets: str | list[str]) -> list[str]:

@@ -39,7 +39,7 @@ def apply_direction(encoder: nn.Module) -> None:
         return
     for module in encoder.modules():
         if hasattr(module, "is_causal"):
-            module.is_causal = False
+            setattr(module, "is_causal", False)  # noqa: B010 (modules declare no such attribute)
 
 
 def is_causal(encoder: nn.Module) -> bool:

@@ -198,10 +198,10 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
     """Write the model's folder; see `EmbeddingModel.save`."""
     with atomic_write(folder) as aside:
         aside.mkdir()
-        as_adapter = model.adapter is not None and model.adapter.save_as == "adapter"
+        adapter = model.adapter if model.adapter is not None and model.adapter.save_as == "adapter" else None
         with quiet_transformers():
-            if as_adapter:
-                save_adapter(model.encoder, model.adapter, aside)
+            if adapter is not None:
+                save_adapter(model.encoder, adapter, aside)
             else:
                 # transformers notes the attention function in the config only in memory; nothing of ours is saved.
                 weights = (
@@ -213,7 +213,7 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
             model.tokenizer.save_pretrained(aside)
         for name, data in model.vocabulary_files.items():
             (aside / name).write_bytes(data)
-        if not as_adapter:
+        if adapter is None:
             make_config_portable(aside, widths=model.widths, dropout=model.original_dropout)
         make_tokenizer_portable(aside, model)
         write_layout(aside, model, details or {})

@@ -7,11 +7,16 @@ other, but the message names its successor.
 import os.path
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from conan_embed.errors import UserError, suggestion
+
+if TYPE_CHECKING:  # pydantic has no public name for it
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -31,14 +36,14 @@ def _checked_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_checked_name)]
 
 
-class _OneSentence(type(BaseModel)):  # type: ignore[misc]
+class _OneSentence(ModelMetaclass):
     """Makes a mistake in `Recipe(...)` the same sentence as one in a file."""
 
     def __call__(cls, *arguments: Any, **values: Any) -> Any:
         try:
             return super().__call__(*arguments, **values)
         except ValidationError as error:
-            raise UserError(f"{cls.__name__}: {_sentence(error, cls)}") from None
+            raise UserError(f"{cls.__name__}: {_sentence(error, cast(type[BaseModel], cls))}") from None
 
 
 class Section(BaseModel, metaclass=_OneSentence):

@@ -80,7 +80,7 @@ def make_embed(tasks: Tasks, model: EmbeddingModel, settings: Training) -> Embed
 
 def epochs_of(data: Data, step: Step, source: StepSource, num_steps: int) -> float | None:
     """Return how often a run sees each query; None where some come more often than others."""
-    is_weighted = any(each.weight is not None for each in [*data.retrieval, *data.classification])
-    if is_weighted or step.sampling_temperature is not None:
+    weights = [*(each.weight for each in data.retrieval), *(each.weight for each in data.classification)]
+    if any(weight is not None for weight in weights) or step.sampling_temperature is not None:
         return None
     return num_steps / source.steps_for(1)
