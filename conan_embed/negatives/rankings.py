@@ -14,6 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from conan_embed.console import console
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, file_name
 from conan_embed.negatives.background import above_background
@@ -23,6 +25,8 @@ from conan_embed.texts.tasks import RetrievalDataset
 
 NONE = -1
 """Fills a ranking after its last rank."""
+
+_ROWS_AT_ONCE = 16_384
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def save_ranking(folder: Path, data: RetrievalDataset, store: TextStore, ranking
 
 
 def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Ranking:
-    """Read what `save_ranking` wrote.
+    """Read what `save_ranking` wrote, without what has become a known positive of its query since.
 
     Raises:
         UserError: there is none for this data set, it is damaged, or it was made for other texts.
@@ -161,4 +165,25 @@ def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Rank
     places = tensors["places"]
     ids = np.where(places == NONE, NONE, passage_of_place[places]).astype(np.int32)
     background = float(tensors["background"][0]) if "background" in tensors else math.nan
-    return Ranking(ids, tensors["scores"], tensors["positive"], 0, background)
+    ranking = Ranking(ids, tensors["scores"], tensors["positive"], 0, background)
+    is_known_QK = _known_positives(data, store, ids)
+    if not is_known_QK.any():
+        return ranking
+    if collectives.is_main_process():
+        count = int(is_known_QK.sum())
+        console.print(f"{path}: left out {count:,} ranks that are known positives of their query by now.")
+    return replace(
+        ranking, ids_QK=compact(ids, ~is_known_QK), scores_QK=compact(ranking.scores_QK, ~is_known_QK, -np.inf)
+    )
+
+
+def _known_positives(data: RetrievalDataset, store: TextStore, ids_QK: np.ndarray) -> np.ndarray:
+    """Return bool [Q, K], the ranks that are known positives of their query; looked up by pair, since these are few."""
+    is_known_QK, known = np.zeros(ids_QK.shape, bool), data.known_positives(store)
+    for start in range(0, len(data), _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(data)))
+        row_X, place_X = known.pairs(rows, data.passages)
+        pairs_X = row_X * len(store) + data.passages[place_X]
+        pairs_RK = np.arange(len(rows))[:, None] * len(store) + ids_QK[rows]
+        is_known_QK[rows] = np.isin(pairs_RK, pairs_X) & (ids_QK[rows] != NONE)
+    return is_known_QK

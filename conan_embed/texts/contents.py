@@ -2,7 +2,8 @@
 
 Two texts have one content if they are equal, or if the tokenizer makes the same tokens of them: they may differ in case
 or blanks, or beyond the length at which texts are cut. Prompts do not count: each text's tokens are compared without
-those that its prompt puts before it (and the special token before that).
+those that its prompt puts before it (and the special token before that). Tokens that unrelated texts share (all of them one
+unknown word) say nothing: such texts are compared as they are written.
 
 Shapes: N texts, T tokens of all of them.
 """
@@ -22,11 +23,15 @@ _PROBES = ("a", "1", "的", "?")
 
 @dataclass(frozen=True)
 class Frame:
-    """The tokens around every text under one prompt: the prompt's and the special ones, if they could be told."""
+    """The tokens around every text under one prompt: the prompt's and the special ones.
+
+    Attributes:
+        alike: where they cannot be told, since the probes all have the same tokens: these; else None.
+    """
 
     start: np.ndarray
     end: np.ndarray
-    known: bool = True
+    alike: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,8 @@ def probes_of(prompts: pl.Series) -> Probes:
 
 
 def _frame(texts: Sequence[np.ndarray]) -> Frame:
-    if all(
-        np.array_equal(text, texts[0]) for text in texts
-    ):  # all of them unknown words: nothing can be told
-        return Frame(texts[0][:0], texts[0][:0], known=False)
+    if all(np.array_equal(text, texts[0]) for text in texts):  # all of them unknown words
+        return Frame(texts[0][:0], texts[0][:0], alike=texts[0])
     start = _common_start(texts)
     shortest = min(map(len, texts))
     end = _common_start([text[::-1][: shortest - len(start)] for text in texts])[::-1]
@@ -111,14 +114,17 @@ def _connected(by_text: np.ndarray, by_tokens: np.ndarray) -> np.ndarray:
 def _token_hashes(
     prompts: pl.Series, frames: Mapping[str, Frame], tokens: np.ndarray, offsets: np.ndarray
 ) -> np.ndarray:
-    """Return a hash of each text's own tokens, uint64 [N]; a text without any has one that no other has.
+    """Return a hash of each text's own tokens, uint64 [N]; a text whose tokens say nothing has one that no other has.
 
     A text whose own tokens cannot be told from its prompt's is comparable with texts of the same prompt only.
     """
     begin, seed = offsets[:-1].copy(), np.zeros(len(prompts), np.int64)
+    says_nothing = np.zeros(len(prompts), bool)
     for number, (prompt, frame) in enumerate(frames.items(), 1):
         rows = np.flatnonzero((prompts == prompt).to_numpy())
-        is_framed = _starts_with(frame.start, rows, tokens, offsets) & frame.known
+        is_framed = _starts_with(frame.start, rows, tokens, offsets) & (frame.alike is None)
+        if frame.alike is not None:
+            says_nothing[_equal_to(frame.alike, rows, tokens, offsets)] = True
         begin[rows[is_framed]] += len(frame.start)
         seed[rows[~is_framed]] = number
     tokens = np.where(tokens < 0, ~tokens, tokens)  # whether a token is pooled does not make it another
@@ -126,8 +132,8 @@ def _token_hashes(
     ranges = zip((4 * begin).tolist(), (4 * offsets[1:]).tolist(), seed.tolist(), strict=True)
     hashes = [xxhash.xxh3_64_intdigest(data[first:last], seed) for first, last, seed in ranges]
     result = np.array(hashes, dtype=np.uint64)
-    empty = np.flatnonzero(begin == offsets[1:])
-    result[empty] = empty  # hashes are far larger numbers
+    alone = np.flatnonzero(says_nothing | (begin == offsets[1:]))
+    result[alone] = alone  # hashes are far larger numbers
     return result
 
 
@@ -139,6 +145,12 @@ def _starts_with(start: np.ndarray, rows: np.ndarray, tokens: np.ndarray, offset
     return result
 
 
+def _equal_to(expected: np.ndarray, rows: np.ndarray, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return those of the texts `rows` whose tokens are `expected`."""
+    rows = rows[offsets[rows + 1] - offsets[rows] == len(expected)]
+    return rows[_starts_with(expected, rows, tokens, offsets)]
+
+
 def unread_texts(
     prompts: pl.Series, frames: Mapping[str, Frame], tokens: np.ndarray, offsets: np.ndarray
 ) -> np.ndarray:
@@ -146,6 +158,5 @@ def unread_texts(
     unread = []
     for prompt, frame in frames.items():
         rows, alone = np.flatnonzero((prompts == prompt).to_numpy()), np.concatenate([frame.start, frame.end])
-        rows = rows[offsets[rows + 1] - offsets[rows] == len(alone)]
-        unread.append(rows[_starts_with(alone, rows, tokens, offsets)])
+        unread.append(_equal_to(alone, rows, tokens, offsets))
     return np.sort(np.concatenate([np.empty(0, np.int64), *unread]))

@@ -9,7 +9,7 @@ same if the model reads them alike (`contents`). Three phases in a row: read the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,8 @@ class RetrievalDataset:
         ranking: folder with rankings made before, or None.
         weight: share of the queries of a step, or None for by size.
         has_labels: classes as positives: no other passage can be an answer that nobody labelled.
+        elsewhere_E, elsewhere_list_E, elsewhere: queries of other data sets that are also queries of this one, which of
+            the lists answers each there, and these lists (`with_answers_elsewhere`).
     """
 
     name: str
@@ -58,13 +60,21 @@ class RetrievalDataset:
     ranking: str | None
     weight: float | None
     has_labels: bool = False
+    elsewhere_E: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    elsewhere_list_E: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    elsewhere: Ragged = field(default_factory=lambda: Ragged.empty(0))
 
     def __len__(self) -> int:
         return len(self.query_Q)
 
     def known_positives(self, store: TextStore) -> KnownPositives:
-        """Return what answers each query: all positives of its list, and its own text."""
-        return KnownPositives(self.query_Q, self.list_Q, self.positives, store.content)
+        """Return what answers each query, here or in another data set: all positives of its lists, and its own text."""
+        return KnownPositives(
+            np.concatenate([self.query_Q, self.elsewhere_E]),
+            np.concatenate([self.list_Q, self.elsewhere_list_E + len(self.positives)]),
+            Ragged.joined([self.positives, self.elsewhere]),
+            store.content,
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,9 @@ def load_tasks(
     columns = iter(ids)
     datasets = [table.dataset([next(columns) for _ in table.columns()], store) for table in tables]
     retrieval = [dataset for dataset in datasets if isinstance(dataset, RetrievalDataset)]
+    retrieval = [
+        _without_false_negatives(dataset, store) for dataset in with_answers_elsewhere(retrieval, store.content)
+    ]
     return Tasks(store, retrieval, [dataset for dataset in datasets if isinstance(dataset, StsDataset)])
 
 
@@ -222,7 +235,7 @@ class _RetrievalTable:
             raise UserError(
                 f"{self.data.path}: each query is its own only positive, expected positives that are other texts."
             )
-        return _without_false_negatives(merged, store)
+        return merged
 
 
 def _read_retrieval(data: RetrievalData, on_bad_row: OnBadRow) -> _RetrievalTable:
@@ -297,6 +310,44 @@ def with_equal_queries_merged(
         list_Q=number[first_list[dataset.list_Q[rows]]],
         positives=Ragged.of_lengths(values[new], lengths[used]),
         given=Ragged.of_lengths(given, dataset.given.lengths[rows]),
+    )
+
+
+def with_answers_elsewhere(sets: Sequence[RetrievalDataset], content: np.ndarray) -> list[RetrievalDataset]:
+    """Tell each data set what answers its queries in the others: an answer there is no negative here.
+
+    Args:
+        content: int64, by text id.
+    """
+    contents = [np.unique(content[data.query_Q]) for data in sets]
+    queries, count = np.unique(np.concatenate([np.empty(0, np.int64), *contents]), return_counts=True)
+    shared = queries[count > 1]
+    if not len(shared):
+        return list(sets)
+    rows = [np.flatnonzero(np.isin(content[data.query_Q], shared)) for data in sets]
+    return [
+        _with_elsewhere(data, [(other, r) for other, r in zip(sets, rows, strict=True) if other is not data], content)
+        for data in sets
+    ]
+
+
+def _with_elsewhere(
+    data: RetrievalDataset, others: Sequence[tuple[RetrievalDataset, np.ndarray]], content: np.ndarray
+) -> RetrievalDataset:
+    """Note of the `rows` of other data sets those whose query is one of this data set's."""
+    queries, lists, positives, count = [], [], [], 0
+    for other, rows in others:
+        rows = rows[np.isin(content[other.query_Q[rows]], content[data.query_Q])]
+        used, number = np.unique(other.list_Q[rows], return_inverse=True)
+        queries.append(other.query_Q[rows])
+        lists.append(number + count)
+        positives.append(Ragged.of_lengths(other.positives.rows(used)[1], other.positives.lengths[used]))
+        count += len(used)
+    return replace(
+        data,
+        elsewhere_E=np.concatenate(queries),
+        elsewhere_list_E=np.concatenate(lists),
+        elsewhere=Ragged.joined(positives),
     )
 
 

@@ -111,8 +111,12 @@ def test_a_tokenizer_that_knows_none_of_the_probes():
     """All words are unknown: nothing can be told of the prompt, and nothing is mixed up."""
     tokenize = Tokenizer()
     tokenize.words = lambda text: [3 for _ in text.split()]  # type: ignore[method-assign]
-    found, unread = contents([("", "x"), ("", "y z"), ("ask: ", "x"), ("", "w")], tokenize)
-    assert (found, unread) == (
-        [0, 1, 0, 0],
-        [],
-    )  # "x" and "w" are one unknown word each, "ask: x" is no "y z"
+    several = [("", "x"), ("", "y z"), ("ask: ", "x"), ("", "w"), ("", "u v")]
+    # One unknown word, as the probes are, says nothing of a text; "ask: x" is no "y z", but "u v" is read like it.
+    assert contents(several, tokenize) == ([0, 1, 0, 2, 1], [])
+
+
+def test_a_tokenizer_that_tells_nothing_apart_merges_nothing():
+    tokenize = Tokenizer()
+    tokenize.words = lambda text: [3]  # type: ignore[method-assign]
+    assert contents([("", "x"), ("", "y"), ("ask: ", "x"), ("ask: ", "z")], tokenize) == ([0, 1, 0, 2], [])

@@ -94,6 +94,30 @@ def test_nothing_but_queries_as_positives_is_refused(folder):
         folder.retrieval([{"query": "a", "positive": ["a"]}])
 
 
+def test_an_answer_in_another_data_set_is_no_negative(folder):
+    """Query "a" stands in three data sets (in one as a text of a class): what answers it in one is masked in all."""
+    files = {
+        "r": [{"query": "a", "positive": "1", "negative": ["2", "x", "5"]}, {"query": "b", "positive": "3"}],
+        "s": [{"query": "c", "positive": "4"}, {"query": "a", "positive": ["2", "4"], "negative": ["1", "y"]}],
+    }
+    sets = [RetrievalData(name=name, path=folder.write(name, rows)) for name, rows in files.items()]
+    classes = folder.write("c", [{"text": t, "label": label} for t, label in ("a0", "50", "60", "71", "81")])
+    tasks = folder.load(retrieval=sets, classification=[ClassificationData(name="c", path=classes)])
+    first, second, labelled = tasks.retrieval
+    assert [texts(tasks.store, first.given[i]) for i in range(2)] == [["x"], []]
+    assert [texts(tasks.store, second.given[i]) for i in range(2)] == [[], ["y"]]
+
+    def known(data, row):
+        everything = np.arange(len(tasks.store))
+        is_known = data.known_positives(tasks.store).contains(np.full(len(everything), row), everything)
+        return set(texts(tasks.store, everything[is_known]))
+
+    answers = {"a", "1", "2", "4", "5", "6"}
+    assert known(first, 0) == known(second, 1) == known(labelled, 0) == answers
+    assert (known(first, 1), known(second, 0)) == ({"b", "3"}, {"c", "4"})
+    assert known(labelled, 3) == {"7", "8"}
+
+
 @pytest.mark.parametrize("source", ["mined", "random"])
 def test_a_corpus_is_what_is_mined_from(folder, source):
     store, found = folder.retrieval(
