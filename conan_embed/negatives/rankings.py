@@ -173,7 +173,9 @@ def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Rank
         count = int(is_known_QK.sum())
         console.print(f"{path}: left out {count:,} ranks that are known positives of their query by now.")
     return replace(
-        ranking, ids_QK=compact(ids, ~is_known_QK), scores_QK=compact(ranking.scores_QK, ~is_known_QK, -np.inf)
+        ranking,
+        ids_QK=compact(ids, ~is_known_QK),
+        scores_QK=compact(ranking.scores_QK, ~is_known_QK, -np.inf),
     )
 
 

@@ -2,8 +2,8 @@
 
 Two texts have one content if they are equal, or if the tokenizer makes the same tokens of them: they may differ in case
 or blanks, or beyond the length at which texts are cut. Prompts do not count: each text's tokens are compared without
-those that its prompt puts before it (and the special token before that). Tokens that unrelated texts share (all of them one
-unknown word) say nothing: such texts are compared as they are written.
+those that its prompt puts before it (and the special token before that). Tokens that unrelated texts share (all of them
+one unknown word) say nothing: such texts are compared as they are written.
 
 Shapes: N texts, T tokens of all of them.
 """

@@ -139,7 +139,8 @@ def load_tasks(
     datasets = [table.dataset([next(columns) for _ in table.columns()], store) for table in tables]
     retrieval = [dataset for dataset in datasets if isinstance(dataset, RetrievalDataset)]
     retrieval = [
-        _without_false_negatives(dataset, store) for dataset in with_answers_elsewhere(retrieval, store.content)
+        _without_false_negatives(dataset, store)
+        for dataset in with_answers_elsewhere(retrieval, store.content)
     ]
     return Tasks(store, retrieval, [dataset for dataset in datasets if isinstance(dataset, StsDataset)])
 
@@ -326,7 +327,9 @@ def with_answers_elsewhere(sets: Sequence[RetrievalDataset], content: np.ndarray
         return list(sets)
     rows = [np.flatnonzero(np.isin(content[data.query_Q], shared)) for data in sets]
     return [
-        _with_elsewhere(data, [(other, r) for other, r in zip(sets, rows, strict=True) if other is not data], content)
+        _with_elsewhere(
+            data, [(other, r) for other, r in zip(sets, rows, strict=True) if other is not data], content
+        )
         for data in sets
     ]
 

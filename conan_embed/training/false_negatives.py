@@ -65,7 +65,7 @@ def find_false_negatives(
 def _finished_checkpoint(folder: RunFolder) -> Path:
     """Return the last checkpoint of a finished run that trained with hard negatives."""
     checkpoint = folder.newest_checkpoint()
-    if not folder.recipe.exists() or checkpoint is None or not folder.model.is_dir():
+    if not folder.recipe.exists() or checkpoint is None or not folder.is_finished():
         raise UserError(f"{folder}: not a finished run: expected recipe.yaml, model/ and a checkpoint in it.")
     if not (checkpoint / "negatives.safetensors").exists():
         raise UserError(

@@ -105,7 +105,8 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
     seed = recipe.training.seed
     model = load_base_model(recipe.model, seed).to(device)
     source, tasks = make_source(recipe.data, recipe.step, seed, recipe.cache, model)
-    data = source.identity() | _evaluation_identity(evaluator) | frozen_identity(model)
+    data = source.identity() | _reading_identity(model) | _evaluation_identity(evaluator)
+    data |= frozen_identity(model)
     point.check_data(data, recipe.as_dict())
     for size in source.summary().datasets:
         folder.log(f"{size.task}: {size.name}, {size.rows:,} rows")
@@ -115,6 +116,15 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
         point.check_data(rankings, recipe.as_dict())
         data |= rankings
     return _Parts(folder, model, source, negatives, evaluator, data)
+
+
+def _reading_identity(model: EmbeddingModel) -> dict[str, str]:
+    """The hash of how the base model reads texts: its folder may hold another tokenizer or prompt than before.
+
+    Weights do not count, they are the checkpoint's own.
+    """
+    settings = [model.pooling, model.max_length, sorted(model.prompts.items()), model.tokenizer_text()]
+    return {"tokenizer, prompts or pooling of the base": xxhash.xxh3_128_hexdigest(repr(settings).encode())}
 
 
 def _evaluation_identity(evaluator: Evaluator | None) -> dict[str, str]:
@@ -166,7 +176,7 @@ def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) ->
     module = TrainModule(parts.model, recipe.optimizer, recipe.training)
     module.memory.fit(measure_fitting_tokens(parts.model, recipe.training.precision))
     progress = point.load(module, parts.negatives)
-    if point.checkpoint is not None and progress.step >= num_steps and folder.model.exists():
+    if point.checkpoint is not None and progress.step >= num_steps and folder.is_finished():
         folder.log(f"{folder} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
         return
     _announce(recipe, parts, point, progress, num_steps)

@@ -84,6 +84,16 @@ class RunFolder:
         newest: Path | None = collectives.broadcast_object(found[-1] if found else None)
         return newest
 
+    def is_finished(self) -> bool:
+        """Return whether the run ended and its model is there; all processes must call it.
+
+        A model alone says nothing: it may be the result of an earlier end, before the run was given more steps.
+        """
+        ended = (
+            self.model.is_dir() and self.record.exists() and read_json(self.record)["finished"] is not None
+        )
+        return bool(collectives.broadcast_object(ended))
+
     def clear(self) -> None:
         """Remove what an earlier run left, so that a new one can begin."""
         if not self.is_writer:

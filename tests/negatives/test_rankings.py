@@ -94,14 +94,19 @@ def test_what_became_a_positive_since_is_left_out(mined, capsys):
     ranking = mine(data, store, embed_from(embeddings(store)), Mining(offset=0, depth=12))
     save_ranking(folder, data, store, ranking)
     queries = [store.text(i) for i in data.query_Q]
-    positives = [[f"p{i}", store.text(ranking.ids_QK[i, i % 2])] for i in range(5)]  # the first rank, or the second
+    positives = [
+        [f"p{i}", store.text(ranking.ids_QK[i, i % 2])] for i in range(5)
+    ]  # the first rank, or the second
     other, new_store = make_set(folder / "cache", queries, positives, [f"w{i}" for i in range(12)])
     found = load_ranking(folder, other, new_store)
     for i in range(5):
         ranks = [store.text(t) for t in ranking.ids_QK[i] if t != NONE]
         left = [new_store.text(t) for t in found.ids_QK[i] if t != NONE]
         assert left == [text for text in ranks if text not in positives[i]]
-        assert found.scores_QK[i, : len(left)].tolist() == np.delete(ranking.scores_QK[i], i % 2)[: len(left)].tolist()
+        assert (
+            found.scores_QK[i, : len(left)].tolist()
+            == np.delete(ranking.scores_QK[i], i % 2)[: len(left)].tolist()
+        )
     assert "left out 5 ranks that are known positives of their query by now" in capsys.readouterr().err
 
 

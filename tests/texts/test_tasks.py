@@ -98,7 +98,10 @@ def test_an_answer_in_another_data_set_is_no_negative(folder):
     """Query "a" stands in three data sets (in one as a text of a class): what answers it in one is masked in all."""
     files = {
         "r": [{"query": "a", "positive": "1", "negative": ["2", "x", "5"]}, {"query": "b", "positive": "3"}],
-        "s": [{"query": "c", "positive": "4"}, {"query": "a", "positive": ["2", "4"], "negative": ["1", "y"]}],
+        "s": [
+            {"query": "c", "positive": "4"},
+            {"query": "a", "positive": ["2", "4"], "negative": ["1", "y"]},
+        ],
     }
     sets = [RetrievalData(name=name, path=folder.write(name, rows)) for name, rows in files.items()]
     classes = folder.write("c", [{"text": t, "label": label} for t, label in ("a0", "50", "60", "71", "81")])
