@@ -22,6 +22,7 @@ from conan_embed.reporting.tables import Cell, Row
 SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "funnel": "Funnel",
     "reasons": "Reasons",
+    "bad_rows": "Bad rows",
     "samples": "Samples",
     "scores": "Teacher scores",
     "sources": "Sources",
@@ -61,6 +62,16 @@ class ReasonGroup:
 
     title: str
     rows: Sequence[Reason]
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file with rows that could not be read: how many, why, and where the first is."""
+
+    path: str
+    rows: str
+    reasons: str
+    first: str
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ def render(filtered: Filtered) -> str:
     sections: dict[str, Any] = {
         "funnel": funnel(filtered),
         "reasons": reasons(filtered),
+        "bad_rows": bad_rows(filtered),
         "samples": samples(filtered),
         "scores": scores(filtered),
         "sources": sources(filtered),
@@ -198,6 +210,20 @@ def reasons(filtered: Filtered) -> list[ReasonGroup]:
         )
         groups.setdefault(stage_name(reason["stage"]), []).append(row)
     return [ReasonGroup(stage, rows) for stage, rows in groups.items()]
+
+
+def bad_rows(filtered: Filtered) -> list[BadFile]:
+    """Return the files with rows that could not be read, those with most first."""
+    most = sorted(filtered.summary.get("bad_rows", []), key=lambda bad: -bad["rows"])
+    return [
+        BadFile(
+            bad["path"],
+            f"{bad['rows']:,}",
+            ", ".join(f"{reason}: {count:,}" for reason, count in bad["reasons"].items()),
+            bad["first"],
+        )
+        for bad in most
+    ]
 
 
 def samples(filtered: Filtered) -> list[Samples]:

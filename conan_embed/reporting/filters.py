@@ -129,6 +129,8 @@ def tiles(filtered: Filtered) -> list[Tile]:
         Tile("Kept", f"{filtered.kept:,}", share(filtered.kept, filtered.read)),
         Tile("Dropped", f"{dropped:,}", f"for {sentences.counted(len(filtered.reasons), 'reason')}"),
     ]
+    if bad := sum(file["rows"] for file in filtered.summary.get("bad_rows", [])):
+        shown.append(Tile("Bad rows", f"{bad:,}", "not read, left out"))
     if speed["rows_per_second"]:
         note = f"{sentences.duration(speed['seconds'])}, {sentences.counted(speed['workers'], 'worker')}"
         shown.append(Tile("Pairs a second", sentences.short(speed["rows_per_second"]), note))

@@ -46,6 +46,15 @@ def test_the_page_has_every_section_and_says_what_happened(page):
         ] == counts
 
 
+def test_rows_that_could_not_be_read_are_told_with_their_places(page):
+    text = " ".join(page.text.split())
+    assert "Bad rows 1,207 not read, left out" in text
+    assert (
+        "data/docs.csv 1,204 not UTF-8: 1,204 line 2: <b>0xff</b> data/[b]微博[/b].jsonl 3 wrong type: 2, "
+        "broken JSON: 1 line 7: column 'query': found the number 3, expected a string"
+    ) in text
+
+
 def test_every_reason_is_there_with_its_samples_and_nothing_is_markup(page, tmp_path):
     for _, reason, about, dropped, applied, _, samples in REASONS:
         assert f"{reason} {about} {dropped:,}" in " ".join(page.text.split())

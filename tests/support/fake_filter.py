@@ -95,6 +95,17 @@ REASONS: list[tuple[str, str, str, int, int, dict[str, int], list[tuple[Any, ...
 ]
 
 
+BAD_ROWS = [
+    {
+        "path": "data/[b]微博[/b].jsonl",
+        "rows": 3,
+        "reasons": {"wrong type": 2, "broken JSON": 1},
+        "first": "line 7: column 'query': found the number 3, expected a string",
+    },
+    {"path": "data/docs.csv", "rows": 1_204, "reasons": {"not UTF-8": 1_204}, "first": "line 2: <b>0xff</b>"},
+]
+
+
 def write_filter(path: Path) -> Path:
     """Write the output of a filter run; return its path."""
     (path / "kept" / "news").mkdir(parents=True)
@@ -165,6 +176,7 @@ def write_filter(path: Path) -> Path:
             }
             for stage, reason, about, dropped, applied, categories, samples in REASONS
         ],
+        "bad_rows": BAD_ROWS,
         "duplicates": {"compared": 900, "similar": 760, "undecided": 0},
         "scores": {
             "edges": edges.round(3).tolist(),
