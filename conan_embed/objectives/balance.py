@@ -1,6 +1,6 @@
 """The joint loss of a step: Cross-GPU Batch Balance (section 3 of the paper).
 
-    L = L_retrieval + beta * L_sts
+    L = L_retrieval + beta * L_sts (+ L_teacher, distillation.py)
 
 Every step holds all tasks in a fixed balance, never one task drawn at random. Neither term knows how many processes
 embedded the texts.
@@ -23,12 +23,14 @@ class JointLoss:
         total: scalar, differentiable.
         retrieval, sts: scalars without gradient, or None where the step holds no such task.
         nce: the retrieval loss of this part's queries with its scores and shares, or None.
+        teacher: the teacher's losses, weighted, without gradient; None without a teacher.
     """
 
     total: torch.Tensor
     retrieval: torch.Tensor | None
     sts: torch.Tensor | None
     nce: InfoNCE | None
+    teacher: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ def joint_loss(
     beta: float,
     widths: tuple[int, ...],
     ignore_above: float | None = None,
+    contrastive: float = 1.0,
+    teacher: torch.Tensor | None = None,
 ) -> JointLoss:
     """Return L_retrieval + beta * L_sts of a step (or of one process's part of it).
 
@@ -69,6 +73,8 @@ def joint_loss(
         temperature, ignore_above: of the retrieval loss, see `infonce`.
         sts_temperature: of CoSENT.
         widths: Matryoshka prefixes of both.
+        contrastive: weight of the retrieval loss.
+        teacher: this process's part of the teacher's losses, already weighted.
     """
     parts: list[torch.Tensor] = []
     nce = cosent = None
@@ -83,16 +89,19 @@ def joint_loss(
             hard_negative_pairs=retrieval.hard_negative_pairs,
             ignore_above=ignore_above,
         )
-        parts.append(nce.loss)
+        parts.append(contrastive * nce.loss)
     if sts is not None:
         cosent, _ = cosent_of_pairs(
             sts.left_PD, sts.right_PD, sts.label_P, sts.group_P, temperature=sts_temperature, widths=widths
         )
         cosent = cosent * sts.share
         parts.append(beta * cosent)
+    if teacher is not None:
+        parts.append(teacher)
     return JointLoss(
         torch.stack(parts).sum(),
         None if nce is None else nce.loss.detach(),
         None if cosent is None else cosent.detach(),
         nce,
+        None if teacher is None else teacher.detach(),
     )

@@ -165,6 +165,26 @@ class Relations:
             self.value_X[first:last],
         )
 
+    def ignoring(self, row_X: torch.Tensor, column_X: torch.Tensor) -> "Relations":
+        """Return the relations with some pairs ignored, whatever they were.
+
+        Args:
+            row_X, column_X: int64, the pairs, each once.
+
+        Example:
+            >>> relations = Relations.in_batch(2)
+            >>> relations.ignoring(torch.tensor([1]), torch.tensor([0])).to_dense().tolist()
+            [[1, -1], [0, 1]]
+        """
+        num_columns = max(1, len(self.group_C))
+        pairs = torch.cat([row_X * num_columns + column_X, self.row_X * num_columns + self.column_X])
+        value = torch.cat([torch.full((len(row_X),), IGNORED, dtype=torch.int8), self.value_X])
+        pairs, order = torch.sort(pairs, stable=True)  # of equal pairs the ignored one comes first
+        first = torch.ones(len(pairs), dtype=torch.bool)
+        first[1:] = pairs[1:] != pairs[:-1]
+        pairs, value = pairs[first], value[order][first]
+        return Relations(self.group_Q, self.group_C, pairs // num_columns, pairs % num_columns, value)
+
     def to(self, device: torch.device) -> "Relations":
         """Return the relations on another device."""
         return Relations(*(to_device(tensor, device) for tensor in vars(self).values()))

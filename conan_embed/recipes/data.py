@@ -28,6 +28,12 @@ class RetrievalData(Section):
     ranking: PathString | None = Field(
         None, description="folder written by `conan-embed mine`; else mined at the start"
     )
+    scores: PathString | None = Field(
+        None,
+        description="a table of query, passage and score (graded relevance, or a teacher's scores), for teacher.kind: "
+        "columns",
+    )
+    scores_columns: dict[str, str] = Field({})
     weight: PositiveFloat | None = Field(None, description="share of the queries; else by size")
     limit: PositiveInt | None = Field(None, description="use the first rows only")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from conan_embed.recipes.data import ClassificationData, Data, RecipeData, RetrievalData, StsData
 from conan_embed.recipes.sections import (
@@ -23,6 +23,7 @@ from conan_embed.recipes.sections import (
     Tracking,
     Training,
 )
+from conan_embed.recipes.teaching import Teacher
 from conan_embed.recipes.validation import PathString, Section, validate
 
 
@@ -44,6 +45,7 @@ class Recipe(Section):
     data: Data
     step: Step = Step()
     loss: Loss = Loss()
+    teacher: Teacher | None = Field(None, description="a teacher beside the labels; null: none")
     mining: Mining = Mining()
     hard_negatives: Replacement = Replacement()
     optimizer: Optimizer = Optimizer()
@@ -73,6 +75,16 @@ class Recipe(Section):
             )
         if self.step.mixing == "sequential" and not (self.step.queries and self.step.sts_pairs):
             raise ValueError("step.mixing: sequential needs both queries and sts_pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_has_queries(self) -> "Recipe":
+        if self.teacher is None:
+            return self
+        if self.data.stream:
+            raise ValueError("teacher: found beside data.stream, expected none: streamed texts are seen once")
+        if not self.step.queries:
+            raise ValueError("teacher: found beside step.queries: 0, expected queries to teach")
         return self
 
     @model_validator(mode="after")

@@ -148,6 +148,14 @@ RETRIEVAL = TableSchema(
         Column("negative", "texts", ("neg",), required=False, filled=False),
     )
 )
+SCORED_PAIRS = TableSchema(
+    (
+        _QUERY,
+        Column("passage", "text", ("document", "positive", "text", "answer")),
+        Column("score", "number", (*_SCORE_NAMES, "relevance")),
+    )
+)
+"""Passages of a query with grades, or with a teacher's scores."""
 STS = TableSchema((_TEXT_A, _TEXT_B, Column("score", "number", _SCORE_NAMES)))
 CLASSIFICATION = TableSchema(
     (Column("text", "text", ("sentence",)), Column("label", "name", ("label_text",)))

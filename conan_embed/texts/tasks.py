@@ -18,7 +18,15 @@ import polars as pl
 from conan_embed.console import console
 from conan_embed.errors import UserError
 from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
-from conan_embed.texts.columns import CLASSIFICATION, CORPUS, RETRIEVAL, STS, ColumnNames, TableSchema
+from conan_embed.texts.columns import (
+    CLASSIFICATION,
+    CORPUS,
+    RETRIEVAL,
+    SCORED_PAIRS,
+    STS,
+    ColumnNames,
+    TableSchema,
+)
 from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.readers import (
@@ -28,6 +36,7 @@ from conan_embed.texts.readers import (
     read_corpus,
     read_retrieval,
     read_sts,
+    read_table,
 )
 from conan_embed.texts.store import CountTokens, StoreInfo, TextStore, TextStoreBuilder, Tokenize
 
@@ -48,6 +57,7 @@ class RetrievalDataset:
         has_labels: classes as positives: no other passage can be an answer that nobody labelled.
         elsewhere_E, elsewhere_list_E, elsewhere: queries of other data sets that are also queries of this one, which of
             the lists answers each there, and these lists (`with_answers_elsewhere`).
+        scored_query_X, scored_passage_X, score_X: text ids and scores (float64) of graded pairs; None without any.
     """
 
     name: str
@@ -63,6 +73,9 @@ class RetrievalDataset:
     elsewhere_E: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     elsewhere_list_E: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     elsewhere: Ragged = field(default_factory=lambda: Ragged.empty(0))
+    scored_query_X: np.ndarray | None = None
+    scored_passage_X: np.ndarray | None = None
+    score_X: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.query_Q)
@@ -183,12 +196,14 @@ class _RetrievalTable:
         rows: query: str, negative: list[str], list: u32.
         lists: query: str, positive: list[str].
         corpus: passages to mine from, or None for the data set's own.
+        scored: query: str, passage: str, score: f64, graded pairs, or None.
     """
 
     data: RetrievalData
     rows: pl.DataFrame
     lists: pl.DataFrame
     corpus: pl.Series | None
+    scored: pl.DataFrame | None = None
 
     def columns(self) -> list[tuple[pl.Series, str]]:
         """Return the columns of texts and their roles."""
@@ -198,11 +213,21 @@ class _RetrievalTable:
             (self.lists["positive"].explode().drop_nulls(), "passage"),
             (self.rows["negative"].explode().drop_nulls(), "passage"),
             *corpus,
+            *(
+                []
+                if self.scored is None
+                else [(self.scored["query"], "query"), (self.scored["passage"], "passage")]
+            ),
         ]
 
     def files(self) -> list[tuple[str, TableSchema, ColumnNames]]:
         corpus = [] if self.corpus is None else [(str(self.data.corpus), CORPUS, self.data.corpus_columns)]
-        return [(self.data.path, RETRIEVAL, self.data.columns), *corpus]
+        scored = (str(self.data.scores), SCORED_PAIRS, self.data.scores_columns)
+        return [
+            (self.data.path, RETRIEVAL, self.data.columns),
+            *corpus,
+            *([] if self.scored is None else [scored]),
+        ]
 
     def without(self, texts: pl.Series) -> "_RetrievalTable":
         bad = pl.element().is_in(texts.implode())
@@ -210,9 +235,13 @@ class _RetrievalTable:
         rows = rows.with_columns(pl.col("negative").list.filter(~bad))
         lists = self.lists.with_columns(pl.col("positive").list.filter(~bad))
         corpus = None if self.corpus is None else self.corpus.filter(~self.corpus.is_in(texts.implode()))
-        return replace(self, rows=rows, lists=lists, corpus=corpus)
+        scored = self.scored
+        if scored is not None:
+            scored = scored.filter(~pl.any_horizontal(pl.col("query", "passage").is_in(texts.implode())))
+        return replace(self, rows=rows, lists=lists, corpus=corpus, scored=scored)
 
     def dataset(self, ids: list[np.ndarray], store: TextStore) -> RetrievalDataset:
+        ids, scored = (ids, []) if self.scored is None else (ids[:-2], ids[-2:])
         query_Q, positives, given, *corpus = ids
         pool = [*corpus, positives] if corpus else [positives, given]
         dataset = RetrievalDataset(
@@ -226,6 +255,13 @@ class _RetrievalTable:
             self.data.ranking,
             self.data.weight,
         )
+        if self.scored is not None:
+            dataset = replace(
+                dataset,
+                scored_query_X=scored[0],
+                scored_passage_X=scored[1],
+                score_X=self.scored["score"].to_numpy(),
+            )
         merged = with_equal_queries_merged(dataset, store.content)
         if len(merged) < len(query_Q):
             console.print(
@@ -254,7 +290,10 @@ def _read_retrieval(data: RetrievalData, on_bad_row: OnBadRow) -> _RetrievalTabl
     corpus = None
     if data.corpus is not None and data.negative_source in ("mined", "random"):
         corpus = _read_corpus(data, lists["positive"].explode(), on_bad_row)
-    return _RetrievalTable(data, rows, lists, corpus)
+    scored = None
+    if data.scores is not None:
+        scored = read_table(data.scores, SCORED_PAIRS, data.scores_columns, on_bad_row=on_bad_row)
+    return _RetrievalTable(data, rows, lists, corpus, scored)
 
 
 def with_shared_positives(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

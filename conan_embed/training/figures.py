@@ -21,7 +21,8 @@ class Figures:
     """Losses and scores of a whole step; the same on every process.
 
     Attributes:
-        total, retrieval, sts: losses.
+        total, retrieval, sts, teacher: losses.
+        guarded: candidates that the teacher's guard left out.
         gradient_norm: before clipping.
         background: mean cosine of a query and any candidate.
         positive_Q: float64, mean cosine of each query's positives; nan where it has none.
@@ -33,6 +34,8 @@ class Figures:
     total: float
     retrieval: float
     sts: float
+    teacher: float
+    guarded: float
     gradient_norm: float
     background: float
     positive_Q: np.ndarray
@@ -47,11 +50,20 @@ class Figures:
         return 1 - self.positive_share_Q - self.hard_share_Q
 
 
-def collect(loss: JointLoss, norm: torch.Tensor, embedding_UD: torch.Tensor, plan: StepPlan) -> torch.Tensor:
-    """Return all figures of the step as one vector on the device; every process must call this."""
+def collect(
+    loss: JointLoss, norm: torch.Tensor, embedding_UD: torch.Tensor, plan: StepPlan, guarded: int = 0
+) -> torch.Tensor:
+    """Return all figures of the step as one vector on the device; every process must call this.
+
+    Args:
+        guarded: candidates that the teacher's guard left out, of this process's queries.
+    """
     zero = loss.total.detach().new_zeros(())
-    losses = [loss.total.detach(), *(zero if x is None else x for x in (loss.retrieval, loss.sts))]
-    parts, background = [torch.stack(losses)], zero
+    losses = [
+        loss.total.detach(),
+        *(zero if x is None else x for x in (loss.retrieval, loss.sts, loss.teacher)),
+    ]
+    parts, background = [torch.stack([*losses, torch.full_like(zero, guarded)])], zero
     if plan.retrieval is not None:
         parts += _scores(loss, plan)
         unit_UD = torch.nn.functional.normalize(embedding_UD.detach(), dim=1)
@@ -65,16 +77,16 @@ def collect(loss: JointLoss, norm: torch.Tensor, embedding_UD: torch.Tensor, pla
 
 def read(vector: np.ndarray, plan: StepPlan) -> Figures:
     """Return what `collect` put together."""
-    norm, background, total, retrieval, sts = (float(x) for x in vector[:5])
+    norm, background, total, retrieval, sts, teacher, guarded = (float(x) for x in vector[:7])
     num_queries = 0 if plan.retrieval is None else len(plan.retrieval.rows)
     num_pairs = 0 if plan.retrieval is None else len(plan.retrieval.slot_X)
-    queries, pairs = np.split(vector[5:].astype(np.float64), [5 * num_queries])
+    queries, pairs = np.split(vector[7:].astype(np.float64), [5 * num_queries])
     sum_Q, count_Q, positive_share_Q, hard_share_Q, ignored_Q = queries.reshape(5, num_queries)
     negative_X, share_X = pairs.reshape(2, num_pairs)
     with np.errstate(invalid="ignore"):
         positive_Q = sum_Q / count_Q
     return Figures(
-        *(total, retrieval, sts, norm, background, positive_Q, negative_X, share_X),
+        *(total, retrieval, sts, teacher, guarded, norm, background, positive_Q, negative_X, share_X),
         *(positive_share_Q, hard_share_Q, ignored_Q),
     )
 

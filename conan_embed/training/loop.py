@@ -10,11 +10,13 @@ import torch
 
 from conan_embed import malloc
 from conan_embed.console import console, progress_bar
+from conan_embed.distillation.teacher import Teacher
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.planning.contrast import has_contrast
 from conan_embed.planning.plan import StepPlan, StepSource
+from conan_embed.recipes import teaching
 from conan_embed.recipes.sections import Evaluation, Loss, Optimizer, Training
 from conan_embed.training.checkpoint import Progress, Provenance, checkpoints, save_checkpoint, save_progress
 from conan_embed.training.evaluator import Evaluator
@@ -52,6 +54,7 @@ class TrainingLoop:
         provenance: what checkpoints note about recipe and data.
         log: takes the metrics.
         began: as `time.time()`; of a resumed run, as if it had never been interrupted.
+        teacher: scores the candidates of each step, or None; and the recipe's section.
     """
 
     folder: RunFolder
@@ -68,6 +71,8 @@ class TrainingLoop:
     provenance: Provenance
     log: Log
     began: float
+    teacher: Teacher | None = None
+    teacher_settings: teaching.Teacher | None = None
     ahead: ReadyStep | None = field(default=None, init=False)
     saved_step: int | None = field(default=None, init=False)
     without_contrast: int = field(default=0, init=False)
@@ -138,7 +143,14 @@ class TrainingLoop:
     def _train_step(self, ready: ReadyStep) -> StepResult:
         clip = self.optimizer.max_grad_norm
         try:
-            return train_step(self.module, ready, self.loss, max_grad_norm=clip, meanwhile=self._look_ahead)
+            return train_step(
+                self.module,
+                ready,
+                self.loss,
+                self.teacher_settings,
+                max_grad_norm=clip,
+                meanwhile=self._look_ahead,
+            )
         except NotFinite as error:
             raise NotFinite(f"{error} {self._last_saved()}.") from None
 
@@ -161,7 +173,7 @@ class TrainingLoop:
 
     def _make_ready(self, step: int) -> ReadyStep:
         table = None if self.negatives is None else self.negatives.table
-        return make_ready(self.module, self.source.step(step, table))
+        return make_ready(self.module, self.source.step(step, table), self.teacher)
 
     def _look_ahead(self) -> None:
         """Plan and pack the next step while the GPU works on this one."""
@@ -224,6 +236,11 @@ class TrainingLoop:
 
 
 def _metrics(result: StepResult, epoch: float, step: int, rate: float) -> dict[str, Any]:
+    taught = (
+        {}
+        if result.teacher is None
+        else {"loss/teacher": result.teacher, "guarded_per_query": result.guarded}
+    )
     return {
         "step": step,
         "epoch": round(epoch, 6),
@@ -231,6 +248,7 @@ def _metrics(result: StepResult, epoch: float, step: int, rate: float) -> dict[s
         "loss": result.loss,
         "loss/retrieval": result.retrieval,
         "loss/sts": result.sts,
+        **taught,
         "score/positive": result.positive_score,
         "score/negative": result.negative_score,
         "score/background": result.background,

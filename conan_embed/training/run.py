@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 import xxhash
 
+from conan_embed.distillation.loading import load_teacher
+from conan_embed.distillation.teacher import Teacher
 from conan_embed.distributed import collectives
 from conan_embed.encoder.adapter import frozen_identity
 from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
@@ -83,6 +85,7 @@ class _Parts:
     Attributes:
         source: plans the steps.
         negatives: None where no step holds hard negatives.
+        teacher: None where the recipe names none.
         evaluator: None where the recipe names no evaluation sets.
         data: a hash of each part of the data.
     """
@@ -91,6 +94,7 @@ class _Parts:
     model: EmbeddingModel
     source: StepSource
     negatives: DynamicNegatives | None
+    teacher: Teacher | None
     evaluator: Evaluator | None
     data: dict[str, str]
 
@@ -115,7 +119,13 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
         rankings = {"rankings": xxhash.xxh3_128_hexdigest(negatives.table.ranking_QK.tobytes())}
         point.check_data(rankings, recipe.as_dict())
         data |= rankings
-    return _Parts(folder, model, source, negatives, evaluator, data)
+    teacher = None
+    if recipe.teacher is not None and tasks is not None:
+        table = None if negatives is None else negatives.table
+        teacher = load_teacher(recipe.teacher, tasks, table, model.width, Path(recipe.cache), device)
+        data["teacher"] = teacher.identity()
+        point.check_data(data, recipe.as_dict())
+    return _Parts(folder, model, source, negatives, teacher, evaluator, data)
 
 
 def _reading_identity(model: EmbeddingModel) -> dict[str, str]:
@@ -199,6 +209,8 @@ def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) ->
             provenance=Provenance(recipe.as_dict(), parts.data),
             log=log,
             began=began,
+            teacher=parts.teacher,
+            teacher_settings=recipe.teacher,
         ).run()
     _finish(parts, module.memory, record, began)
 

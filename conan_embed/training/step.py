@@ -8,7 +8,7 @@ Shapes: U unique texts of the step, X pairs of a query and its own hard negative
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ import xxhash
 
 from conan_embed.console import console
 from conan_embed.device import AsyncHostCopy, to_device
+from conan_embed.distillation.losses import teacher_loss
+from conan_embed.distillation.teacher import Teacher, TeacherStep
 from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.encoder.encode import autocast
@@ -24,6 +26,7 @@ from conan_embed.negatives.background import above_background
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.planning.plan import RetrievalPlan, StepPlan, StsPlan
+from conan_embed.recipes import teaching
 from conan_embed.recipes.sections import Loss
 from conan_embed.training import figures
 from conan_embed.training.train_module import PackedShare, TrainModule
@@ -38,6 +41,8 @@ class StepResult:
         positive_score, negative_score: mean cosine of the queries with their positives, and with their hard negatives.
         positive_share, hard_share, in_batch_share: mean shares of the softmax, together 1.
         ignored: candidates per query that the guard left out; None without a guard.
+        teacher: the teacher's losses, weighted, and
+        guarded: the candidates per query that its guard left out; None without a teacher.
         background: mean cosine of a query and any candidate.
         gradient_norm: before clipping.
         texts, tokens, seconds: of the step.
@@ -54,6 +59,8 @@ class StepResult:
     hard_share: float | None
     in_batch_share: float | None
     ignored: float | None
+    teacher: float | None
+    guarded: float | None
     background: float | None
     gradient_norm: float
     texts: int
@@ -74,19 +81,24 @@ class ReadyStep:
 
     Attributes:
         parts: for every process the positions of its texts among the U.
+        teacher: what the teacher says of this process's queries; None without one.
     """
 
     plan: StepPlan
     parts: list[np.ndarray]
     share: PackedShare
+    teacher: TeacherStep | None = None
 
 
-def make_ready(module: TrainModule, plan: StepPlan) -> ReadyStep:
+def make_ready(module: TrainModule, plan: StepPlan, teacher: Teacher | None = None) -> ReadyStep:
     """Share the step's texts out and pack this process's; can be done while a GPU still works on the step before."""
     lengths = plan.texts.lengths(plan.text_ids)
     settings, world_size = module.settings, collectives.world_size()
     parts = shares(lengths, plan.is_sts, world_size, settings.placement, sts_share=settings.sts_share)
-    return ReadyStep(plan, parts, module.pack_share(plan.texts, [plan.text_ids[part] for part in parts]))
+    share = module.pack_share(plan.texts, [plan.text_ids[part] for part in parts])
+    if teacher is None or plan.retrieval is None:
+        return ReadyStep(plan, parts, share)
+    return ReadyStep(plan, parts, share, teacher.score(plan, module.model.device))
 
 
 def embed_step(module: TrainModule, ready: ReadyStep) -> torch.Tensor:
@@ -99,28 +111,44 @@ def embed_step(module: TrainModule, ready: ReadyStep) -> torch.Tensor:
 
 
 def step_loss(
-    embedding_UD: torch.Tensor, plan: StepPlan, settings: Loss, widths: tuple[int, ...]
+    embedding_UD: torch.Tensor,
+    plan: StepPlan,
+    settings: Loss,
+    widths: tuple[int, ...],
+    teacher: TeacherStep | None = None,
+    teacher_settings: teaching.Teacher | None = None,
 ) -> JointLoss:
     """Return this process's part of the joint loss of the step, at the given Matryoshka widths."""
+    retrieval = None if plan.retrieval is None else _retrieval_part(embedding_UD, plan.retrieval, teacher)
+    taught = None
+    if retrieval is not None and teacher is not None and teacher_settings is not None:
+        taught = teacher_loss(retrieval, teacher, teacher_settings, widths)
     return joint_loss(
-        None if plan.retrieval is None else _retrieval_part(embedding_UD, plan.retrieval),
+        retrieval,
         None if plan.sts is None else _sts_part(embedding_UD, plan.sts),
         temperature=settings.temperature,
         sts_temperature=settings.sts_temperature,
         beta=settings.beta,
         widths=widths,
         ignore_above=settings.ignore_above_positive,
+        contrastive=1.0 if teacher_settings is None else teacher_settings.contrastive,
+        teacher=taught,
     )
 
 
-def _retrieval_part(embedding_UD: torch.Tensor, plan: RetrievalPlan) -> RetrievalPart:
+def _retrieval_part(
+    embedding_UD: torch.Tensor, plan: RetrievalPlan, teacher: TeacherStep | None
+) -> RetrievalPart:
     start, stop = collectives.rank_slice(len(plan.rows))
     rows, columns = plan.hard_negative_pairs
     first, last = np.searchsorted(rows.numpy(), [start, stop])
+    relations = plan.relations.part(start, stop)
+    if teacher is not None and len(teacher.ignored[0]):
+        relations = relations.ignoring(*teacher.ignored)
     return RetrievalPart(
         _rows(embedding_UD, plan.query_Q[start:stop]),
         _rows(embedding_UD, plan.candidate_C),
-        plan.relations.part(start, stop),
+        relations,
         len(plan.rows),
         (rows[first:last] - start, columns[first:last]),
     )
@@ -139,6 +167,7 @@ def train_step(
     module: TrainModule,
     ready: ReadyStep,
     loss_settings: Loss,
+    teacher_settings: teaching.Teacher | None = None,
     *,
     max_grad_norm: float | None,
     meanwhile: Callable[[], None] = lambda: None,
@@ -146,7 +175,7 @@ def train_step(
     """Do one optimizer step.
 
     Args:
-        loss_settings: the recipe's section.
+        loss_settings, teacher_settings: the recipe's sections.
         meanwhile: called when all work but the update is queued, before the one wait for its results: on a GPU what it
             does costs nothing.
 
@@ -156,9 +185,10 @@ def train_step(
     """
     started = time.perf_counter()
     plan = ready.plan
-    embedding_UD, loss = _forward_and_back_within_memory(module, ready, loss_settings)
+    embedding_UD, loss = _forward_and_back_within_memory(module, ready, loss_settings, teacher_settings)
     norm = module.clip_gradient(max_grad_norm)
-    copy = AsyncHostCopy(figures.collect(loss, norm, embedding_UD, plan))
+    guarded = 0 if ready.teacher is None else len(ready.teacher.ignored[0])
+    copy = AsyncHostCopy(figures.collect(loss, norm, embedding_UD, plan, guarded))
     meanwhile()
     seen = figures.read(copy.numpy(), plan)
     try:
@@ -167,21 +197,28 @@ def train_step(
     finally:
         module.optimizer.zero_grad(set_to_none=True)
     has_guard = loss_settings.ignore_above_positive is not None
-    return _result(seen, plan, embedding_UD.detach(), started, has_guard=has_guard)
+    return _result(
+        seen,
+        plan,
+        embedding_UD.detach(),
+        started,
+        has_guard=has_guard,
+        has_teacher=ready.teacher is not None,
+    )
 
 
 def _forward_and_back_within_memory(
-    module: TrainModule, ready: ReadyStep, settings: Loss
+    module: TrainModule, ready: ReadyStep, settings: Loss, teacher_settings: teaching.Teacher | None
 ) -> tuple[torch.Tensor, JointLoss]:
     """Return the step's embeddings and loss; after an out-of-memory error, once more with smaller chunks."""
     while True:
         try:
-            return _forward_and_back(module, ready, settings)
+            return _forward_and_back(module, ready, settings, teacher_settings)
         except torch.OutOfMemoryError as error:
             reason = str(error).split(". ")[0]
         # Outside of the handler: the error holds on to the tensors of the pass that failed.
         _make_room(module, ready, reason)
-        ready = make_ready(module, ready.plan)
+        ready = replace(make_ready(module, ready.plan), teacher=ready.teacher)
 
 
 def _check_finite(seen: figures.Figures, plan: StepPlan) -> None:
@@ -193,7 +230,13 @@ def _check_finite(seen: figures.Figures, plan: StepPlan) -> None:
 
 
 def _result(
-    seen: figures.Figures, plan: StepPlan, embedding_UD: torch.Tensor, started: float, *, has_guard: bool
+    seen: figures.Figures,
+    plan: StepPlan,
+    embedding_UD: torch.Tensor,
+    started: float,
+    *,
+    has_guard: bool,
+    has_teacher: bool,
 ) -> StepResult:
     has_retrieval, has_sts = plan.retrieval is not None, plan.sts is not None
     return StepResult(
@@ -206,6 +249,8 @@ def _result(
         hard_share=figures.mean(seen.hard_share_Q),
         in_batch_share=figures.mean(seen.in_batch_share_Q),
         ignored=figures.mean(seen.ignored_Q) if has_guard else None,
+        teacher=seen.teacher if has_teacher else None,
+        guarded=seen.guarded / len(seen.positive_Q) if has_teacher else None,
         background=seen.background if has_retrieval else None,
         gradient_norm=seen.gradient_norm,
         texts=len(plan.text_ids),
@@ -234,13 +279,13 @@ def observe_negatives(
 
 
 def _forward_and_back(
-    module: TrainModule, ready: ReadyStep, settings: Loss
+    module: TrainModule, ready: ReadyStep, settings: Loss, teacher_settings: teaching.Teacher | None
 ) -> tuple[torch.Tensor, JointLoss]:
     # Dropout must not depend on what came before, or a resumed run would differ.
     keys = np.array([module.settings.seed, ready.plan.step, collectives.rank()], np.int64)
     torch.manual_seed(xxhash.xxh3_64_intdigest(keys.tobytes()) >> 1)
     embedding_UD = embed_step(module, ready)
-    loss = step_loss(embedding_UD, ready.plan, settings, module.model.widths)
+    loss = step_loss(embedding_UD, ready.plan, settings, module.model.widths, ready.teacher, teacher_settings)
     loss.total.backward()
     return embedding_UD, loss
 

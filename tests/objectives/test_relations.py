@@ -1,5 +1,8 @@
 """Relation tables against the matrices that they stand for."""
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,3 +56,19 @@ def test_any_matrix_comes_back_whole_and_in_parts(num_queries, num_candidates, s
     stop = data.draw(st.integers(start, num_queries))
     assert torch.equal(relations.rows(start, stop), matrix[start:stop].to(torch.int8))
     assert torch.equal(relations.part(start, stop).to_dense(), matrix[start:stop].to(torch.int8))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 1000), queries=st.integers(1, 6), candidates=st.integers(1, 8))
+def test_ignoring_pairs_changes_these_alone(seed, queries, candidates):
+    generator = np.random.default_rng(seed)
+    matrix = torch.from_numpy(generator.integers(-1, 2, (queries, candidates)))
+    relations = Relations.from_dense(matrix)
+    relations = replace(relations, group_Q=torch.from_numpy(generator.integers(-1, 2, queries)))
+    before = relations.to_dense()
+    pairs = torch.from_numpy(np.argwhere(generator.random((queries, candidates)) < 0.4))
+    after = relations.ignoring(pairs[:, 0], pairs[:, 1])
+    expected = before.clone()
+    expected[pairs[:, 0], pairs[:, 1]] = IGNORED
+    assert torch.equal(after.to_dense(), expected)
+    assert (after.row_X.diff() >= 0).all()

@@ -14,12 +14,16 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
+from conan_embed.distillation.bank import make_banks
+from conan_embed.distillation.teacher import BiEncoderTeacher
 from conan_embed.distributed import collectives
+from conan_embed.encoder.adapter import add_lora
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.sections import Lora
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks
@@ -40,6 +44,8 @@ DEFAULT = {
     "training": {},
     "hard_negatives": {"source": "static"},
     "tiny": False,
+    "lora": None,
+    "teacher": None,
 }
 # Everything at once, with hard negatives that are replaced on the way.
 JOINT = {
@@ -115,6 +121,7 @@ def recipe_of(scenario):
         "loss": {"temperature": 0.05, **scenario["loss"]},
         "mining": {"offset": 0},
         "hard_negatives": scenario["hard_negatives"],
+        "teacher": scenario["teacher"],
         # A large epsilon: AdamW divides by the gradient's size, and a gradient of nothing but rounding must stay one.
         "optimizer": {"learning_rate": scenario["learning_rate"], "epsilon": 1e-4},
         "training": {"precision": "float32", **scenario["training"]},
@@ -158,8 +165,13 @@ class Run:
     def __init__(self, scenario, cache):
         self.recipe = recipe_of(scenario)
         dtype = getattr(torch, scenario["dtype"])
-        model = make_tiny_model("bert", dense_width=10, widths=scenario["widths"]).to(dtype).train()
+        model = make_tiny_model("bert", dense_width=10, widths=scenario["widths"])
+        if scenario["lora"] is not None:
+            torch.manual_seed(0)
+            add_lora(model, Lora(**scenario["lora"]), "made here")
+        model = model.to(dtype).train()
         self.tasks, self.table = make_tasks(model, cache, tiny=scenario["tiny"])
+        self.teacher = None if self.recipe.teacher is None else self._teacher(cache)
         self.store = self.tasks.store
         self.planner = Planner(self.tasks, self.recipe.step, seed=5)
         self.module = TrainModule(model, self.recipe.optimizer, self.recipe.training)
@@ -176,20 +188,37 @@ class Run:
         )
         self.replaced = 0
 
+    def _teacher(self, cache):
+        """Another tiny model, wider than the student."""
+        model = make_tiny_model("roberta", dense_width=14, seed=7)
+        banks = make_banks(
+            model, self.tasks.store, self.tasks.retrieval, Path(cache), precision="float32", width=10
+        )
+        return BiEncoderTeacher(*banks, margin=self.recipe.teacher.ignore_above_positive)
+
     def gradients(self):
         plan = self.planner.step(0, self.table)
         model = self.module.model
-        embedding_UD = embed_step(self.module, make_ready(self.module, plan))
-        step_loss(embedding_UD, plan, self.recipe.loss, model.widths).total.backward()
-        found = {name: whole(p.grad).clone() for name, p in self.module.model.named_parameters()}
+        ready = make_ready(self.module, plan, self.teacher)
+        embedding_UD = embed_step(self.module, ready)
+        loss = step_loss(
+            embedding_UD, plan, self.recipe.loss, model.widths, ready.teacher, self.recipe.teacher
+        )
+        loss.total.backward()
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        found = {name: whole(p.grad).clone() for name, p in trained}
         self.module.model.zero_grad()
         return found
 
     def step(self, number):
         plan = self.planner.step(number, self.table)
-        ready = make_ready(self.module, plan)
+        ready = make_ready(self.module, plan, self.teacher)
         result = train_step(
-            self.module, ready, self.recipe.loss, max_grad_norm=self.recipe.optimizer.max_grad_norm
+            self.module,
+            ready,
+            self.recipe.loss,
+            self.recipe.teacher,
+            max_grad_norm=self.recipe.optimizer.max_grad_norm,
         )
         observe_negatives(self.table, plan, result, subtract_background=False)
         check = self.negatives.after_step(number + 1, plan.text_ids, result.embedding_UD)
@@ -276,9 +305,14 @@ def worlds(tmp_path_factory, journey):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_any_number_of_processes_trains_alike(worlds, name, world_size):
     (expected,) = (results[name] for results in worlds[1])
-    tolerance = 1e-10 if SCENARIOS[name]["dtype"] == "float64" else 1e-5
+    found = [results[name] for results in worlds[world_size]]
+    assert_same_training(found, expected, 1e-10 if SCENARIOS[name]["dtype"] == "float64" else 1e-5)
+
+
+def assert_same_training(found_by_process, expected, tolerance):
+    """Compare what `run_scenario` returned on each process of a world with that of a process alone."""
     assert any(gradient.abs().max() > 1e-3 for gradient in expected["gradients"].values())
-    for found in (results[name] for results in worlds[world_size]):
+    for found in found_by_process:
         assert found["replaced"] == expected["replaced"]
         for part in ("gradients", "parameters", "table"):
             assert found[part].keys() == expected[part].keys()
@@ -289,6 +323,7 @@ def test_any_number_of_processes_trains_alike(worlds, name, world_size):
                 torch.testing.assert_close(found[part][key], value, **close, msg=lambda m, k=key: f"{k}: {m}")
         for now, then in zip(found["steps"], expected["steps"], strict=True):
             scores = ("positive_score", "negative_score", "positive_share", "hard_share", "ignored")
+            scores = (*scores, "teacher", "guarded")
             for key in ("loss", "retrieval", "sts", *scores, "gradient_norm"):
                 assert (now[key] is None) == (then[key] is None)
                 if then[key] is not None:

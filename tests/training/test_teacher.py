@@ -1,0 +1,92 @@
+"""Whole runs under a teacher: resumption bit for bit, replaced negatives with their scores, columns of scores."""
+
+import json
+
+import pytest
+
+from conan_embed.errors import UserError
+from conan_embed.training.run import train
+from tests.tiny_models import make_tiny_model
+from tests.training.test_run import (  # noqa: F401 (fixtures)
+    assert_same_run,
+    base,
+    interrupt_at,
+    killed,
+    lines,
+    recipe,
+    write,
+)
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A wider model of another family, with prompts of its own."""
+    make_tiny_model("roberta", prompts={"query": "Q: "}, seed=4).save(tmp_path / "teacher")
+    return {"model": str(tmp_path / "teacher"), "kl": 1.0, "margin_mse": 0.3, "embedding": 0.5}
+
+
+def test_a_killed_run_under_a_teacher_resumes_bit_for_bit(recipe, teacher, monkeypatch):  # noqa: F811
+    settings = {"teacher": teacher | {"ignore_above_positive": -0.05}, "model": {"widths": [4]}}
+    whole = train(recipe("whole", **settings))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe("cut", **settings))
+    assert_same_run(whole, train(recipe("cut", **settings)))
+    metrics = lines(whole, "metrics")
+    assert all(line["loss/teacher"] > 0 for line in metrics)
+    assert sum(line["guarded_per_query"] for line in metrics) > 0
+    for line in metrics:
+        parts = line["loss/retrieval"] + 0.8 * line["loss/sts"] + line["loss/teacher"]
+        assert line["loss"] == pytest.approx(parts, rel=1e-5)
+    assert sum(line["replaced"] for line in lines(whole, "negatives")) > 0
+
+
+def test_another_teacher_is_noticed(recipe, teacher, tmp_path, monkeypatch):  # noqa: F811
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(teacher=teacher))
+    make_tiny_model("roberta", seed=5).save(tmp_path / "teacher")
+    with pytest.raises(UserError, match="the data changed since: teacher"):
+        train(recipe(teacher=teacher))
+
+
+def test_scores_of_the_data_teach(recipe, base, tmp_path):  # noqa: F811
+    rows = [json.loads(line) for line in (base / "given.jsonl").read_text(encoding="utf-8").splitlines()]
+    graded = []
+    for row in rows:
+        graded.append({"query": row["query"], "passage": row["positive"], "relevance": 2})
+        graded += [{"query": row["query"], "passage": text, "relevance": 0.5} for text in row["negative"]]
+    write(tmp_path / "graded.jsonl", graded)
+    given = {"name": "given", "path": str(base / "given.jsonl"), "negative_source": "given"}
+    settings = {
+        "step": {"num_negatives": 1, "sts_pairs": 0},
+        "teacher": {"kind": "columns", "margin_mse": 1.0, "contrastive": 0.0},
+        "hard_negatives": {"source": "static"},
+    }
+    with pytest.raises(UserError, match=r"no data set has scores; expected data.retrieval.scores"):
+        train(recipe("without", data={"retrieval": [given], "sts": []}, **settings))
+    given["scores"] = str(tmp_path / "graded.jsonl")
+    metrics = lines(train(recipe(data={"retrieval": [given], "sts": []}, **settings)), "metrics")
+    # Each query has its positive and one negative with scores: the margin is 1.5.
+    assert all(line["loss"] == pytest.approx(line["loss/teacher"]) for line in metrics)
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert metrics[0]["loss"] == pytest.approx(1.5**2, rel=0.9)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        ({"model": "x"}, "found no weight; expected kl, margin_mse, embedding or ignore_above_positive"),
+        ({"kl": 1.0}, "found no model for the kind 'bi-encoder', expected one"),
+        (
+            {"kind": "columns", "model": "x", "kl": 1.0},
+            "found the model 'x' for the kind 'columns', expected none",
+        ),
+        ({"kind": "columns", "embedding": 1.0}, "found a weight for the kind 'columns', expected 0"),
+    ],
+)
+def test_teachers_that_cannot_teach_are_refused(recipe, teacher, words):  # noqa: F811
+    with pytest.raises(UserError, match=words):
+        recipe(teacher=teacher)
