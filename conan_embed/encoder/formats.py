@@ -103,6 +103,7 @@ class ModelLayout:
         widths: Matryoshka prefixes; empty where the folder does not say.
         lowercase: texts are lower-cased before the tokenizer sees them.
         tokenizer_settings, config_settings: arguments for transformers' tokenizer and config.
+        templates, instruction, dataset_prompts: see `EmbeddingModel`.
         similarity: that the model was made for ("cosine", "dot", ...); embeddings count as normalised if it says so.
     """
 
@@ -117,6 +118,9 @@ class ModelLayout:
     tokenizer_settings: dict[str, Any] = field(default_factory=dict)
     config_settings: dict[str, Any] = field(default_factory=dict)
     similarity: str = "cosine"
+    templates: dict[str, str] = field(default_factory=dict)
+    instruction: str | None = None
+    dataset_prompts: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def width(self) -> int | None:
@@ -152,6 +156,7 @@ def read_layout(folder: Path) -> ModelLayout:
         # Of vectors of length 1 the dot product is the cosine, and distances order them alike.
         similarity="cosine" if normalized and similarity in ("dot", "euclidean") else similarity,
         **_transformer_settings(transformer),
+        **_prompt_settings(folder),
     )
 
 
@@ -265,6 +270,12 @@ def _dense(folder: Path) -> DenseLayer:
         raise UserError(f"{path}: use_residual is not supported; expected a plain linear layer.")
     tensors = read_tensors(folder / "model.safetensors")
     return DenseLayer({name.removeprefix("linear."): tensor for name, tensor in tensors.items()}, activation)
+
+
+def _prompt_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "conan_embed.json"
+    noted = read_json(path) if path.exists() else {}
+    return {name: noted[name] for name in ("templates", "instruction", "dataset_prompts") if name in noted}
 
 
 def _widths(folder: Path, transformer: Path) -> tuple[int, ...]:

@@ -51,6 +51,7 @@ def load(
     dense_width: int | None,
     widths: Sequence[int] | None,
     prompts: dict[str, str] | None,
+    instruction: str | None,
     max_length: int | None,
     dropout: float | None,
     trust_remote_code: bool,
@@ -84,11 +85,12 @@ def load(
         dense_width=dense_width,
         dense_layers=[Dense.of(layer) for layer in layout.dense],
         widths=layout.widths if widths is None else widths,
-        prompts={**layout.prompts.by_role(), **(prompts or {})},
+        prompts={**layout.prompts.by_role(), **layout.templates, **(prompts or {})},
+        instruction=layout.instruction if instruction is None else instruction,
         max_length=max_length or _length_in_positions(layout, encoder),
     )
     model.original_dropout, model.named_prompts = original_dropout, layout.prompts
-    model.lowercase = layout.lowercase
+    model.lowercase, model.dataset_prompts = layout.lowercase, dict(layout.dataset_prompts)
     model.changed_tokenizer = layout.lowercase or appended
     for name in missing & model.unused_weights.keys():  # drawn at random, not the base's own
         del model.unused_weights[name]

@@ -38,7 +38,7 @@ from conan_embed.encoder.formats import POOLINGS, check_widths
 from conan_embed.encoder.packing import PADDED_TO, Chunk, Packed, mark_prompts, pack, pad_stream
 from conan_embed.encoder.positions import num_token_rows, padding_index, position_ids, usable_positions
 from conan_embed.encoder.prepacked_weights import prepacked_weights
-from conan_embed.encoder.prompts import Prompts, check_prompts
+from conan_embed.encoder.prompts import Prompts, check_prompts, fill
 from conan_embed.encoder.self_test import check_packing, check_supported
 from conan_embed.errors import UserError
 from conan_embed.texts.ragged import expand_ranges
@@ -60,7 +60,9 @@ class EmbeddingModel(nn.Module):
         dense_width: output features of a new dense layer; None for no new one.
         dense_layers: trained layers between pooling and embedding, instead of a new one.
         widths: Matryoshka prefixes; the full width is always one of them.
-        prompts: text put before the texts of each role ("query", "passage", "sts").
+        prompts: text put before the texts of each role ("query", "passage", "sts"); `{instruction}` in it stands for
+            an instruction.
+        instruction: of texts that come with none of their own.
         max_length: tokens per text, special tokens included; longer texts are cut.
     """
 
@@ -75,6 +77,7 @@ class EmbeddingModel(nn.Module):
         dense_layers: Sequence[Dense] = (),
         widths: Sequence[int] = (),
         prompts: dict[str, str] | None = None,
+        instruction: str | None = None,
         max_length: int | None = None,
     ) -> None:
         super().__init__()
@@ -103,7 +106,12 @@ class EmbeddingModel(nn.Module):
         self.original_dropout: dict[str, float] = {}
         self.named_prompts = Prompts()
         self.compiled = False
-        self.prompts = {"query": "", "passage": "", "sts": "", **(prompts or {})}
+        self.templates = {"query": "", "passage": "", "sts": "", **(prompts or {})}
+        self.instruction = instruction
+        self.prompts = fill(self.templates, instruction)
+        self.dataset_prompts: dict[
+            str, dict[str, str]
+        ] = {}  # of data sets that have their own, by name and role
         positions = usable_positions(encoder)
         self.max_length = _check_length(max_length or min(positions, 512), positions)
         self._padding_index = padding_index(encoder)
@@ -293,7 +301,8 @@ class EmbeddingModel(nn.Module):
         tokens, offsets = tokenizer_module.tokenize(self.tokenizer, texts, self.max_length, num_rows)
         if self.include_prompt or not len(texts):
             return tokens, offsets
-        known = sorted(set(self.prompts.values()) - {""}, key=len, reverse=True)
+        roles = [self.prompts, *self.dataset_prompts.values()]
+        known = sorted({text for prompts in roles for text in prompts.values()} - {""}, key=len, reverse=True)
         prompts = (
             [next((p for p in known if text.startswith(p)), "") for text in texts]
             if prompt is None
@@ -409,6 +418,7 @@ class EmbeddingModel(nn.Module):
         dense_width: int | None = None,
         widths: Sequence[int] | None = None,
         prompts: dict[str, str] | None = None,
+        instruction: str | None = None,
         max_length: int | None = None,
         dropout: float | None = 0.0,
         trust_remote_code: bool = False,
@@ -444,6 +454,7 @@ class EmbeddingModel(nn.Module):
             dense_width=dense_width,
             widths=widths,
             prompts=prompts,
+            instruction=instruction,
             max_length=max_length,
             dropout=dropout,
             trust_remote_code=trust_remote_code,

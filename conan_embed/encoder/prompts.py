@@ -4,6 +4,7 @@ We know three roles; model folders know names. A folder's names are mapped to ro
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,11 @@ _NAMES = {
 }
 _ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
 _OTHER_MODELS = ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder")
+
+
+def is_role_name(name: str) -> bool:
+    """Return whether published models use this name for one of our roles."""
+    return name in _ROLE_OF
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,58 @@ def read_prompts(path: Path) -> tuple[Prompts, str]:
     return Prompts(by_name, default), config.get("similarity_fn_name") or "cosine"
 
 
-def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ROLES) -> None:
+INSTRUCTION = "{instruction}"
+
+
+def fill(templates: Mapping[str, str], instruction: str | None, *, where: str = "model") -> dict[str, str]:
+    """Return prompts by role, the instruction put where a template asks for it.
+
+    Raises:
+        UserError: a template asks for an instruction and there is none.
+
+    Example:
+        >>> fill({"query": "Instruct: {instruction} Query: ", "passage": ""}, "Find the answer.")
+        {'query': 'Instruct: Find the answer. Query: ', 'passage': ''}
+    """
+    for role, text in templates.items():
+        if INSTRUCTION in text and instruction is None:
+            raise UserError(
+                f"{where}.prompts: the prompt of {role!r} holds {INSTRUCTION}; expected {where}.instruction, too."
+            )
+    return {role: text.replace(INSTRUCTION, instruction or "") for role, text in templates.items()}
+
+
+def dataset_prompts(
+    templates: Mapping[str, str],
+    default: str | None,
+    name: str,
+    own: Mapping[str, str] | None,
+    instruction: str | None,
+) -> dict[str, str] | None:
+    """Return the prompts of one data set by role; None where it has none of its own.
+
+    Args:
+        templates, default: of the model: its prompts, and the instruction of sets without one.
+        own, instruction: of the data set.
+
+    Raises:
+        UserError: an unknown role, or an instruction that no prompt asks for.
+    """
+    if own is None and instruction is None:
+        return None
+    check_prompts(dict(own or {}), where=f"data {name!r}")
+    merged = {**templates, **(own or {})}
+    if instruction is not None and not any(INSTRUCTION in text for text in merged.values()):
+        raise UserError(
+            f"data {name!r}: found an instruction, expected a prompt that asks for it with {INSTRUCTION}."
+        )
+    return fill(merged, default if instruction is None else instruction, where=f"data {name!r}")
+
+
+def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ROLES, *, where: str = "model") -> None:
     """Raise UserError for a prompt of a role that does not exist."""
     for role in prompts:
         if role not in known:
             raise UserError(
-                f"model.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
+                f"{where}.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
             )

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from conan_embed.encoder.decoders import needs_eager
 from conan_embed.encoder.formats import POOLING_KEYS
+from conan_embed.encoder.prompts import is_role_name
 from conan_embed.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -44,12 +45,34 @@ def write_layout(folder: Path, model: "EmbeddingModel", details: dict[str, Any])
     write_json(
         folder / "config_sentence_transformers.json",
         {
-            "prompts": model.named_prompts.updated(model.prompts),
+            "prompts": model.named_prompts.updated(model.prompts) | _prompts_by_dataset(model),
             "default_prompt_name": model.named_prompts.default,
             "similarity_fn_name": "cosine",
         },
     )
-    write_json(folder / "conan_embed.json", {"widths": list(model.widths), **details})
+    write_json(
+        folder / "conan_embed.json", {"widths": list(model.widths), **_prompt_settings(model), **details}
+    )
+
+
+def _prompts_by_dataset(model: "EmbeddingModel") -> dict[str, str]:
+    """Return query prompts under the names of data sets, as `prompt_name` of sentence-transformers finds them."""
+    named = {}
+    for name, prompts in model.dataset_prompts.items():
+        changed = [role for role in ("query", "sts") if prompts[role] != model.prompts[role]]
+        if changed and not is_role_name(name):
+            named[name] = prompts[changed[0]]
+    return named
+
+
+def _prompt_settings(model: "EmbeddingModel") -> dict[str, Any]:
+    if model.instruction is None and not model.dataset_prompts:
+        return {}
+    return {
+        "templates": model.templates,
+        "instruction": model.instruction,
+        "dataset_prompts": model.dataset_prompts,
+    }
 
 
 def _write_pooling(folder: Path, model: "EmbeddingModel") -> None:

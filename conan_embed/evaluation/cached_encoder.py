@@ -78,6 +78,10 @@ class CachedEncoder:
         return self._model.prompts
 
     @property
+    def dataset_prompts(self) -> Mapping[str, Mapping[str, str]]:
+        return getattr(self._model, "dataset_prompts", {})
+
+    @property
     def width(self) -> int:
         return self._model.width
 
@@ -109,6 +113,28 @@ class CachedEncoder:
             buffer = self._file.getbuffer() if isinstance(self._file, io.BytesIO) else b""
             return np.frombuffer(buffer, np.float32).reshape(shape)
         return np.memmap(self._file, np.float32, mode="r", shape=shape)
+
+
+class PromptedEncoder:
+    """An `Embedder` with other prompts: those of one data set.
+
+    Args:
+        model: encodes.
+        prompts: by role.
+    """
+
+    def __init__(self, model: Embedder, prompts: Mapping[str, str]) -> None:
+        self._model, self.prompts, self.width = model, prompts, model.width
+
+    def encode(self, texts: Sequence[str], *, prompt: str = "") -> NDArray[np.float32]:
+        """See `Embedder`."""
+        return self._model.encode(texts, prompt=prompt)
+
+
+def for_dataset(model: Embedder, name: str) -> Embedder:
+    """Return the model with the prompts that it has for the data set `name`, or the model itself."""
+    own = getattr(model, "dataset_prompts", {}).get(name)
+    return model if own is None else PromptedEncoder(model, own)
 
 
 def encode_finite(model: Embedder, texts: Sequence[str], prompt: str, **options: Any) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conan_embed.console import progress_bar
 from conan_embed.errors import UserError, suggestion
-from conan_embed.evaluation.cached_encoder import CachedEncoder, Embedder
+from conan_embed.evaluation.cached_encoder import CachedEncoder, Embedder, for_dataset
 from conan_embed.evaluation.results import EvaluationResult, TaskResult, check_finite
 from conan_embed.evaluation.scorers import MAIN_SCORES, scorer_of
 from conan_embed.evaluation.sets import TYPES, LocalTask, discover, select
@@ -79,10 +79,13 @@ def evaluate_task(
     limit: int | None = None,
     items: bool = False,
 ) -> TaskResult:
-    """Evaluate `model` on one task; arguments as for `evaluate`."""
+    """Evaluate `model` on one task; arguments as for `evaluate`.
+
+    A model that was trained on a data set of the task's name, with prompts of its own, uses these.
+    """
     started = time.perf_counter()
     metric = MAIN_SCORES[task.type]
-    scorer = scorer_of(model, task, limit)
+    scorer = scorer_of(for_dataset(model, task.name), task, limit)
     scores = scorer.scores(None)
     check_finite(task.key, scores)
     by_width = {

@@ -34,6 +34,10 @@ class RetrievalData(Section):
         "columns",
     )
     scores_columns: dict[str, str] = Field({})
+    prompts: dict[str, str] | None = Field(
+        None, description="of this data set, instead of the model's, by role"
+    )
+    instruction: str | None = Field(None, description="put where a prompt says {instruction}")
     weight: PositiveFloat | None = Field(None, description="share of the queries; else by size")
     limit: PositiveInt | None = Field(None, description="use the first rows only")
 
@@ -45,6 +49,10 @@ class ClassificationData(Section):
     path: PathString
     columns: dict[str, str] = Field({})
     negative_source: Literal["mined", "random", "none"] = "random"
+    prompts: dict[str, str] | None = Field(
+        None, description="of this data set, instead of the model's, by role"
+    )
+    instruction: str | None = Field(None, description="put where a prompt says {instruction}")
     weight: PositiveFloat | None = None
     limit: PositiveInt | None = None
 
@@ -57,6 +65,10 @@ class StsData(Section):
     columns: dict[str, str] = Field(
         {}, description="text_a, text_b, score: the names of the columns in the file"
     )
+    prompts: dict[str, str] | None = Field(
+        None, description="of this data set, instead of the model's, by role"
+    )
+    instruction: str | None = Field(None, description="put where a prompt says {instruction}")
     weight: PositiveFloat | None = None
     limit: PositiveInt | None = None
 
@@ -78,6 +90,16 @@ class Data(Section):
     shuffle_window: PositiveInt = Field(
         65_536, description="stream: rows of each data set that are in memory, shuffled among each other"
     )
+
+    @model_validator(mode="after")
+    def _streams_have_the_models_prompts(self) -> "Data":
+        for data in self.retrieval if self.stream else ():
+            for key in ("prompts", "instruction", "scores"):
+                if getattr(data, key) is not None:
+                    raise ValueError(
+                        f"retrieval {data.name!r}: found {key} beside data.stream, expected none"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Data":

@@ -51,8 +51,10 @@ class Model(Section):
     )
     max_length: PositiveInt | None = Field(None, description="tokens per text, special tokens included")
     prompts: dict[str, str] | None = Field(
-        None, description="text put before queries, passages and sts texts"
+        None,
+        description="text put before queries, passages and sts texts; {instruction} in it stands for an instruction",
     )
+    instruction: str | None = Field(None, description="of data sets without one of their own")
     dropout: Share | None = Field(0.0, description="on every dropout of the encoder; null keeps its own")
     trust_remote_code: bool = Field(False, description="run code that comes with the base model")
     lora: Lora | None = Field(None, description="train an adapter instead of the encoder")

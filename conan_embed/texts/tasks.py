@@ -8,7 +8,7 @@ Rows of one query are one set of positives: a positive of any of them is never a
 same if the model reads them alike (`contents`). Three phases in a row: read the files, build the store, look ids up.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -121,6 +121,7 @@ def load_tasks(
     fingerprint: str,
     cache: Path,
     count_tokens: CountTokens | None = None,
+    dataset_prompts: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Tasks:
     """Read, check and tokenise every file of a recipe.
 
@@ -129,6 +130,7 @@ def load_tasks(
         prompts: of the model, by role (query, passage, sts).
         tokenize, fingerprint, cache, count_tokens: see `TextStoreBuilder.build`; with the last it is printed how much
             of the texts is cut off.
+        dataset_prompts: of data sets that have their own, by name and role.
 
     Raises:
         UserError: a file that cannot be read or holds a bad row (see readers.py), a text of which the tokenizer leaves
@@ -139,13 +141,13 @@ def load_tasks(
         *(_read_classification(part, data.on_bad_row) for part in data.classification),
         *(_read_sts(part, data.on_bad_row) for part in data.sts),
     ]
-    builder = _builder_of(tables, prompts)
+    builder = _builder_of(tables, prompts, dataset_prompts or {})
     store, ids = builder.build(cache, tokenize, fingerprint=fingerprint, count_tokens=count_tokens)
     unread = builder.unread(store, tokenize)
     if len(unread):
         _report_unread(tables, unread, data.on_bad_row)
         tables = [table.without(unread) for table in tables]
-        builder = _builder_of(tables, prompts)
+        builder = _builder_of(tables, prompts, dataset_prompts or {})
         store, ids = builder.build(cache, tokenize, fingerprint=fingerprint, count_tokens=count_tokens)
     _print_cut(store.info())
     columns = iter(ids)
@@ -158,11 +160,14 @@ def load_tasks(
     return Tasks(store, retrieval, [dataset for dataset in datasets if isinstance(dataset, StsDataset)])
 
 
-def _builder_of(tables: Sequence["_Table"], prompts: dict[str, str]) -> TextStoreBuilder:
+def _builder_of(
+    tables: Sequence["_Table"], prompts: Mapping[str, str], dataset_prompts: Mapping[str, Mapping[str, str]]
+) -> TextStoreBuilder:
     builder = TextStoreBuilder()
     for table in tables:
+        own = dataset_prompts.get(table.data.name, prompts)
         for texts, role in table.columns():
-            builder.add(texts, prompts[role])
+            builder.add(texts, own[role])
     return builder
 
 

@@ -7,6 +7,7 @@ import torch
 from conan_embed.distributed import collectives
 from conan_embed.encoder.adapter import add_lora
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.prompts import dataset_prompts
 from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.planning.plan import StepSource
 from conan_embed.planning.planner import Planner
@@ -34,6 +35,7 @@ def load_base_model(settings: Model, seed: int) -> EmbeddingModel:
         dense_width=settings.dense_width,
         widths=settings.widths,
         prompts=settings.prompts,
+        instruction=settings.instruction,
         max_length=settings.max_length,
         dropout=settings.dropout,
         trust_remote_code=settings.trust_remote_code,
@@ -49,6 +51,7 @@ def load_data(settings: Data, cache: str | Path, model: EmbeddingModel) -> Tasks
     Nodes may share a disk or have their own: each uses the cache as it sees it.
     """
     cache = Path(cache)
+    add_dataset_prompts(settings, model)
     if not collectives.is_local_main_process():
         return read_tasks(Path(collectives.broadcast_on_node(None)), cache)
     tasks = load_tasks(
@@ -58,9 +61,22 @@ def load_data(settings: Data, cache: str | Path, model: EmbeddingModel) -> Tasks
         fingerprint=f"{model.max_length} {model.tokenizer_text()}",
         cache=cache,
         count_tokens=model.count_tokens,
+        dataset_prompts=model.dataset_prompts,
     )
     collectives.broadcast_on_node(str(write_tasks(tasks, cache)) if collectives.node_size() > 1 else "")
     return tasks
+
+
+def add_dataset_prompts(settings: Data, model: EmbeddingModel) -> None:
+    """Give the model the prompts of data sets that have their own: they are saved with it, and used in evaluation.
+
+    Raises:
+        UserError: an unknown role, or an instruction that no prompt asks for.
+    """
+    for data in (*settings.retrieval, *settings.classification, *settings.sts):
+        own = dataset_prompts(model.templates, model.instruction, data.name, data.prompts, data.instruction)
+        if own is not None:
+            model.dataset_prompts[data.name] = own
 
 
 def make_source(
