@@ -13,6 +13,8 @@ import torch
 def to_device(values: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """Return `values` on `device`; on a GPU the copy is queued, from pinned memory, and nobody waits for it."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if torch.device(device).type == "mps" and tensor.dtype == torch.float64:  # which Apple's GPUs do not have
+        tensor = tensor.float()
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -34,4 +36,4 @@ class AsyncHostCopy:
         """Wait for the copy and return it; this is the one synchronisation of a step."""
         if self._done is not None:
             self._done.synchronize()
-        return self._values.numpy()
+        return self._values.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Commands that turn a finished model into something else: encode, export, merge."""
+"""Commands that turn a finished model into something else: encode, export, merge, push."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +7,7 @@ import typer
 
 from conan_embed.cli.app import command
 from conan_embed.cli.evaluation import PANEL
-from conan_embed.console import console
+from conan_embed.console import console, stdout
 
 
 @command(PANEL)
@@ -56,3 +56,24 @@ def merge(
     from conan_embed.tune.merge import merge_models
 
     console.print(f"merged: {merge_models(first, second, output, share=share)}")
+
+
+@command(PANEL)
+def push(
+    model: Annotated[Path, typer.Argument(help="A model folder.")],
+    repository: Annotated[str, typer.Argument(help="Owner and name on the Hugging Face hub.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="A new repository is public, not private.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Upload; without this, only print what would be.")
+    ] = False,
+) -> None:
+    """Share a model on the Hugging Face hub. Prints what would be uploaded; `--yes` uploads it."""
+    from conan_embed.export import push as hub
+
+    stdout.print(str(hub.plan_push(model, repository, private=not public)), markup=False)
+    if yes:
+        stdout.print(hub.push(model, repository, private=not public))
+    else:
+        stdout.print("Nothing was uploaded; --yes uploads it.")

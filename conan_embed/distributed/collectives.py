@@ -35,13 +35,18 @@ def start(device: str | None = None, *, timeout: float | None = None) -> torch.d
     """Join the process group that torchrun describes in the environment, if any; return this process's device.
 
     Args:
-        device: "cpu" or "cuda"; None: a GPU if there is one.
+        device: "cpu", "cuda" or "mps" (Apple); None: what CONAN_EMBED_DEVICE says, else a GPU if there is one. Several
+            processes use no mps.
         timeout: minutes after which a collective has failed, or a process without a heartbeat is lost (10 by default;
             a later call may change it).
     """
     global _barrier
+    device = device or os.environ.get("CONAN_EMBED_DEVICE")
     cuda = torch.cuda.is_available() if device is None else device == "cuda"
-    chosen = torch.device("cuda", local_rank()) if cuda else torch.device("cpu")
+    mps = torch.backends.mps.is_available() if device is None else device == "mps"
+    alone = "WORLD_SIZE" not in os.environ  # gloo exchanges what is in main memory
+    other = torch.device("mps" if mps and alone else "cpu")
+    chosen = torch.device("cuda", local_rank()) if cuda else other
     if cuda:
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from conan_embed.recipes.validation import Moment, PathString, Section, Share
 
@@ -220,7 +220,18 @@ class Evaluation(Section):
     folder: PathString | None = None
     tasks: list[str] | None = Field(None, description='as "retrieval/MedicalQA" or "sts"; else all')
     every: int = Field(0, ge=0, description="steps; 0: before and after training only")
+    patience: PositiveInt | None = Field(
+        None, description="early stopping: end after this many evaluations without a better one; null: never"
+    )
     keep_best: bool = Field(True, description="model/ is the best evaluated step, else the last")
+
+    @model_validator(mode="after")
+    def _is_patient_between_evaluations(self) -> "Evaluation":
+        if self.patience is not None and not (self.every and self.folder):
+            raise ValueError(
+                "patience: found beside no folder or every: 0, expected both: they are when it counts"
+            )
+        return self
 
 
 class Tracking(Section):

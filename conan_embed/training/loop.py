@@ -89,7 +89,7 @@ class TrainingLoop:
             bar.disable = bar.disable or not self.folder.is_writer
             task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
             lines = _LogLines(self.progress.step, self.num_steps)
-            while self.progress.step < self.num_steps:
+            while self.progress.step < self.num_steps and not self._stops_early():
                 result = self._step()
                 note = f"loss {result.loss:.4f}  {result.tokens / result.seconds:,.0f} tokens/s"
                 bar.update(task, advance=1, note=note)
@@ -103,8 +103,15 @@ class TrainingLoop:
                     )
         if self.without_contrast:
             self.folder.log(f"{self.without_contrast:,} of {self.num_steps:,} steps had nothing to learn.")
+        stopped_early = self.progress.step < self.num_steps
+        if stopped_early:
+            self.folder.log(
+                f"stopped early after step {self.progress.step} of {self.num_steps}: the last "
+                f"{self.evaluation.patience} evaluations were no better than the best before them."
+            )
         self._save()
-        self._evaluate()
+        if not stopped_early:  # else this step was just evaluated
+            self._evaluate()
         save_progress(checkpoints(self.folder.checkpoints)[-1], self._timed_progress())
         self._write_model()
 
@@ -199,6 +206,14 @@ class TrainingLoop:
                     if self.evaluation.keep_best:
                         self.folder.save_best(model, step)
         collectives.barrier()
+
+    def _stops_early(self) -> bool:
+        """Return, after an evaluation, whether the last `evaluation.patience` were no better than the best so far."""
+        settings = self.evaluation
+        if self.evaluator is None or settings.patience is None or not self._is_due(settings.every):
+            return False
+        best = collectives.broadcast_object(self.progress.best_step)  # the main process evaluates
+        return best is not None and self.progress.step - best >= settings.patience * settings.every
 
     def _save(self) -> None:
         if self.saved_step == self.progress.step:
