@@ -4,7 +4,8 @@ Any pair of a query and a candidate then has its teacher's score for a dot produ
 those of negatives that are put in place during training. Rows have length 1 and half precision (cosines change by less
 than 0.001): 2 bytes x width per text, memory-mapped, so that they need not fit into memory.
 
-    cache/teacher/KEY/  rows.npy float16 [N, W]      KEY hashes the teacher, the texts with their prompts, the width
+    cache/teacher/KEY/rows.npy      float16 [N, D]; KEY hashes the teacher and the texts with their prompts
+    cache/teacher/KEY-KEY-W.npy     float16 [N, W], the same on W principal axes
 
 Shapes: N texts, D width of the teacher, W width kept.
 """
@@ -74,11 +75,7 @@ def make_banks(
     banks = [_bank(teacher, store, ids, cache, precision) for ids in (queries, passages)]
     if width is None or width == teacher.width:
         return banks[0], banks[1]
-    axes_DW = principal_axes(banks[1].rows_NW, width)
-    projected = [
-        TeacherBank(bank.text_ids, _project(bank.rows_NW, axes_DW), f"{bank.key}-{width}") for bank in banks
-    ]
-    return projected[0], projected[1]
+    return _projected(banks[0], banks[1], width, cache), _projected(banks[1], banks[1], width, cache)
 
 
 def _ids_by_prompt(sets: Sequence[RetrievalDataset], teacher: EmbeddingModel, *, query: bool) -> pl.DataFrame:
@@ -166,7 +163,15 @@ def principal_axes(rows_ND: np.ndarray, width: int) -> np.ndarray:
     return (axes_DW * signs).astype(np.float32)
 
 
-def _project(rows_ND: np.ndarray, axes_DW: np.ndarray) -> np.ndarray:
-    projected = rows_ND.astype(np.float32) @ axes_DW
-    length = np.linalg.norm(projected, axis=1, keepdims=True).clip(min=1e-12)
-    return (projected / length).astype(np.float16)
+def _projected(bank: TeacherBank, passages: TeacherBank, width: int, cache: Path) -> TeacherBank:
+    """Return the bank on the principal axes of the passages; one process of each node works it out."""
+    key = f"{bank.key}-{passages.key}-{width}"
+    path = cache / "teacher" / f"{key}.npy"
+    if not collectives.all_true(path.exists()):
+        if collectives.is_local_main_process():
+            rows_NW = bank.rows_NW.astype(np.float32) @ principal_axes(passages.rows_NW, width)
+            rows_NW /= np.linalg.norm(rows_NW, axis=1, keepdims=True).clip(min=1e-12)
+            with atomic_write(path) as aside, aside.open("wb") as file:
+                np.save(file, rows_NW.astype(np.float16))
+        collectives.barrier()
+    return TeacherBank(bank.text_ids, np.load(path, mmap_mode="r"), key)

@@ -27,8 +27,8 @@ class TeacherStep:
     """A teacher's view of one process's queries of a step, on its device.
 
     Attributes:
-        score_QC: float32, nan where the teacher has no score.
-        query_QW, candidate_CW: float32, its embeddings; None of a teacher that has none.
+        score_QC: nan where the teacher has no score.
+        query_QW, candidate_CW: its embeddings; None of a teacher that has none.
         ignored: rows and columns (int64 [X], on the CPU) of the negatives that the guard leaves out.
     """
 
@@ -41,8 +41,8 @@ class TeacherStep:
 class Teacher(Protocol):
     """Knows scores of pairs of texts."""
 
-    def score(self, plan: StepPlan, device: torch.device) -> TeacherStep:
-        """Return what it says of this process's queries of a step with retrieval."""
+    def score(self, plan: StepPlan, device: torch.device, dtype: torch.dtype = torch.float32) -> TeacherStep:
+        """Return what it says of this process's queries of a step with retrieval, in `dtype`."""
         ...
 
     def identity(self) -> str:
@@ -65,14 +65,14 @@ class BiEncoderTeacher:
         self.queries, self.passages = queries, passages
         self.margin, self.scale = margin, scale
 
-    def score(self, plan: StepPlan, device: torch.device) -> TeacherStep:
+    def score(self, plan: StepPlan, device: torch.device, dtype: torch.dtype = torch.float32) -> TeacherStep:
         """Return cosines of all pairs, and the embeddings."""
         assert plan.retrieval is not None
         start, stop = collectives.rank_slice(len(plan.retrieval.rows))
         query = plan.text_ids[plan.retrieval.query_Q.numpy()[start:stop]]
         candidate = plan.text_ids[plan.retrieval.candidate_C.numpy()]
-        query_QW = to_device(self.queries.rows_of(query), device)
-        candidate_CW = to_device(self.passages.rows_of(candidate), device)
+        query_QW = to_device(self.queries.rows_of(query), device).to(dtype)
+        candidate_CW = to_device(self.passages.rows_of(candidate), device).to(dtype)
         score_QC = self.scale * (query_QW @ candidate_CW.T)
         ignored = ignored_by_guard(plan, score_QC, self.margin)
         return TeacherStep(score_QC, query_QW, candidate_CW, ignored)
@@ -93,7 +93,7 @@ class PairTeacher:
     def __init__(self, scores: PairScores, *, margin: float | None, scale: float = 1.0) -> None:
         self.scores, self.margin, self.scale = scores, margin, scale
 
-    def score(self, plan: StepPlan, device: torch.device) -> TeacherStep:
+    def score(self, plan: StepPlan, device: torch.device, dtype: torch.dtype = torch.float32) -> TeacherStep:
         """Return the scores of each query's own candidates."""
         assert plan.retrieval is not None
         start, stop = collectives.rank_slice(len(plan.retrieval.rows))
@@ -104,7 +104,7 @@ class PairTeacher:
         content = plan.texts.content
         score_QC = np.full((stop - start, len(plan.retrieval.candidate_C)), np.nan, np.float32)
         score_QC[row, column] = self.scale * self.scores.of(content[query], content[candidate])
-        on_device = to_device(score_QC, device)
+        on_device = to_device(score_QC, device).to(dtype)
         return TeacherStep(on_device, None, None, ignored_by_guard(plan, on_device, self.margin))
 
     def identity(self) -> str:

@@ -123,6 +123,11 @@ class EmbeddingModel(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return next(self.parameters()).dtype
+
     # ------------------------------------------------------------------------------------------------ forward
 
     def forward(self, packed: Packed) -> torch.Tensor:

@@ -98,7 +98,7 @@ def make_ready(module: TrainModule, plan: StepPlan, teacher: Teacher | None = No
     share = module.pack_share(plan.texts, [plan.text_ids[part] for part in parts])
     if teacher is None or plan.retrieval is None:
         return ReadyStep(plan, parts, share)
-    return ReadyStep(plan, parts, share, teacher.score(plan, module.model.device))
+    return ReadyStep(plan, parts, share, teacher.score(plan, module.model.device, module.model.dtype))
 
 
 def embed_step(module: TrainModule, ready: ReadyStep) -> torch.Tensor:

@@ -36,7 +36,7 @@ def process(world_size, folder):
     """What one process of a world does."""
     collectives.start("cpu")
     assert collectives.world_size() == world_size
-    cache = folder / f"cache{collectives.rank()}"
+    cache = folder / "cache"  # as the processes of one node share it
     results = {name: run_scenario(scenario, cache) for name, scenario in SCENARIOS.items()}
     torch.save(results, folder / f"{collectives.rank()}.pt")
 
