@@ -11,8 +11,15 @@ The losses are in `conan_embed.objectives`, the trainer for sentence-transformer
 `conan_embed.export`; everything else is internal and may change.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if (
+    sys.platform == "darwin"
+):  # torch reads it when it is imported: operators that Apple's GPUs lack run on the CPU
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 if TYPE_CHECKING:
     from conan_embed.ablation.comparison import Comparison as Comparison

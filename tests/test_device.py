@@ -1,10 +1,14 @@
-"""Copies to a device and back: the values, and on a CPU no copy at all."""
+"""Copies to a device and back: the values, and on a CPU no copy at all; which device a process takes.
+
+Apple's GPUs are looked at as far as a machine without one can.
+"""
 
 import numpy as np
 import pytest
 import torch
 
 from conan_embed.device import AsyncHostCopy, to_device
+from conan_embed.distributed import collectives
 
 
 @pytest.mark.parametrize("values", [np.arange(6, dtype=np.int64), torch.arange(6)], ids=["numpy", "torch"])
@@ -28,3 +32,34 @@ def test_a_gpu_gets_and_returns_the_same_values():
     tensor = to_device(values, "cuda")
     assert tensor.device.type == "cuda"
     np.testing.assert_array_equal(AsyncHostCopy(tensor * 2).numpy(), values * 2)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "setting", "several", "expected"),
+    [
+        (False, False, None, False, "cpu"),
+        (False, True, None, False, "mps"),
+        (True, True, None, False, "cuda"),
+        (False, True, "cpu", False, "cpu"),
+        (False, True, None, True, "cpu"),  # processes exchange what is in main memory
+    ],
+)
+def test_the_device_of_a_process(monkeypatch, cuda, mps, setting, several, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(collectives.dist, "is_initialized", lambda: True)
+    for name, value in (("CONAN_EMBED_DEVICE", setting), ("WORLD_SIZE", "2" if several else None)):
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    assert collectives.start().type == expected
+
+
+def test_apples_gpus_get_no_float64():
+    class Noted(torch.Tensor):
+        """Notes where it was sent, in which dtype."""
+
+        def to(self, device):
+            return self.dtype, device
+
+    sent = to_device(torch.zeros(2, dtype=torch.float64).as_subclass(Noted), "mps")
+    assert sent == (torch.float32, "mps")
