@@ -98,8 +98,8 @@ def export(
     model = EmbeddingModel.load(model_folder, dropout=None)  # the copy's config keeps the model's own dropout
     if format == "onnx" and not model.include_prompt:
         raise UserError(
-            f"{model_folder}: its prompts are not pooled (include_prompt: false), which a graph cannot know; expected the "
-            "format sentence-transformers."
+            f"{model_folder}: its prompts are not pooled (include_prompt: false), which a graph cannot know; expected "
+            "the format sentence-transformers."
         )
     full_width, width = model.width, _check_width(width, model.width)
     compared = parity.known_texts(model, texts)

@@ -1,4 +1,3 @@
-# ruff: noqa: F811 (fixtures)
 """Early stopping: a run ends where evaluations no longer get better, resumed or not."""
 
 import pytest
@@ -8,15 +7,7 @@ from conan_embed.errors import UserError
 from conan_embed.files import read_json
 from conan_embed.training.evaluator import Evaluator
 from conan_embed.training.run import train
-from tests.training.test_run import (  # noqa: F401
-    assert_same_run,
-    base,
-    interrupt_at,
-    killed,
-    lines,
-    recipe,
-    write,
-)
+from tests.support.small_runs import interrupt_at, killed, lines
 
 
 @pytest.fixture

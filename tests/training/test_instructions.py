@@ -13,13 +13,12 @@ from conan_embed.evaluation.local import evaluate
 from conan_embed.training.run import train
 from conan_embed.training.setup import load_base_model, load_data
 from tests.tiny_models import SENTENCES
-from tests.training.test_run import base, recipe  # noqa: F401 (fixtures)
 
 TEMPLATE = "Instruct: {instruction}\nQuery:"
 MODEL = {"prompts": {"query": TEMPLATE, "sts": TEMPLATE}, "instruction": "find"}
 
 
-def with_instructions(base, **settings):  # noqa: F811
+def with_instructions(base, **settings):
     pairs = {"name": "pairs", "path": str(base / "pairs.jsonl")}
     sts = {"name": "graded", "path": str(base / "sts.jsonl"), "instruction": "compare"}
     return {"model": MODEL, "data": {"retrieval": [pairs | settings], "sts": [sts]}}
@@ -47,7 +46,7 @@ def test_templates_are_filled():
         dataset_prompts(templates, None, "a", {"querry": ""}, None)
 
 
-def test_every_data_set_is_read_with_its_own_instruction(recipe, base):  # noqa: F811
+def test_every_data_set_is_read_with_its_own_instruction(recipe, base):
     made = recipe(**with_instructions(base, instruction="answer"))
     model = load_base_model(made.model, 0)
     tasks = load_data(made.data, made.cache, model)
@@ -65,7 +64,7 @@ def test_every_data_set_is_read_with_its_own_instruction(recipe, base):  # noqa:
     np.testing.assert_array_equal(tokens_of(passage), model.tokenize([store.text(int(passage))])[0])
 
 
-def test_instructions_are_saved_and_used_in_evaluation(recipe, base, tmp_path):  # noqa: F811
+def test_instructions_are_saved_and_used_in_evaluation(recipe, base, tmp_path):
     made = recipe(**with_instructions(base, instruction="answer", prompts={"passage": "doc: "}))
     model = EmbeddingModel.load(train(made) / "model")
     assert model.prompts["query"] == "Instruct: find\nQuery:" and model.templates["query"] == TEMPLATE
@@ -101,7 +100,7 @@ def test_instructions_are_saved_and_used_in_evaluation(recipe, base, tmp_path): 
     assert np.isfinite(again.encode_query(SENTENCES)).all()
 
 
-def test_streams_are_read_with_the_models_prompts(recipe, base):  # noqa: F811
+def test_streams_are_read_with_the_models_prompts(recipe, base):
     data = with_instructions(base, instruction="answer")["data"] | {"stream": True, "sts": []}
     with pytest.raises(
         UserError, match=r"retrieval 'pairs': found instruction beside data.stream, expected none"

@@ -6,16 +6,8 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.training.run import train
+from tests.support.small_runs import assert_same_run, interrupt_at, killed, lines, write
 from tests.tiny_models import make_tiny_model
-from tests.training.test_run import (  # noqa: F401 (fixtures)
-    assert_same_run,
-    base,
-    interrupt_at,
-    killed,
-    lines,
-    recipe,
-    write,
-)
 
 
 @pytest.fixture
@@ -25,7 +17,7 @@ def teacher(tmp_path):
     return {"model": str(tmp_path / "teacher"), "kl": 1.0, "margin_mse": 0.3, "embedding": 0.5}
 
 
-def test_a_killed_run_under_a_teacher_resumes_bit_for_bit(recipe, teacher, monkeypatch):  # noqa: F811
+def test_a_killed_run_under_a_teacher_resumes_bit_for_bit(recipe, teacher, monkeypatch):
     settings = {"teacher": teacher | {"ignore_above_positive": -0.05}, "model": {"widths": [4]}}
     whole = train(recipe("whole", **settings))
     with monkeypatch.context() as patch:
@@ -42,7 +34,7 @@ def test_a_killed_run_under_a_teacher_resumes_bit_for_bit(recipe, teacher, monke
     assert sum(line["replaced"] for line in lines(whole, "negatives")) > 0
 
 
-def test_another_teacher_is_noticed(recipe, teacher, tmp_path, monkeypatch):  # noqa: F811
+def test_another_teacher_is_noticed(recipe, teacher, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5, killed)
         with pytest.raises(KeyboardInterrupt):
@@ -52,7 +44,7 @@ def test_another_teacher_is_noticed(recipe, teacher, tmp_path, monkeypatch):  # 
         train(recipe(teacher=teacher))
 
 
-def test_scores_of_the_data_teach(recipe, base, tmp_path):  # noqa: F811
+def test_scores_of_the_data_teach(recipe, base, tmp_path):
     rows = [json.loads(line) for line in (base / "given.jsonl").read_text(encoding="utf-8").splitlines()]
     graded = []
     for row in rows:
@@ -87,6 +79,6 @@ def test_scores_of_the_data_teach(recipe, base, tmp_path):  # noqa: F811
         ({"kind": "columns", "embedding": 1.0}, "found a weight for the kind 'columns', expected 0"),
     ],
 )
-def test_teachers_that_cannot_teach_are_refused(recipe, teacher, words):  # noqa: F811
+def test_teachers_that_cannot_teach_are_refused(recipe, teacher, words):
     with pytest.raises(UserError, match=words):
         recipe(teacher=teacher)
