@@ -76,7 +76,9 @@ def _lacks(card: Path) -> list[str]:
     if not card.exists():
         return ["everything: there is no README.md"]
     data, text = ModelCard(card.read_text(encoding="utf-8")).data.to_dict(), card.read_text(encoding="utf-8")
-    lacks = [f"`{key}` at its top" for key in ("license", "language") if not data.get(key)]
+    lacks = [
+        f"`{key}` at its top" for key in ("license", "language") if data.get(key) in (None, [], "unknown")
+    ]
     return lacks + (["what it calls *unknown*"] if re.search(r"\*unknown\*", text) else [])
 
 

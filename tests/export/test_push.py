@@ -37,7 +37,7 @@ def model(tmp_path):
 
 def license_it(model):
     card = model / "README.md"
-    card.write_text(card.read_text(encoding="utf-8").replace("---\n", "---\nlicense: apache-2.0\n", 1))
+    card.write_text(card.read_text(encoding="utf-8").replace("license: unknown", "license: apache-2.0", 1))
 
 
 def test_the_plan_names_files_sizes_and_what_the_card_lacks(model):

@@ -3,7 +3,6 @@
 import pytest
 
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.errors import UserError
 from conan_embed.files import read_json
 from conan_embed.training.evaluator import Evaluator
 from conan_embed.training.run import train
@@ -69,5 +68,5 @@ def test_a_killed_run_stops_where_the_whole_one_does(recipe, base, scripted, mon
 
 
 def test_patience_needs_evaluations(recipe, base):
-    with pytest.raises(UserError, match=r"patience: found beside no folder or every: 0, expected both"):
+    with pytest.raises(ValueError, match=r"patience: found beside no folder or every: 0, expected both"):
         recipe(evaluation={"folder": str(base / "eval"), "patience": 2})

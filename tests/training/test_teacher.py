@@ -80,5 +80,5 @@ def test_scores_of_the_data_teach(recipe, base, tmp_path):
     ],
 )
 def test_teachers_that_cannot_teach_are_refused(recipe, teacher, words):
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(ValueError, match=words):
         recipe(teacher=teacher)
