@@ -94,18 +94,19 @@ def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, flo
 
 def score(arguments: argparse.Namespace, model: Path) -> dict[str, float]:
     """Return the main score of each task."""
-    return main_scores(EmbeddingModel.load(model, max_length=arguments.max_length), arguments.data, TASKS)
+    loaded = EmbeddingModel.load(model, max_length=arguments.max_length)
+    return main_scores(loaded, arguments.data, arguments.tasks)
 
 
-def table(results: dict[str, list[dict[str, float]]], arms: list[str]) -> list[str]:
+def table(results: dict[str, list[dict[str, float]]], arms: list[str], tasks: list[str]) -> list[str]:
     """Return a line per arm: each task, their mean, how far it lies above labels alone, and seconds."""
-    scores = {task: np.array([[[100 * run[task]] for run in results[arm]] for arm in arms]) for task in TASKS}
+    scores = {task: np.array([[[100 * run[task]] for run in results[arm]] for arm in arms]) for task in tasks}
     above = paired_differences(scores, arms.index("labels"))["average"]
-    names = [task.split("/")[1] for task in TASKS]
-    lines = [f"| | {' | '.join(names)} | mean | above labels | s |", "|---" * (len(TASKS) + 4) + "|"]
+    names = [task.split("/")[1] for task in tasks]
+    lines = [f"| | {' | '.join(names)} | mean | above labels | s |", "|---" * (len(tasks) + 4) + "|"]
     for place, arm in enumerate(arms):
-        cells = [spread([100 * run[task] for run in results[arm]]) for task in TASKS]
-        average = spread([100 * float(np.mean([run[task] for task in TASKS])) for run in results[arm]])
+        cells = [spread([100 * run[task] for run in results[arm]]) for task in tasks]
+        average = spread([100 * float(np.mean([run[task] for task in tasks])) for run in results[arm]])
         gain = above[place]
         seconds = np.mean([run["seconds"] for run in results[arm]])
         difference = f"{gain.value:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="of each data set")
     parser.add_argument("--learning-rate", type=float, default=5e-5)
     parser.add_argument("--max-length", type=int, default=96)
+    parser.add_argument("--tasks", nargs="*", default=TASKS, help="evaluated on")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     arguments = parser.parse_args()
     untrained = {
@@ -135,12 +137,15 @@ def main() -> None:
             run = kept(path, lambda arm=arm, seed=seed: run_arm(arguments, arm, seed), f"{arm}, seed {seed}")
             results[arm].append(run)
     before = [
-        f"- {name}: " + ", ".join(f"{task.split('/')[1]} {100 * scores[task]:.2f}" for task in TASKS)
+        f"- {name}: "
+        + ", ".join(f"{task.split('/')[1]} {100 * scores[task]:.2f}" for task in arguments.tasks)
         for name, scores in untrained.items()
     ]
     what = f"{arguments.steps} steps of {arguments.queries} queries, seeds {arguments.seeds}."
     raw = {"untrained": untrained, "results": results}
-    write_result("Distillation", what, [*before, "", *table(results, arms)], raw, arguments.write)
+    write_result(
+        "Distillation", what, [*before, "", *table(results, arms, arguments.tasks)], raw, arguments.write
+    )
 
 
 if __name__ == "__main__":
