@@ -49,6 +49,7 @@ def test_the_device_of_a_process(monkeypatch, cuda, mps, setting, several, expec
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(collectives.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(collectives, "local_rank", lambda: 0)
     for name, value in (("CONAN_EMBED_DEVICE", setting), ("WORLD_SIZE", "2" if several else None)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     assert collectives.start().type == expected
