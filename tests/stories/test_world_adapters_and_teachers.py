@@ -48,7 +48,7 @@ def worlds(tmp_path_factory):
     found = {1: [{name: run_scenario(scenario, alone) for name, scenario in SCENARIOS.items()}]}
     for size in WORLDS:
         folder = tmp_path_factory.mktemp(f"world{size}")
-        assert start_world(size, process, size, folder) == [0] * size
+        assert start_world(size, process, size, folder, limit=300) == [0] * size
         found[size] = [torch.load(folder / f"{rank}.pt") for rank in range(size)]
     return found
 
