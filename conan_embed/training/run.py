@@ -123,8 +123,9 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
     if recipe.teacher is not None and tasks is not None:
         table = None if negatives is None else negatives.table
         teacher = load_teacher(recipe.teacher, tasks, table, model.width, Path(recipe.cache), device)
-        data["teacher"] = teacher.identity()
-        point.check_data(data, recipe.as_dict())
+        identity = {"teacher": teacher.identity()}
+        point.check_data(identity, recipe.as_dict())
+        data |= identity
     return _Parts(folder, model, source, negatives, teacher, evaluator, data)
 
 
