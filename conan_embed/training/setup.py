@@ -12,7 +12,7 @@ from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.planning.plan import StepSource
 from conan_embed.planning.planner import Planner
 from conan_embed.planning.streaming import StreamPlanner, open_streams
-from conan_embed.recipes.data import Data
+from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
 from conan_embed.recipes.sections import Model, Step, Training
 from conan_embed.texts.task_files import read_tasks, write_tasks
 from conan_embed.texts.tasks import Tasks, load_tasks
@@ -73,7 +73,9 @@ def add_dataset_prompts(settings: Data, model: EmbeddingModel) -> None:
     Raises:
         UserError: an unknown role, or an instruction that no prompt asks for.
     """
-    for data in (*settings.retrieval, *settings.classification, *settings.sts):
+    datasets: list[RetrievalData | ClassificationData | StsData]
+    datasets = [*settings.retrieval, *settings.classification, *settings.sts]
+    for data in datasets:
         own = dataset_prompts(model.templates, model.instruction, data.name, data.prompts, data.instruction)
         if own is not None:
             model.dataset_prompts[data.name] = own
