@@ -103,6 +103,6 @@ def test_instructions_are_saved_and_used_in_evaluation(recipe, base, tmp_path):
 def test_streams_are_read_with_the_models_prompts(recipe, base):
     data = with_instructions(base, instruction="answer")["data"] | {"stream": True, "sts": []}
     with pytest.raises(
-        UserError, match=r"retrieval 'pairs': found instruction beside data.stream, expected none"
+        ValueError, match=r"retrieval 'pairs': found instruction beside data.stream, expected none"
     ):
         recipe(data=data, step={"num_negatives": 0, "sts_pairs": 0})
