@@ -1,12 +1,12 @@
-"""The C library's heap: large buffers are kept while texts are encoded, and freed ones given back during training.
+"""The C library's heap: keep large buffers while texts are encoded, return freed ones during training.
 
 Left alone, glibc maps every buffer of more than 32 MB anew and gives it back at once, and lets go of the top of its
 heap as soon as that is free; the kernel then fills each page with zeros again. Encoding makes and frees buffers of the
 same few sizes for every chunk, so this costs it processor time (benchmarks/encode_speed.py measures how much), which
-`kept` spares it. Training steps have buffers of ever other sizes, of which the heap keeps the pieces, so there it is
-the other way round: `trim` returns them (benchmarks/memory_over_steps.py).
+`keep_buffers` spares it. Training steps have buffers of ever new sizes, of which the heap keeps the pieces, so there the
+opposite helps: `trim` returns them (benchmarks/memory_over_steps.py).
 
-Both do nothing where the C library is not glibc, and `kept` nothing where the environment says how it should behave.
+Both do nothing where the C library is not glibc, and `keep_buffers` nothing where the environment says how it should behave.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
 # What glibc comes to by itself once a large buffer was freed.
-_AS_IT_COMES = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
+_DEFAULTS = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 _ENVIRONMENT = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -32,7 +32,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def keep_buffers() -> Iterator[None]:
     """Serve large buffers from the heap and keep what is freed; give all of it back at the end."""
     library = _glibc()
     if library is None or any(name in os.environ for name in _ENVIRONMENT):
@@ -42,7 +42,7 @@ def kept() -> Iterator[None]:
     try:
         yield
     finally:
-        _set(library, _AS_IT_COMES)
+        _set(library, _DEFAULTS)
         trim()
 
 

@@ -20,17 +20,17 @@ def told(monkeypatch):
 
 def test_encoding_keeps_buffers_until_its_end(told):
     make_tiny_model("bert").encode(["one text"])
-    assert told == [malloc._KEEP, malloc._AS_IT_COMES]
+    assert told == [malloc._KEEP, malloc._DEFAULTS]
 
 
 def test_an_error_ends_it_too(told):
-    with pytest.raises(RuntimeError, match="inside"), malloc.kept():
+    with pytest.raises(RuntimeError, match="inside"), malloc.keep_buffers():
         raise RuntimeError("inside")
-    assert told == [malloc._KEEP, malloc._AS_IT_COMES]
+    assert told == [malloc._KEEP, malloc._DEFAULTS]
 
 
 def test_who_set_glibc_up_is_left_alone(told, monkeypatch):
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
-    with malloc.kept():
+    with malloc.keep_buffers():
         pass
     assert told == []

@@ -153,8 +153,8 @@ def _one_by_one(axes: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[tuple[s
     """The first values, then every other value among the first ones of the other keys."""
     firsts = tuple(axis[0] for axis in axes)
     others = [
-        (*firsts[:place], value, *firsts[place + 1 :])
-        for place, axis in enumerate(axes)
+        (*firsts[:number], value, *firsts[number + 1 :])
+        for number, axis in enumerate(axes)
         for value in axis[1:]
     ]
     return [firsts, *others]

@@ -64,7 +64,7 @@ def write_page(comparison: Comparison, output: Path) -> None:
         comparison=comparison,
         title=comparison.title,
         headline=headline(comparison),
-        seeds=sentences.counted(len(comparison.seeds), "seed"),
+        seeds=sentences.plural(len(comparison.seeds), "seed"),
         panels=[_panel(comparison, name) for name in comparison.averages],
         settings=_over_values(comparison),
         score=_score,
@@ -79,7 +79,7 @@ def headline(comparison: Comparison) -> str:
     above = [name for name, cell in cells.items() if cell.clear and cell.difference > 0]
     below = [name for name, cell in cells.items() if cell.clear and cell.difference < 0]
     clauses = [
-        f"{sentences.listed(names)} {'scores' if len(names) == 1 else 'score'} {word} {against}"
+        f"{sentences.comma_list(names)} {'scores' if len(names) == 1 else 'score'} {word} {against}"
         for names, word in ((above, "above"), (below, "below"))
         if names
     ]

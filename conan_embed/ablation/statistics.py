@@ -49,7 +49,7 @@ def averages(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     of_type: dict[str, list[str]] = {}
     for task in tasks:
         of_type.setdefault(task.partition("/")[0], []).append(task)
-    weights = {type_: dict.fromkeys(found, 1 / len(found)) for type_, found in of_type.items()}
+    weights = {type_: dict.fromkeys(members, 1 / len(members)) for type_, members in of_type.items()}
     everything = {
         task: weight / len(of_type) for shares in weights.values() for task, weight in shares.items()
     }
@@ -84,7 +84,7 @@ def paired_differences(
             blocks.append(np.einsum("abs,bs->ab", by_seed, seeds_BS[start : start + _AT_ONCE]))
         drawn[task] = np.concatenate(blocks, axis=1)
     one_task = {task: {task: 1.0} for task in scores}
-    found = {}
+    estimates = {}
     for name, shares in {**one_task, **averages(list(scores))}.items():
         value_A = sum(share * differences[task].mean(axis=(1, 2)) for task, share in shares.items())
         draws_AB = sum(share * drawn[task] for task, share in shares.items())
@@ -92,8 +92,8 @@ def paired_differences(
         ends = np.quantile(draws_AB, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
         if not repeated:
             ends = np.full((2, num_arms), np.nan)
-        found[name] = [Estimate(*map(float, three)) for three in zip(value_A, *ends, strict=True)]
-    return found
+        estimates[name] = [Estimate(*map(float, three)) for three in zip(value_A, *ends, strict=True)]
+    return estimates
 
 
 def _weights(generator: np.random.Generator, count: int, size: int) -> Floats:

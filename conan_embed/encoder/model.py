@@ -255,7 +255,7 @@ class EmbeddingModel(nn.Module):
         if not self._only_encodes_on_cpu():
             return
         if chunk_number == 0:
-            stack.enter_context(malloc.kept())
+            stack.enter_context(malloc.keep_buffers())
         # For a single chunk, as in a search, prepacking would cost more than it saves.
         if chunk_number == 1:
             stack.enter_context(prepacked_weights(self.encoder))

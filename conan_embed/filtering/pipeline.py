@@ -23,7 +23,8 @@ from conan_embed.filtering.readers import plan_shards, source_files
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.filtering.safety import read_block_lists
 from conan_embed.filtering.steps import Run, check_step, finish_step, read_step, score_step
-from conan_embed.filtering.summary import Summary, read_summary, summarise
+from conan_embed.filtering.summarise import summarise
+from conan_embed.filtering.summary import Summary, read_summary
 from conan_embed.filtering.teacher import Encoder
 
 _PRINTED_FILES = 10  # with bad rows

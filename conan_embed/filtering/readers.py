@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from conan_embed.errors import UserError
 from conan_embed.filtering.conversations import alpaca_pairs, conversation_pairs
 from conan_embed.filtering.recipe import Source
+from conan_embed.filtering.summary import BadRows
 from conan_embed.texts.columns import RETRIEVAL, Column, TableSchema
 from conan_embed.texts.formats import format_of
 from conan_embed.texts.readers import data_files, read_rows
@@ -51,23 +52,6 @@ class Shard:
     source: int
     path: str
     part: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class BadRows:
-    """Rows of a file that cannot be used.
-
-    Attributes:
-        path: the file.
-        rows: how many.
-        reasons: reason -> rows.
-        first: place and fault of the first: "line 7: column 'query': found the number 3, expected a string".
-    """
-
-    path: str
-    rows: int
-    reasons: dict[str, int]
-    first: str
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,12 @@ from conan_embed.filtering.minhash import fingerprints
 from conan_embed.filtering.normalise import Normaliser
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, PromptResponseRules
 from conan_embed.filtering.quality import QualityFilter, QualityModel
-from conan_embed.filtering.readers import BadRows, Shard, read_shard
+from conan_embed.filtering.readers import Shard, read_shard
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.filtering.rules import RULES, Rules, active_rules
 from conan_embed.filtering.safety import Safe, read_block_lists, with_hosts
 from conan_embed.filtering.stage import LANGUAGE_COLUMNS, PAIR_COLUMNS, Stage
+from conan_embed.filtering.summary import BadRows
 from conan_embed.filtering.teacher import Encoder, TeacherScores, score_pairs
 
 Result = TypeVar("Result")

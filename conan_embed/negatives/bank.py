@@ -34,21 +34,21 @@ class PassageBank:
             text_ids: int64 [N].
             embedding_ND: float [N, D], any norm; the prefix is normalised here.
         """
-        place = np.searchsorted(self.passages, text_ids).clip(max=len(self.passages) - 1)
-        known = self.passages[place] == text_ids
+        row_N = np.searchsorted(self.passages, text_ids).clip(max=len(self.passages) - 1)
+        known = self.passages[row_N] == text_ids
         prefix = embedding_ND.detach()[
             torch.from_numpy(np.flatnonzero(known)).to(embedding_ND.device), : self.width
         ]
         rows = torch.nn.functional.normalize(prefix.float(), dim=1).to(torch.bfloat16).cpu()
-        self.rows_MW[torch.from_numpy(place[known])] = rows
-        self.written_M[place[known]] = step
+        self.rows_MW[torch.from_numpy(row_N[known])] = rows
+        self.written_M[row_N[known]] = step
 
     def oldest(self, count: int) -> np.ndarray:
         """Return the text ids of the `count` rows written longest ago (lower id first among equals)."""
         count = min(count, len(self.passages))
         if count == 0:
             return self.passages[:0]
-        # Rows are ordered by (age, place), so that the choice is the same on every process.
+        # Rows are ordered by (age, row), so that the choice is the same on every process.
         keys = self.written_M.astype(np.int64) * len(self.passages) + np.arange(len(self.passages))
         return self.passages[np.sort(np.argpartition(keys, count - 1)[:count])]
 

@@ -61,9 +61,9 @@ def quickstart(output: Path, overrides: list[str] | None = None) -> None:
     page = report([run])
     console.rule("3. Searching with the new model")
     hits = search(list(QUERIES), run / "model", data / "documents.parquet", k=3, cache=output / "cache")
-    for query, found in zip(QUERIES, hits, strict=True):
+    for query, hits_of_query in zip(QUERIES, hits, strict=True):
         console.print(f"\n{query}", style="bold")
-        console.print(show(found), soft_wrap=False)
+        console.print(show(hits_of_query), soft_wrap=False)
     console.rule()
     console.print(gain(run))
     console.print(f"report: {page}")

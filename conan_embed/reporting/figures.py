@@ -27,15 +27,15 @@ from conan_embed.reporting.canvas import (
     style,
 )
 from conan_embed.reporting.lines import Curve
-from conan_embed.reporting.runs import RunRecord, known
+from conan_embed.reporting.runs import RunFiles, known
 
 
-def loss(runs: Sequence[RunRecord], key: str) -> str:
+def loss(runs: Sequence[RunFiles], key: str) -> str:
     """Draw one loss (`loss`, `loss/retrieval`, ...) over steps: raw thin, running mean thick."""
     return _lines(_metric(runs, key), runs, key)
 
 
-def mixed_loss(runs: Sequence[RunRecord], tasks: Sequence[str]) -> str:
+def mixed_loss(runs: Sequence[RunFiles], tasks: Sequence[str]) -> str:
     """Draw a part of figure 4 of the paper: the loss of a task, or the sum of those of several, over steps,
     raw thin and running mean thick for every run, since how much it oscillates is the point.
 
@@ -58,7 +58,7 @@ def _summed(metrics: pl.DataFrame, tasks: Sequence[str]) -> pl.DataFrame:
     )
 
 
-def scores(runs: Sequence[RunRecord], size: tuple[int, int]) -> str:
+def scores(runs: Sequence[RunFiles], size: tuple[int, int]) -> str:
     """Draw figure 2 of the paper: mean score of positives and of hard negatives (dashed where runs are
     compared) over steps, with a vertical mark where a check replaced negatives, the stronger the more
     queries."""
@@ -86,7 +86,7 @@ def scores(runs: Sequence[RunRecord], size: tuple[int, int]) -> str:
     return _lines(curves, runs, "scores", size, decorate=mark)
 
 
-def replacements(run: RunRecord) -> list[tuple[float, float]]:
+def replacements(run: RunFiles) -> list[tuple[float, float]]:
     """Return (step, share of the observed queries) of every check that replaced negatives."""
     steps_N, replaced_N = known(run.checks, "replaced")
     observed = dict(zip(*known(run.checks, "observed"), strict=True))
@@ -97,7 +97,7 @@ def replacements(run: RunRecord) -> list[tuple[float, float]]:
     ]
 
 
-def evaluation(runs: Sequence[RunRecord], key: str) -> str:
+def evaluation(runs: Sequence[RunFiles], key: str) -> str:
     """Draw the score of one task (per cent, at the full width) at every evaluation."""
     curves = []
     for number, run in enumerate(runs):
@@ -108,24 +108,24 @@ def evaluation(runs: Sequence[RunRecord], key: str) -> str:
     return _lines(curves, runs, f"evaluation/{key}", TILE, num_ticks=3)
 
 
-def learning_rate(runs: Sequence[RunRecord]) -> str:
+def learning_rate(runs: Sequence[RunFiles]) -> str:
     """Draw the learning rate over steps."""
     curves = [replace(curve, smooth=False) for curve in _metric(runs, "learning_rate")]
     return _lines(curves, runs, "learning_rate", from_zero=True, y_format=scientific)
 
 
-def gradient_norm(runs: Sequence[RunRecord]) -> str:
+def gradient_norm(runs: Sequence[RunFiles]) -> str:
     """Draw the gradient norm over steps."""
     return _lines(_metric(runs, "gradient_norm"), runs, "gradient_norm", from_zero=True)
 
 
-def throughput(runs: Sequence[RunRecord]) -> str:
+def throughput(runs: Sequence[RunFiles]) -> str:
     """Draw real (non-padding) tokens per second over steps."""
     return _lines(_metric(runs, "tokens_per_second"), runs, "tokens_per_second", from_zero=True)
 
 
 def check(
-    runs: Sequence[RunRecord], keys: Sequence[str], *, from_zero: bool = False, as_per_cent: bool = False
+    runs: Sequence[RunFiles], keys: Sequence[str], *, from_zero: bool = False, as_per_cent: bool = False
 ) -> str:
     """Draw one or two columns of negatives.jsonl over steps; where runs are compared the second is dashed."""
     single = len(runs) == 1
@@ -140,7 +140,7 @@ def check(
     return _lines(curves, runs, "/".join(keys), from_zero=from_zero, y_format=y_format)
 
 
-def replaced(runs: Sequence[RunRecord]) -> str:
+def replaced(runs: Sequence[RunFiles]) -> str:
     """Draw how many queries got new negatives at each check, as bars (side by side where runs are
     compared)."""
     bars = [(number, *known(run.checks, "replaced")) for number, run in enumerate(runs)]
@@ -161,7 +161,7 @@ def replaced(runs: Sequence[RunRecord]) -> str:
         return as_inline_svg(figure)
 
 
-def _metric(runs: Sequence[RunRecord], key: str, raw: bool | None = None) -> list[Curve]:
+def _metric(runs: Sequence[RunFiles], key: str, raw: bool | None = None) -> list[Curve]:
     """One smooth curve a run of that key of metrics.jsonl; raw lines by default only where there is one
     run."""
     raw = len(runs) == 1 if raw is None else raw
@@ -171,11 +171,11 @@ def _metric(runs: Sequence[RunRecord], key: str, raw: bool | None = None) -> lis
     return [curve for curve in curves if len(curve.steps_N)]
 
 
-def _last_step(runs: Sequence[RunRecord]) -> int:
+def _last_step(runs: Sequence[RunFiles]) -> int:
     return max([1, *(run.last_step for run in runs)])
 
 
 def _lines(
-    curves: Sequence[Curve], runs: Sequence[RunRecord], name: str, *size: tuple[int, int], **look: Any
+    curves: Sequence[Curve], runs: Sequence[RunFiles], name: str, *size: tuple[int, int], **look: Any
 ) -> str:
     return lines.draw(curves, _last_step(runs), name, *size, **look)

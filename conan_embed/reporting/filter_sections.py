@@ -1,19 +1,17 @@
 """The sections of the page of a filter output.
 
-The funnel is drawn twice: as bars over all pairs, and as lines by category. Only the texts that duplicates resemble are
-looked up in `kept/` and `dropped/`; everything else is in `summary.json`.
+The funnel is drawn twice: as bars over all pairs, and as lines by category.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import yaml
 
 from conan_embed.reporting import canvas, charts, sentences
+from conan_embed.reporting.filter_samples import samples
 from conan_embed.reporting.filters import Bar, Filtered, bars, headline, lede, share, stage_name, tiles
 from conan_embed.reporting.page import template
 from conan_embed.reporting.panels import Drawing, Entry
@@ -27,7 +25,7 @@ SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "scores": "Teacher scores",
     "sources": "Sources",
     "speed": "Speed",
-    "facts": "Recipe",
+    "recipe": "Recipe",
 }
 
 
@@ -72,26 +70,6 @@ class BadFile:
     rows: str
     reasons: str
     first: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A dropped pair; `original` is the pair that a duplicate resembles."""
-
-    query: str
-    positive: str
-    meta: str
-    original: Mapping[str, str] | None
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Dropped pairs of one reason."""
-
-    name: str
-    about: str
-    of: str
-    pairs: Sequence[Sample]
 
 
 @dataclass(frozen=True)
@@ -151,7 +129,7 @@ def render(filtered: Filtered) -> str:
         "scores": scores(filtered),
         "sources": sources(filtered),
         "speed": speed(filtered),
-        "facts": facts(filtered),
+        "recipe": recipe_and_files(filtered),
     }
     return template("filtered.html").render(
         sections,
@@ -165,14 +143,14 @@ def render(filtered: Filtered) -> str:
 
 def funnel(filtered: Filtered) -> Funnel | None:
     """Return the funnel by stage, and by stage and category (table 1 of the paper for these pairs)."""
-    counts = filtered.summary["funnel"]
-    if not filtered.read:
+    counts = filtered.summary.funnel
+    if not filtered.summary.read:
         return None
-    stages = counts["stages"]
-    largest = sorted(counts["categories"].items(), key=lambda item: -item[1]["read"])
+    stages = counts.stages
+    largest = sorted(counts.categories.items(), key=lambda item: -item[1]["read"])
     rows = [_funnel_row(name, left, stages) for name, left in largest]
     if len(rows) > 1:
-        rows.append(_funnel_row("All", counts["total"], stages, mean=True))
+        rows.append(_funnel_row("All", counts.total, stages, mean=True))
     drawn = [(name, left) for name, left in largest if left["read"]][: canvas.NUM_SERIES]
     shares_CS = np.array([[left[stage] / left["read"] for stage in stages] for _, left in drawn])
     names = [stage_name(stage) for stage in stages]
@@ -193,89 +171,47 @@ def _funnel_row(name: str, counts: Mapping[str, int], stages: Sequence[str], *, 
 
 def reasons(filtered: Filtered) -> list[ReasonGroup]:
     """Return the reasons by stage, each with a bar: what it dropped, and what it applied to."""
-    most = max([1, *(reason["applied"] for reason in filtered.summary["reasons"])])
+    reasons, read = filtered.summary.reasons, filtered.summary.read
+    most = max([1, *(reason.applied for reason in reasons)])
     groups: dict[str, list[Reason]] = {}
-    for reason in filtered.summary["reasons"]:
-        category, count = next(iter(reason["categories"].items()), ("", 0))
+    for reason in reasons:
+        category, count = next(iter(reason.categories.items()), ("", 0))
         row = Reason(
-            name=reason["reason"],
-            about=reason["about"],
-            dropped=f"{reason['dropped']:,}",
-            share=share(reason["dropped"], filtered.read),
-            applied=f"{reason['applied']:,}",
+            name=reason.reason,
+            about=reason.about,
+            dropped=f"{reason.dropped:,}",
+            share=share(reason.dropped, read),
+            applied=f"{reason.applied:,}",
             mainly=category,
-            mainly_share=share(count, reason["dropped"]) if category else "",
-            width=round(100 * reason["dropped"] / most, 2),
-            more=round(100 * (reason["applied"] - reason["dropped"]) / most, 2),
+            mainly_share=share(count, reason.dropped) if category else "",
+            width=round(100 * reason.dropped / most, 2),
+            more=round(100 * (reason.applied - reason.dropped) / most, 2),
         )
-        groups.setdefault(stage_name(reason["stage"]), []).append(row)
+        groups.setdefault(stage_name(reason.stage), []).append(row)
     return [ReasonGroup(stage, rows) for stage, rows in groups.items()]
 
 
 def bad_rows(filtered: Filtered) -> list[BadFile]:
     """Return the files with rows that could not be read, those with most first."""
-    most = sorted(filtered.summary.get("bad_rows", []), key=lambda bad: -bad["rows"])
+    most = sorted(filtered.summary.bad_rows, key=lambda bad: -bad.rows)
     return [
         BadFile(
-            bad["path"],
-            f"{bad['rows']:,}",
-            ", ".join(f"{reason}: {count:,}" for reason, count in bad["reasons"].items()),
-            bad["first"],
+            bad.path,
+            f"{bad.rows:,}",
+            ", ".join(f"{reason}: {count:,}" for reason, count in bad.reasons.items()),
+            bad.first,
         )
         for bad in most
     ]
 
 
-def samples(filtered: Filtered) -> list[Samples]:
-    """Return dropped pairs of every reason, those of duplicates with the pair that they resemble."""
-    shown = [reason for reason in filtered.reasons if reason["samples"]]
-    originals = _pairs(
-        filtered.path,
-        {s["duplicate_of"] for reason in shown for s in reason["samples"] if s["duplicate_of"] is not None},
-    )
-    return [
-        Samples(
-            name=reason["reason"],
-            about=reason["about"],
-            of=f"{len(reason['samples'])} of {reason['dropped']:,}",
-            pairs=[
-                Sample(s["query"], s["positive"], _meta(s), originals.get(s["duplicate_of"]))
-                for s in reason["samples"]
-            ],
-        )
-        for reason in shown
-    ]
-
-
-def _meta(sample: Mapping[str, Any]) -> str:
-    value = sample["value"]
-    parts = [] if value is None else [f"value {value:.4g}"]
-    parts += dict.fromkeys([sample["category"], sample["source"]])
-    parts += [f"pair {sample['id']}"]
-    parts += [f"like pair {sample['duplicate_of']}"] if sample["duplicate_of"] is not None else []
-    return " · ".join(parts)
-
-
-def _pairs(folder: Path, ids: set[int]) -> dict[int, dict[str, str]]:
-    """Look up pairs of the output by id; those whose files are gone are left out."""
-    files = [file for part in ("kept", "dropped") for file in sorted((folder / part).rglob("*.parquet"))]
-    if not ids or not files:
-        return {}
-    columns = ["id", "query", "positive"]
-    wanted = pl.concat([pl.scan_parquet(file).select(columns) for file in files]).filter(
-        pl.col("id").is_in(ids)
-    )
-    texts = [pl.col(side).str.slice(0, 400) for side in columns[1:]]
-    return {row["id"]: row for row in wanted.with_columns(texts).collect().to_dicts()}
-
-
 def scores(filtered: Filtered) -> TeacherScores | None:
     """Return the histograms of the teacher's scores, by category."""
-    scores = filtered.summary.get("scores")
+    scores = filtered.summary.scores
     if scores is None:
         return None
-    edges_E, minimum = np.array(scores["edges"]), scores["minimum"]
-    counts = {name: np.array(values) for name, values in scores["categories"].items() if sum(values)}
+    edges_E, minimum = np.array(scores.edges), scores.minimum
+    counts = {name: np.array(values) for name, values in scores.categories.items() if sum(values)}
     if not counts:
         return None
     # One scale of cosines for all, cut to where there are any.
@@ -287,9 +223,9 @@ def scores(filtered: Filtered) -> TeacherScores | None:
         mean = float((counts_B * (edges_E[:-1] + edges_E[1:]) / 2).sum() / counts_B.sum())
         svg = charts.histogram(inside_E, counts_B[first:last], minimum, name)
         drawings.append(Drawing(name, svg, latest=f"mean {mean:.2f}"))
-    low = next((r["dropped"] for r in filtered.reasons if r["reason"] == "teacher_score"), 0)
+    low = next((r.dropped for r in filtered.reasons if r.reason == "teacher_score"), 0)
     scored = sum(int(values.sum()) for values in counts.values())
-    summary = f"The teacher scored {sentences.counted(scored, 'pair')}; "
+    summary = f"The teacher scored {sentences.plural(scored, 'pair')}; "
     summary += f"{low:,} ({share(low, scored)}) scored below {minimum:g}."
     legend = [Entry("kept", 0), Entry(f"below {minimum:g}, dropped", 1)]
     return TeacherScores(summary, legend, drawings)
@@ -297,15 +233,15 @@ def scores(filtered: Filtered) -> TeacherScores | None:
 
 def sources(filtered: Filtered) -> list[Source]:
     """Return the sources with their languages and kept shares, the largest first."""
-    largest = sorted(filtered.summary["sources"].items(), key=lambda item: -item[1]["read"])
+    largest = sorted(filtered.summary.sources.items(), key=lambda item: -item[1].read)
     return [
         Source(
             name,
-            read=f"{source['read']:,}",
-            kept=f"{source['kept']:,}",
-            share=share(source["kept"], source["read"]),
-            width=round(100 * source["kept"] / max(source["read"], 1), 2),
-            languages={side: _languages(shares) for side, shares in source["languages"].items()},
+            read=f"{source.read:,}",
+            kept=f"{source.kept:,}",
+            share=share(source.kept, source.read),
+            width=round(100 * source.kept / max(source.read, 1), 2),
+            languages={side: _languages(shares) for side, shares in source.languages.items()},
         )
         for name, source in largest
     ]
@@ -319,26 +255,24 @@ def _languages(shares: Mapping[str, float]) -> str:
 
 def speed(filtered: Filtered) -> Speed:
     """Return the processor time of each stage."""
-    speed = filtered.summary["speed"]
-    stages = speed["stages"]
-    total = sum(stage["seconds"] for stage in stages.values()) or 1.0
+    speed = filtered.summary.speed
+    total = sum(stage.seconds for stage in speed.stages.values()) or 1.0
     rows = [
         StageTime(
             stage_name(name),
-            seconds=sentences.number(stage["seconds"], 2),
-            rate=sentences.short(stage["rows_per_second"]) if stage["rows_per_second"] else "–",
-            width=round(100 * stage["seconds"] / total, 2),
+            seconds=sentences.number(stage.seconds, 2),
+            rate=sentences.short(stage.rows_per_second) if stage.rows_per_second else "–",
+            width=round(100 * stage.seconds / total, 2),
         )
-        for name, stage in stages.items()
+        for name, stage in speed.stages.items()
     ]
-    workers = sentences.counted(speed["workers"], "worker")
-    summary = f"The whole run took {sentences.duration(speed['seconds'])} with {workers}"
-    if speed["rows_per_second"]:
-        summary += f": {sentences.short(speed['rows_per_second'])} pairs a second"
-    return Speed(summary + ".", rows)
+    text = f"The whole run took {sentences.duration(speed.seconds)} with {sentences.plural(speed.workers, 'worker')}"
+    if speed.rows_per_second:
+        text += f": {sentences.short(speed.rows_per_second)} pairs a second"
+    return Speed(text + ".", rows)
 
 
-def facts(filtered: Filtered) -> RecipeAndFiles:
+def recipe_and_files(filtered: Filtered) -> RecipeAndFiles:
     """Return the recipe as YAML, and the files that were read."""
-    recipe = yaml.safe_dump(filtered.facts.get("recipe"), sort_keys=False, allow_unicode=True)
-    return RecipeAndFiles(recipe, list(filtered.facts.get("files", {})))
+    recipe = yaml.safe_dump(filtered.recipe, sort_keys=False, allow_unicode=True)
+    return RecipeAndFiles(recipe, filtered.files)

@@ -13,8 +13,9 @@ from typing import Any
 
 from conan_embed.errors import UserError
 from conan_embed.files import read_json
+from conan_embed.filtering.summary import Reason, Summary, read_summary
 from conan_embed.reporting import sentences
-from conan_embed.reporting.runs import RunRecord
+from conan_embed.reporting.runs import RunFiles
 from conan_embed.reporting.tables import Tile
 
 STAGE_NAMES = {"prompt_response": "prompt-response"}
@@ -23,26 +24,17 @@ _NUM_REASONS = 3  # named at the top of the page
 
 @dataclass(frozen=True)
 class Filtered:
-    """The output folder of a filter run: its `summary` and what `filter.json` says of recipe and files."""
+    """The output folder of a filter run: its `summary`, and recipe and files as `filter.json` has them."""
 
     path: Path
-    summary: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    summary: Summary
+    recipe: Mapping[str, Any]
+    files: Sequence[str]
 
     @property
-    def read(self) -> int:
-        """Pairs read."""
-        return int(self.summary["rows"]["read"])
-
-    @property
-    def kept(self) -> int:
-        """Pairs kept."""
-        return int(self.summary["rows"]["kept"])
-
-    @property
-    def reasons(self) -> list[dict[str, Any]]:
+    def reasons(self) -> list[Reason]:
         """The reasons that dropped pairs, those that dropped most first."""
-        return sorted(self.summary["reasons"], key=lambda reason: -reason["dropped"])
+        return sorted(self.summary.reasons, key=lambda reason: -reason.dropped)
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,13 @@ def read_filtered(folder: Path) -> Filtered:
             f"{folder}: this filter run is not finished (there is no summary.json); "
             "run `conan-embed filter` again with the same recipe to continue where it stopped."
         )
-    return Filtered(folder.resolve(), read_json(folder / "summary.json"), read_json(folder / "filter.json"))
+    made_from = read_json(folder / "filter.json")
+    return Filtered(
+        folder.resolve(),
+        read_summary(folder / "summary.json"),
+        made_from.get("recipe"),
+        list(made_from.get("files", {})),
+    )
 
 
 def behind(path: str) -> Path | None:
@@ -97,23 +95,24 @@ def behind(path: str) -> Path | None:
 
 def headline(filtered: Filtered) -> str:
     """Say how many pairs were kept."""
-    if not filtered.read:
+    rows = filtered.summary.rows
+    if not rows.read:
         return "There were no pairs to read."
-    return f"{filtered.kept:,} of {filtered.read:,} pairs ({share(filtered.kept, filtered.read)}) were kept."
+    return f"{rows.kept:,} of {rows.read:,} pairs ({share(rows.kept, rows.read)}) were kept."
 
 
 def lede(filtered: Filtered) -> str:
     """Say what was read, what took most of the pairs, and which category kept least and most."""
-    counts = filtered.summary["funnel"]
-    categories = {name: row for name, row in counts["categories"].items() if row["read"]}
+    funnel = filtered.summary.funnel
+    categories = {name: left for name, left in funnel.categories.items() if left["read"]}
     text = (
-        f"Read from {sentences.counted(len(filtered.summary['sources']), 'source')} in "
+        f"Read from {sentences.plural(len(filtered.summary.sources), 'source')} in "
         f"{len(categories)} {'category' if len(categories) == 1 else 'categories'}."
     )
-    if most := [f"{reason['reason']} ({reason['dropped']:,})" for reason in filtered.reasons[:_NUM_REASONS]]:
-        text += f" Most drops were by {sentences.listed(most)}."
+    if most := [f"{reason.reason} ({reason.dropped:,})" for reason in filtered.reasons[:_NUM_REASONS]]:
+        text += f" Most drops were by {sentences.comma_list(most)}."
     if len(categories) > 1:
-        last = counts["stages"][-1]
+        last = funnel.stages[-1]
         order = sorted(categories, key=lambda name: categories[name][last] / categories[name]["read"])
         ends = [f"{name} ({share(categories[name][last], categories[name]['read'])})" for name in order]
         text += f" {ends[-1]} kept the largest share, {ends[0]} the smallest."
@@ -122,31 +121,31 @@ def lede(filtered: Filtered) -> str:
 
 def tiles(filtered: Filtered) -> list[Tile]:
     """Return the key numbers."""
-    speed = filtered.summary["speed"]
-    dropped = filtered.read - filtered.kept
+    rows, speed = filtered.summary.rows, filtered.summary.speed
     shown = [
-        Tile("Pairs read", f"{filtered.read:,}"),
-        Tile("Kept", f"{filtered.kept:,}", share(filtered.kept, filtered.read)),
-        Tile("Dropped", f"{dropped:,}", f"for {sentences.counted(len(filtered.reasons), 'reason')}"),
+        Tile("Pairs read", f"{rows.read:,}"),
+        Tile("Kept", f"{rows.kept:,}", share(rows.kept, rows.read)),
+        Tile("Dropped", f"{rows.dropped:,}", f"for {sentences.plural(len(filtered.reasons), 'reason')}"),
     ]
-    if bad := sum(file["rows"] for file in filtered.summary.get("bad_rows", [])):
+    if bad := sum(file.rows for file in filtered.summary.bad_rows):
         shown.append(Tile("Bad rows", f"{bad:,}", "not read, left out"))
-    if speed["rows_per_second"]:
-        note = f"{sentences.duration(speed['seconds'])}, {sentences.counted(speed['workers'], 'worker')}"
-        shown.append(Tile("Pairs a second", sentences.short(speed["rows_per_second"]), note))
+    if speed.rows_per_second:
+        note = f"{sentences.duration(speed.seconds)}, {sentences.plural(speed.workers, 'worker')}"
+        shown.append(Tile("Pairs a second", sentences.short(speed.rows_per_second), note))
     return shown
 
 
 def bars(filtered: Filtered) -> list[Bar]:
     """Return the funnel over all pairs, a bar a stage."""
-    counts, found, before = filtered.summary["funnel"], [], filtered.read
-    for stage in counts["stages"]:
-        left = counts["total"][stage]
+    funnel, read = filtered.summary.funnel, filtered.summary.read
+    drawn, before = [], read
+    for stage in funnel.stages:
+        left = funnel.total[stage]
         lost = f"−{before - left:,}" if left < before else ""
-        width, lost_width = (100 * part / max(filtered.read, 1) for part in (left, before - left))
-        found.append(Bar(stage_name(stage), f"{left:,}", lost, round(width, 2), round(lost_width, 2)))
+        width, lost_width = (100 * part / max(read, 1) for part in (left, before - left))
+        drawn.append(Bar(stage_name(stage), f"{left:,}", lost, round(width, 2), round(lost_width, 2)))
         before = left
-    return found
+    return drawn
 
 
 def stage_name(stage: str) -> str:
@@ -164,9 +163,9 @@ def share(part: float, whole: float) -> str:
     return f"{per_cent:.1f}%" if 0 < per_cent < 10 or 99 < per_cent < 100 else f"{per_cent:.0f}%"
 
 
-def behind_runs(runs: Sequence[RunRecord]) -> list[Origin]:
+def behind_runs(runs: Sequence[RunFiles]) -> list[Origin]:
     """Return the funnel of every filter output that the runs' data come from, with the data sets that do."""
-    fed: dict[Path, list[str]] = {}
+    sets_of: dict[Path, list[str]] = {}
     for run in runs:
         if run.recipe is None:
             continue
@@ -175,12 +174,12 @@ def behind_runs(runs: Sequence[RunRecord]) -> list[Origin]:
         files += [(part.name, part.path) for part in data.classification]
         files += [(part.name, part.path) for part in data.sts]
         for name, path in files:
-            if (folder := behind(path)) is not None and name not in fed.setdefault(folder, []):
-                fed[folder].append(name)
+            if (folder := behind(path)) is not None and name not in sets_of.setdefault(folder, []):
+                sets_of[folder].append(name)
     origins = []
-    for folder, names in fed.items():
+    for folder, names in sets_of.items():
         filtered = read_filtered(folder)
-        sets = f"{'Data set' if len(names) == 1 else 'Data sets'} {sentences.listed(names)}"
+        sets = f"{'Data set' if len(names) == 1 else 'Data sets'} {sentences.comma_list(names)}"
         verb = "comes" if len(names) == 1 else "come"
         summary = f"{sets} {verb} from a filter. {headline(filtered)} {lede(filtered)}"
         origins.append(Origin(summary, bars(filtered), str(folder)))

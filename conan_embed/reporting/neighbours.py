@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conan_embed.reporting.runs import RunRecord
-from conan_embed.reporting.tables import fact
+from conan_embed.reporting.runs import RunFiles
+from conan_embed.reporting.tables import format_value
 
 # The page must stay readable and small.
 NUM_SHOWN, NUM_QUERIES, NUM_NEIGHBOURS, NUM_NEGATIVES, NUM_LETTERS = 2, 12, 5, 10, 240
@@ -77,14 +77,15 @@ class MiningTable:
     rows: Sequence[MiningRow]
 
 
-def examples(runs: Sequence[RunRecord]) -> Group | None:
+def examples(runs: Sequence[RunFiles]) -> Group | None:
     """Return the queries of examples.json with their neighbours before and after training (of each run)."""
-    found = [run for run in runs if _objects(run.examples, "queries")]
+    with_examples = [run for run in runs if _objects(run.examples, "queries")]
     by_query = [
-        {str(record.get("query")): record for record in _objects(run.examples, "queries")} for run in found
+        {str(record.get("query")): record for record in _objects(run.examples, "queries")}
+        for run in with_examples
     ]
     shared = [
-        query for query in (by_query[0] if found else []) if all(query in queries for queries in by_query)
+        query for query in (by_query[0] if by_query else []) if all(query in queries for queries in by_query)
     ]
     if not shared:
         return None
@@ -97,17 +98,17 @@ def examples(runs: Sequence[RunRecord]) -> Group | None:
             if befores[0] and all(b == befores[0] for b in befores)
             else []
         )
-        for run, before, after in zip(found, befores, afters, strict=True):
+        for run, before, after in zip(with_examples, befores, afters, strict=True):
             sides.append(Side("After" if len(runs) == 1 else run.name, _ranked(after, before)))
         note = _where(by_query[0][query], befores[0], afters[0]) if len(runs) == 1 else ""
         entries.append(Example(cut(query), sides, note))
-    corpus = found[0].examples.get("corpus")
+    corpus = with_examples[0].examples.get("corpus")
     of = f" of {corpus}" if corpus else ""
     note = f"The nearest passages{of} to some queries; relevant ones are marked ✓."
     return Group(entries[:NUM_SHOWN], entries[NUM_SHOWN:], note=note)
 
 
-def mining(run: RunRecord) -> MiningTable | None:
+def mining(run: RunFiles) -> MiningTable | None:
     """Return the numbers and examples of mining.json, by data set."""
     columns = dict.fromkeys(
         key for numbers in run.mining.values() for key, v in numbers.items() if _is_plain(v)
@@ -115,7 +116,7 @@ def mining(run: RunRecord) -> MiningTable | None:
     rows = [
         MiningRow(
             name,
-            [fact(numbers.get(key)) for key in columns],
+            [format_value(numbers.get(key)) for key in columns],
             [_mined(record) for record in _objects(numbers, "examples")[:NUM_QUERIES]],
         )
         for name, numbers in run.mining.items()
@@ -123,7 +124,7 @@ def mining(run: RunRecord) -> MiningTable | None:
     return MiningTable([key.replace("_", " ") for key in columns], rows) if rows else None
 
 
-def hardest(run: RunRecord) -> Hardest | None:
+def hardest(run: RunFiles) -> Hardest | None:
     """Return the negatives of hard_negatives.jsonl by query: those that may be answers, and the hardest others."""
     if not run.hardest:
         return None
@@ -150,8 +151,8 @@ def _by_query(lines: Sequence[Mapping[str, Any]]) -> list[Example]:
     for line in lines:
         queries.setdefault((str(line.get("data_set")), str(line.get("query"))), []).append(line)
     entries = []
-    for (data_set, query), found in list(queries.items())[:NUM_QUERIES]:
-        first = found[0]
+    for (data_set, query), of_query in list(queries.items())[:NUM_QUERIES]:
+        first = of_query[0]
         positive = Text("", cut(first.get("positive")), first.get("positive_score"), relevant=True)
         positive = replace(positive, moved=_mined_at(first.get("mined_positive_score")))
         negatives = [
@@ -161,7 +162,7 @@ def _by_query(lines: Sequence[Mapping[str, Any]]) -> list[Example]:
                 line.get("negative_score"),
                 moved=_mined_at(line.get("mined_negative_score")),
             )
-            for line in found[:NUM_NEGATIVES]
+            for line in of_query[:NUM_NEGATIVES]
         ]
         sides = [Side("Positive", [positive]), Side("Negatives, with their ranks when mined", negatives)]
         entries.append(Example(cut(query), sides, data_set))
@@ -196,16 +197,16 @@ def _where(
 ) -> str:
     """Say at which rank the first relevant passage stood and stands, and what it is if it is not in sight."""
 
-    def place(neighbours: Sequence[dict[str, Any]]) -> tuple[int | None, str]:
+    def describe_rank(neighbours: Sequence[dict[str, Any]]) -> tuple[int | None, str]:
         rank = next((rank for rank, each in enumerate(neighbours, 1) if each.get("relevant")), None)
         return rank, f"at rank {rank}" if rank else f"not among the first {len(neighbours)}"
 
-    rank, now = place(after)
-    said = f"First relevant passage: {f'{place(before)[1]} before, {now} after' if before else now}."
+    rank, now = describe_rank(after)
+    text = f"First relevant passage: {f'{describe_rank(before)[1]} before, {now} after' if before else now}."
     relevant = record.get("relevant")
     if (rank is None or rank > NUM_NEIGHBOURS) and isinstance(relevant, list) and relevant:
-        said += f" Sought: {cut(relevant[0])}"
-    return said
+        text += f" Sought: {cut(relevant[0])}"
+    return text
 
 
 def _mined(record: Mapping[str, Any]) -> Example:
@@ -230,5 +231,5 @@ def _is_plain(value: Any) -> bool:
 
 def _objects(owner: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """The objects in a list of a JSON file; empty where there is no such list."""
-    found = owner.get(key)
-    return [record for record in found if isinstance(record, dict)] if isinstance(found, list) else []
+    value = owner.get(key)
+    return [record for record in value if isinstance(record, dict)] if isinstance(value, list) else []

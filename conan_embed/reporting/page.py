@@ -18,8 +18,8 @@ from markupsafe import Markup, escape
 import conan_embed
 from conan_embed.errors import UserError
 from conan_embed.files import write_text
-from conan_embed.reporting import filters, neighbours, panels, sentences, tables
-from conan_embed.reporting.runs import RunRecord, read_runs
+from conan_embed.reporting import filters, neighbours, panels, scores, sentences, tables
+from conan_embed.reporting.runs import RunFiles, read_runs
 
 SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "results": "Results",
@@ -33,7 +33,7 @@ SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "hardest": "Hardest negatives",
     "mining": "Mining",
     "filters": "Data filter",
-    "facts": "Run facts",
+    "details": "Run details",
 }
 
 
@@ -71,11 +71,11 @@ def report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return output
 
 
-def render(runs: Sequence[RunRecord]) -> str:
+def render(runs: Sequence[RunFiles]) -> str:
     """Return the page of these runs as HTML."""
     several = len(runs) > 1
     sections: dict[str, Any] = {
-        "results": tables.results(runs),
+        "results": scores.results(runs),
         "examples": neighbours.examples(runs),
         "evaluation": panels.evaluation(runs),
         "scores": panels.scores(runs),
@@ -86,7 +86,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         "hardest": None if several else neighbours.hardest(runs[0]),
         "mining": None if several else neighbours.mining(runs[0]),
         "filters": filters.behind_runs(runs),
-        "facts": tables.facts(runs),
+        "details": tables.details(runs),
     }
     return template("page.html").render(
         sections,
@@ -98,7 +98,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         run_legend=panels.run_legend(runs),
         tiles=[] if several else tables.tiles(runs[0]),
         overview=tables.overview(runs) if several else [],
-        widths=tables.widths(runs),
+        widths=scores.widths(runs),
     )
 
 

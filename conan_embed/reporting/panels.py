@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from conan_embed.reporting import canvas, figures, sentences
-from conan_embed.reporting.runs import RunRecord
-from conan_embed.reporting.tables import union
+from conan_embed.reporting.runs import RunFiles
+from conan_embed.reporting.scores import union
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Figures:
     summaries: Sequence[tuple[str, str]] = ()
 
 
-def run_legend(runs: Sequence[RunRecord]) -> list[Entry]:
+def run_legend(runs: Sequence[RunFiles]) -> list[Entry]:
     """Return the legend of the runs, each with its colour."""
     return [Entry(run.name, number % canvas.NUM_SERIES) for number, run in enumerate(runs)]
 
 
-def evaluation(runs: Sequence[RunRecord]) -> list[Drawing]:
+def evaluation(runs: Sequence[RunFiles]) -> list[Drawing]:
     """Return a small figure of each task that was evaluated more than once."""
     drawings = []
     tasks = sentences.by_kind(union(each for run in runs for each in run.evaluations))
@@ -58,7 +58,7 @@ def evaluation(runs: Sequence[RunRecord]) -> list[Drawing]:
     return drawings
 
 
-def scores(runs: Sequence[RunRecord]) -> Figures | None:
+def scores(runs: Sequence[RunFiles]) -> Figures | None:
     """Return figure 2 of the paper."""
     if not (svg := figures.scores(runs, canvas.WIDE)):
         return None
@@ -75,7 +75,7 @@ def scores(runs: Sequence[RunRecord]) -> Figures | None:
     return Figures([Drawing("Mean cosine", svg, figures.scores(runs, canvas.NARROW), legend)], note)
 
 
-def negatives(runs: Sequence[RunRecord]) -> Figures | None:
+def negatives(runs: Sequence[RunFiles]) -> Figures | None:
     """Return what the checks of the hard negatives recorded."""
     single = len(runs) == 1
     means = _pair("S₀, when chosen", "S, now", single)
@@ -94,14 +94,14 @@ def negatives(runs: Sequence[RunRecord]) -> Figures | None:
     return Figures(drawings, summaries=[pair for pair in summaries if pair[1]]) if drawings else None
 
 
-def losses(runs: Sequence[RunRecord]) -> list[Drawing]:
+def losses(runs: Sequence[RunFiles]) -> list[Drawing]:
     """Return the total loss and that of each task."""
     parts = sorted({key for run in runs for key in run.metrics.columns if key.startswith("loss/")})
     names = {"loss": "Total"} | {key: sentences.kind_name(key.removeprefix("loss/")) for key in parts}
     return _drawn(*(Drawing(name, figures.loss(runs, key)) for key, name in names.items()))
 
 
-def mixing(runs: Sequence[RunRecord]) -> Figures | None:
+def mixing(runs: Sequence[RunFiles]) -> Figures | None:
     """Return figure 4 of the paper, where runs that mix their tasks differently are compared."""
     ways = [None if run.recipe is None else run.recipe.step.mixing for run in runs]
     if not {"joint", "sequential"} <= set(ways):
@@ -116,7 +116,7 @@ def mixing(runs: Sequence[RunRecord]) -> Figures | None:
     return Figures(drawings, legend=legend) if drawings else None
 
 
-def speed(runs: Sequence[RunRecord]) -> Figures | None:
+def speed(runs: Sequence[RunFiles]) -> Figures | None:
     """Return throughput, learning rate and gradient norm."""
     drawings = _drawn(
         Drawing("Real tokens a second", figures.throughput(runs)),

@@ -56,14 +56,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunFiles:
     """One run directory; absent files are empty values."""
 
     path: Path
     name: str
     recipe: Recipe | None = None
     recipe_text: str = ""  # of recipe.yaml as it stands
-    facts: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
     metrics: pl.DataFrame = field(default_factory=pl.DataFrame)  # one row a step
     checks: pl.DataFrame = field(default_factory=pl.DataFrame)  # one row a check of the negatives
     evaluations: tuple[Evaluation, ...] = ()
@@ -117,7 +117,7 @@ class RunRecord:
     @property
     def rows(self) -> dict[str, int]:
         """Rows of each data set, by name."""
-        return {data["name"]: data["rows"] for data in self.facts.get("datasets", [])}
+        return {data["name"]: data["rows"] for data in self.record.get("datasets", [])}
 
 
 def known(frame: pl.DataFrame, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -129,7 +129,7 @@ def known(frame: pl.DataFrame, key: str) -> tuple[NDArray[np.float64], NDArray[n
     return rows["step"].to_numpy(), rows["value"].to_numpy()
 
 
-def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
+def read_runs(paths: Sequence[Path]) -> list[RunFiles]:
     """Read run directories, named by their folders (by as many parents as tell them apart).
 
     Raises:
@@ -150,19 +150,19 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     return [_read_run(path, "/".join(path.parts[-depth:])) for path in paths]
 
 
-def _read_run(path: Path, name: str) -> RunRecord:
-    facts = _json(path / "run.json")
+def _read_run(path: Path, name: str) -> RunFiles:
+    record = _json(path / "run.json")
     mining = _json(path / "mining" / "mining.json").get("datasets")
-    return RunRecord(
+    return RunFiles(
         path=path,
         name=name,
         recipe=_recipe(path / "recipe.yaml"),
         recipe_text=_text(path / "recipe.yaml"),
-        facts=facts,
+        record=record,
         metrics=_table(path / "metrics.jsonl"),
         checks=_table(path / "negatives.jsonl"),
         evaluations=tuple(
-            _evaluation(line, facts.get("width")) for line in _lines(path / "evaluation.jsonl")
+            _evaluation(line, record.get("width")) for line in _lines(path / "evaluation.jsonl")
         ),
         mining=mining if isinstance(mining, dict) else {},
         examples=_json(path / "examples.json"),
@@ -192,11 +192,11 @@ def _recipe(path: Path) -> Recipe | None:
 
 def _objects(path: Path) -> list[dict[str, Any]]:
     """The whole objects of a JSON-lines file."""
-    found = []
+    records = []
     for line in _text(path).split("\n"):
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return [record for record in found if isinstance(record, dict)]
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What the report says in words (the gain, the recipe, the negatives, the speed), and how it writes numbers.
 
-Every function returns plain text, which the page escapes. A clause whose facts were not recorded is left
+Every function returns plain text, which the page escapes. A clause whose numbers were not recorded is left
 out; a sentence that would have no clause is the empty string.
 """
 
@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from conan_embed.reporting.runs import RunRecord, Score, known
+from conan_embed.reporting.runs import RunFiles, Score, known
 
 KIND_NAMES = {
     "retrieval": "Retrieval",
@@ -69,13 +69,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} minutes" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def counted(count: float, noun: str) -> str:
+def plural(count: float, noun: str) -> str:
     """Return "1 step", "2,000 queries"."""
     plural = noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
     return f"{count:,.0f} {noun if count == 1 else plural}"
 
 
-def listed(items: Iterable[str]) -> str:
+def comma_list(items: Iterable[str]) -> str:
     """Return "a", "a and b", "a, b and c"."""
     items = list(items)
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
@@ -116,7 +116,7 @@ def mean(scores: Iterable[Score]) -> float:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def headline(run: RunRecord) -> str:
+def headline(run: RunFiles) -> str:
     """Say the gain in one sentence: that of the first kind of task, and of the second if there is one."""
     spent, before, after = _spent(run), run.before, run.after
     common = [key for key in before.scores if key in after.scores] if before and after else []
@@ -129,32 +129,32 @@ def headline(run: RunRecord) -> str:
             figures = f"from {number(start)} to {number(stop)}" if change else f"at {number(stop)}"
             clauses.append(" ".join([group_name(group), *([verb] if verb != last_verb else []), figures]))
             last_verb = verb
-        return listed(clauses) + (f" in {spent}" if spent else "") + "."
+        return comma_list(clauses) + (f" in {spent}" if spent else "") + "."
     if spent:
         return f"Trained for {spent}" + ("." if after else ", without evaluation before and after.")
     return "No step has been taken yet."
 
 
-def _spent(run: RunRecord) -> str:
+def _spent(run: RunFiles) -> str:
     if not run.num_steps:
         return ""
     seconds = run.total("seconds")
-    return counted(run.num_steps, "step") + ("" if math.isnan(seconds) else f" / {duration(seconds)}")
+    return plural(run.num_steps, "step") + ("" if math.isnan(seconds) else f" / {duration(seconds)}")
 
 
-def recipe(run: RunRecord) -> str:
+def recipe(run: RunFiles) -> str:
     """Say what was trained on what, what a step holds, what the loss is and what becomes of the negatives."""
     if run.recipe is None:
         return ""
     return " ".join(part(run) for part in (_start, _step, _loss, _replacement)).strip()
 
 
-def _start(run: RunRecord) -> str:
+def _start(run: RunFiles) -> str:
     assert run.recipe is not None
     model, data = run.recipe.model, run.recipe.data
     traits = [f"{model.pooling} pooling"] if model.pooling else []
     traits += [f"dense layer to {model.dense_width}"] if model.dense_width else []
-    traits += [f"widths {listed(map(str, model.widths))}"] if model.widths else []
+    traits += [f"widths {comma_list(map(str, model.widths))}"] if model.widths else []
     traits += [f"texts of up to {model.max_length} tokens"] if model.max_length else []
     base = Path(model.base).name if Path(model.base).is_absolute() else model.base
     base += f" ({'; '.join(traits)})" if traits else ""
@@ -166,25 +166,25 @@ def _start(run: RunRecord) -> str:
     named = [
         f"{task} ({', '.join(_sized(name, run) for name in names)})" for task, names in tasks.items() if names
     ]
-    return f"Started from {base} and trained on {listed(named)}."
+    return f"Started from {base} and trained on {comma_list(named)}."
 
 
-def _step(run: RunRecord) -> str:
+def _step(run: RunFiles) -> str:
     assert run.recipe is not None
     step = run.recipe.step
-    against = [counted(step.num_negatives, "hard negative")] if step.num_negatives else []
+    against = [plural(step.num_negatives, "hard negative")] if step.num_negatives else []
     against += {
         "step": ["all candidates of the step"],
         "dataset": ["all candidates from its data set"],
         "none": [],
     }[step.in_batch]
-    queries = counted(step.queries, "query") + (f", each against {listed(against)}" if against else "")
+    queries = plural(step.queries, "query") + (f", each against {comma_list(against)}" if against else "")
     parts = [queries] if step.queries else []
-    parts += [counted(step.sts_pairs, "STS pair")] if step.sts_pairs else []
+    parts += [plural(step.sts_pairs, "STS pair")] if step.sts_pairs else []
     return f"A step holds {', or '.join(parts) if step.mixing == 'sequential' else ', and '.join(parts)}."
 
 
-def _loss(run: RunRecord) -> str:
+def _loss(run: RunFiles) -> str:
     assert run.recipe is not None
     step, loss = run.recipe.step, run.recipe.loss
     infonce = f"InfoNCE (τ {loss.temperature:g})"
@@ -194,7 +194,7 @@ def _loss(run: RunRecord) -> str:
     return f"The loss is {infonce} + {loss.beta:g} × {cosent}." if step.queries else f"The loss is {cosent}."
 
 
-def _replacement(run: RunRecord) -> str:
+def _replacement(run: RunFiles) -> str:
     assert run.recipe is not None
     step, rule = run.recipe.step, run.recipe.hard_negatives
     if not step.queries or not step.num_negatives:
@@ -210,17 +210,17 @@ def _replacement(run: RunRecord) -> str:
     return f"Hard negatives are checked every {rule.interval} steps; where {condition}, {new}."
 
 
-def _sized(name: str, run: RunRecord) -> str:
+def _sized(name: str, run: RunFiles) -> str:
     return f"{name} {run.rows[name]:,}" if name in run.rows else name
 
 
-def negatives(run: RunRecord) -> str:
+def negatives(run: RunFiles) -> str:
     """Say what the checks of the hard negatives did and what they cost."""
     replaced_N = known(run.checks, "replaced")[1]
     if not len(replaced_N):
         return ""
-    queries = counted(replaced_N.sum(), "query") if replaced_N.any() else "no query"
-    text = f"{counted(len(replaced_N), 'check')} replaced the negatives of {queries} in total"
+    queries = plural(replaced_N.sum(), "query") if replaced_N.any() else "no query"
+    text = f"{plural(len(replaced_N), 'check')} replaced the negatives of {queries} in total"
     if replaced_N.any() and (observed := run.last_check("observed")):
         text += f", the last one those of {replaced_N[-1] / observed:.0%} of the {observed:,.0f} observed"
     text += "."
@@ -236,13 +236,13 @@ def negatives(run: RunRecord) -> str:
     return text
 
 
-def speed(run: RunRecord) -> str:
+def speed(run: RunFiles) -> str:
     """Say how fast the run was, against the measured floor of its device if run.json has it."""
     rate, seconds = run.median("tokens_per_second"), run.median("seconds")
     if math.isnan(rate):
         return ""
     text = f"The median step processed {short(rate)} real (non-padding) tokens per second"
-    if floor := run.facts.get("matmul_peak_tokens_per_second"):
+    if floor := run.record.get("matmul_peak_tokens_per_second"):
         text += f", {rate / floor:.0%} of the {short(floor)} that its bf16 matrix products alone would allow"
     return text + ("." if math.isnan(seconds) else f", and took {duration(seconds)}.")
 
@@ -250,7 +250,7 @@ def speed(run: RunRecord) -> str:
 # --- several runs -------------------------------------------------------------------------------
 
 
-def comparison(runs: Sequence[RunRecord]) -> str:
+def comparison(runs: Sequence[RunFiles]) -> str:
     """Say which run ended highest, on the mean of the tasks that all of them were evaluated on."""
     ended = [(run.name, run.after.scores) for run in runs if run.after]
     common = [key for key in ended[0][1] if all(key in scores for _, scores in ended)] if ended else []
@@ -259,9 +259,9 @@ def comparison(runs: Sequence[RunRecord]) -> str:
     means = {name: round(mean(scores[key] for key in common), 1) for name, scores in ended}
     what = f"mean of {len(common)} tasks" if len(common) > 1 else group_name([ended[0][1][common[0]]])
     best = max(means.values())
-    first = listed(name for name, value in means.items() if value == best)
+    first = comma_list(name for name, value in means.items() if value == best)
     behind = sorted(((value, name) for name, value in means.items() if value < best), reverse=True)
     if not behind:
         return f"{first} ended level: {what} {number(best)}."
-    against = listed(f"{number(value)} ({name})" for value, name in behind)
+    against = comma_list(f"{number(value)} ({name})" for value, name in behind)
     return f"{first} ended highest: {what} {number(best)}, against {against}."

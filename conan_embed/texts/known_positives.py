@@ -34,10 +34,10 @@ class KnownPositives:
     def contains(self, row_X: np.ndarray, text_X: np.ndarray) -> np.ndarray:
         """Return bool [X]: is that text a known positive of that query, or the query itself?"""
         content_X = self.content[text_X]
-        place, list_of_place = self._lists_of(row_X)
-        in_list = np.isin(list_of_place * self._span + content_X[place], self._list_contents)
+        pair, list_of_pair = self._lists_of(row_X)
+        in_list = np.isin(list_of_pair * self._span + content_X[pair], self._list_contents)
         known = content_X == self.content[self.query_Q[row_X]]
-        known[place[in_list]] = True
+        known[pair[in_list]] = True
         return known
 
     def pairs(self, rows: np.ndarray, candidate_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ class KnownPositives:
             candidate_C: text ids.
 
         Returns:
-            int64 [X] places in `rows`, and int64 [X] places in `candidate_C`; in no particular order, a pair may occur
+            int64 [X] positions in `rows`, and int64 [X] positions in `candidate_C`; in no particular order, a pair may occur
             twice.
         """
         content_C = self.content[candidate_C]
@@ -56,8 +56,8 @@ class KnownPositives:
         # A list is looked up once, however many of the queries share it: a class has thousands of texts.
         row_of_list, list_of_row = self._lists_of(rows)
         lists, list_of_row = np.unique(list_of_row, return_inverse=True)
-        place, values = self.positives.rows(lists)
-        listed, listed_column = _equal_pairs(place, self.content[values], content_C[order])
+        position, values = self.positives.rows(lists)
+        listed, listed_column = _equal_pairs(position, self.content[values], content_C[order])
         rows_by_list = Ragged.of_lengths(
             row_of_list[np.argsort(list_of_row, kind="stable")],
             np.bincount(list_of_row, minlength=len(lists)),
@@ -97,7 +97,7 @@ class KnownPositives:
 
 
 def _equal_pairs(label: np.ndarray, value: np.ndarray, ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (label, place in `ordered`) for every place that equals a value."""
+    """Return (label, position in `ordered`) for every position that equals a value."""
     first, last = (np.searchsorted(ordered, value, side=side) for side in ("left", "right"))
     counts = last - first
     return np.repeat(label, counts), expand_ranges(first, counts)

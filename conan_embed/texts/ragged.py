@@ -63,7 +63,7 @@ class Ragged:
         return cls.of_lengths(values, lengths)
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return for the lists `rows`, end to end: the place in `rows` that each value belongs to, and the values."""
+        """Return for the lists `rows`, end to end: the position in `rows` of the list that each value belongs to, and the values."""
         lengths = self.lengths[rows]
-        place = np.repeat(np.arange(len(rows)), lengths)
-        return place, self.values[expand_ranges(self.offsets[rows], lengths)]
+        position = np.repeat(np.arange(len(rows)), lengths)
+        return position, self.values[expand_ranges(self.offsets[rows], lengths)]

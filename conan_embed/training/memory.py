@@ -79,7 +79,7 @@ def measure_fitting_tokens(model: EmbeddingModel, precision: str) -> int:
         per_token = _peak_per_token(model, precision)
         free, _ = torch.cuda.mem_get_info(model.device)
     else:
-        per_token = kept_per_token(model, precision)
+        per_token = activation_bytes_per_token(model, precision)
         free = free_main_memory() // collectives.node_size()
     room = _USED * free - 3 * held
     return min(collectives.all_gather_object(max(0, int(room / per_token))))
@@ -103,8 +103,8 @@ def _peak_per_token(model: EmbeddingModel, precision: str) -> float:
     return per_token
 
 
-def kept_per_token(model: EmbeddingModel, precision: str) -> float:
-    """Return the bytes a token that a forward pass keeps for its backward pass, in training mode, on any device.
+def activation_bytes_per_token(model: EmbeddingModel, precision: str) -> float:
+    """Return the bytes per token that a forward pass saves for its backward pass, in training mode, on any device.
 
     The difference between two numbers of texts: what is kept once (weights, and their casts) does not count.
     """
@@ -113,23 +113,23 @@ def kept_per_token(model: EmbeddingModel, precision: str) -> float:
     was_training = model.training
     model.train()
     with torch.random.fork_rng(devices=[]):  # dropout draws
-        fewer, more = (_kept_bytes(model, precision, texts, length) for texts in (most // 2, most))
+        fewer, more = (_saved_bytes(model, precision, texts, length) for texts in (most // 2, most))
     model.train(was_training)
     return (more - fewer) / ((most - most // 2) * length)
 
 
-def _kept_bytes(model: EmbeddingModel, precision: str, texts: int, length: int) -> int:
-    kept: dict[int, int] = {}  # by address: several tensors may be views of one storage
+def _saved_bytes(model: EmbeddingModel, precision: str, texts: int, length: int) -> int:
+    storages: dict[int, int] = {}  # by address: several tensors may be views of one storage
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         embeddings = _probe(model, precision, texts, length)
     del embeddings  # until here nothing was freed, so no address was used twice
-    return sum(kept.values())
+    return sum(storages.values())
 
 
 def free_main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:

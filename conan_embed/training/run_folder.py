@@ -80,8 +80,8 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest checkpoint that the main process sees; all processes must call it."""
-        found = checkpoints(self.checkpoints)
-        newest: Path | None = collectives.broadcast_object(found[-1] if found else None)
+        finished = checkpoints(self.checkpoints)
+        newest: Path | None = collectives.broadcast_object(finished[-1] if finished else None)
         return newest
 
     def is_finished(self) -> bool:

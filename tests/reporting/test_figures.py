@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from conan_embed.reporting import figures
 from conan_embed.reporting.canvas import NARROW, WIDE
 from conan_embed.reporting.lines import Curve, smoothed, thinned
-from conan_embed.reporting.runs import Evaluation, RunRecord, Score, read_runs
+from conan_embed.reporting.runs import Evaluation, RunFiles, Score, read_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def _run(metrics=(), checks=(), evaluations=()) -> RunRecord:
-    return RunRecord(
+def _run(metrics=(), checks=(), evaluations=()) -> RunFiles:
+    return RunFiles(
         path=Path(),
         name="run",
         metrics=pl.DataFrame(list(metrics)),

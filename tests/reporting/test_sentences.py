@@ -7,7 +7,7 @@ import pytest
 
 from conan_embed.recipes.schema import Recipe
 from conan_embed.reporting import sentences
-from conan_embed.reporting.runs import Evaluation, RunRecord, Score
+from conan_embed.reporting.runs import Evaluation, RunFiles, Score
 
 DATA: dict[str, Any] = {
     "retrieval": [{"name": "drcd", "path": "a"}],
@@ -22,9 +22,9 @@ def _evaluation(step: int, **values: float) -> Evaluation:
     return Evaluation(step, {score.key: score for score in scores}, sum(values.values()) / len(values))
 
 
-def _run(*evaluations: Evaluation, steps: int = 400, name: str = "run", **fields: Any) -> RunRecord:
+def _run(*evaluations: Evaluation, steps: int = 400, name: str = "run", **fields: Any) -> RunFiles:
     metrics = pl.DataFrame([{"step": s, "seconds": 1.8} for s in range(1, steps + 1)])
-    return RunRecord(path=Path(), name=name, metrics=metrics, evaluations=evaluations, **fields)
+    return RunFiles(path=Path(), name=name, metrics=metrics, evaluations=evaluations, **fields)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_headline_of_a_run_that_was_not_evaluated_or_not_begun():
         sentences.headline(_run())
         == "Trained for 400 steps / 12 minutes, without evaluation before and after."
     )
-    assert sentences.headline(RunRecord(path=Path(), name="run")) == "No step has been taken yet."
+    assert sentences.headline(RunFiles(path=Path(), name="run")) == "No step has been taken yet."
 
 
 def test_the_comparison_names_the_best_on_the_tasks_that_all_have():
@@ -74,7 +74,7 @@ def test_the_comparison_names_the_best_on_the_tasks_that_all_have():
 
 def _recipe(**sections: Any) -> str:
     recipe = Recipe.model_validate({"model": {"base": "org/model"}, "data": DATA} | sections)
-    return sentences.recipe(_run(recipe=recipe, facts={"datasets": [{"name": "drcd", "rows": 3524}]}))
+    return sentences.recipe(_run(recipe=recipe, record={"datasets": [{"name": "drcd", "rows": 3524}]}))
 
 
 def test_the_recipe_is_a_sentence():
@@ -152,12 +152,12 @@ def test_the_negatives_are_summed_up_over_the_checks():
 
 def test_the_speed_is_set_against_the_floor_where_that_was_measured():
     metrics = pl.DataFrame([{"step": s, "seconds": 2.0, "tokens_per_second": 7_700.0 + s} for s in (0, 1, 2)])
-    run = RunRecord(path=Path(), name="run", metrics=metrics)
+    run = RunFiles(path=Path(), name="run", metrics=metrics)
     assert sentences.speed(run) == (
         "The median step processed 7,700 real (non-padding) tokens per second, and took 2 seconds."
     )
-    run = RunRecord(
-        path=Path(), name="run", metrics=metrics, facts={"matmul_peak_tokens_per_second": 35_000.0}
+    run = RunFiles(
+        path=Path(), name="run", metrics=metrics, record={"matmul_peak_tokens_per_second": 35_000.0}
     )
     assert "22% of the 35,000 that its bf16 matrix products alone would allow" in sentences.speed(run)
 

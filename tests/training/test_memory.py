@@ -12,7 +12,12 @@ from conan_embed.encoder.encode import autocast
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.training import memory
-from conan_embed.training.memory import Memory, free_main_memory, kept_per_token, measure_fitting_tokens
+from conan_embed.training.memory import (
+    Memory,
+    activation_bytes_per_token,
+    free_main_memory,
+    measure_fitting_tokens,
+)
 from conan_embed.training.step import make_ready
 from tests.stories.test_world import CHUNKED, DEFAULT, JOINT, Run
 from tests.tiny_models import FAMILIES, make_tiny_model
@@ -36,13 +41,13 @@ def allocated_per_token(model, precision, few, many):
 def test_kept_bytes_are_those_of_the_allocator(family, precision):
     model = make_tiny_model(family, pooling="mean").train()
     expected = allocated_per_token(model, precision, 8, 24)
-    assert kept_per_token(model, precision) == pytest.approx(expected, rel=0.1)
+    assert activation_bytes_per_token(model, precision) == pytest.approx(expected, rel=0.1)
 
 
 def test_the_probe_leaves_the_random_numbers_and_the_mode_alone():
     model = make_tiny_model("bert").eval()
     before = torch.get_rng_state()
-    kept_per_token(model, "float32")
+    activation_bytes_per_token(model, "float32")
     assert torch.equal(torch.get_rng_state(), before)
     assert not model.training and all(parameter.grad is None for parameter in model.parameters())
 
@@ -50,7 +55,7 @@ def test_the_probe_leaves_the_random_numbers_and_the_mode_alone():
 def test_tokens_that_fit(monkeypatch):
     model = make_tiny_model("bert")
     held = 4 * sum(parameter.numel() for parameter in model.parameters())
-    monkeypatch.setattr(memory, "kept_per_token", lambda *_: 1000.0)
+    monkeypatch.setattr(memory, "activation_bytes_per_token", lambda *_: 1000.0)
     monkeypatch.setattr(memory, "free_main_memory", lambda: 5_000_000 * 1000 + 5 * held)
     assert measure_fitting_tokens(model, "float32") == pytest.approx(4_000_000 + held / 1000, abs=1)
     monkeypatch.setattr(collectives, "node_size", lambda: 2)
