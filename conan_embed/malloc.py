@@ -3,10 +3,11 @@
 Left alone, glibc maps every buffer of more than 32 MB anew and gives it back at once, and lets go of the top of its
 heap as soon as that is free; the kernel then fills each page with zeros again. Encoding makes and frees buffers of the
 same few sizes for every chunk, so this costs it processor time (benchmarks/encode_speed.py measures how much), which
-`keep_buffers` spares it. Training steps have buffers of ever new sizes, of which the heap keeps the pieces, so there the
+`keep_buffers` saves. Training steps have buffers of ever new sizes, of which the heap keeps the pieces; there the
 opposite helps: `trim` returns them (benchmarks/memory_over_steps.py).
 
-Both do nothing where the C library is not glibc, and `keep_buffers` nothing where the environment says how it should behave.
+Both do nothing where the C library is not glibc, and `keep_buffers` does nothing where the environment sets malloc's
+parameters.
 """
 
 import contextlib

@@ -63,7 +63,7 @@ class Ragged:
         return cls.of_lengths(values, lengths)
 
     def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return for the lists `rows`, end to end: the position in `rows` of the list that each value belongs to, and the values."""
+        """Return the values of the lists `rows`, end to end, after the position in `rows` that each belongs to."""
         lengths = self.lengths[rows]
         position = np.repeat(np.arange(len(rows)), lengths)
         return position, self.values[expand_ranges(self.offsets[rows], lengths)]
