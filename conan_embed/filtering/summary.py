@@ -3,7 +3,7 @@
 summarise.py adds it up; `conan_embed.reporting` draws it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ class Summary:
     funnel: Funnel
     sources: dict[str, SourceCounts]
     reasons: list[Reason]
-    bad_rows: list[BadRows]
+    bad_rows: list[BadRows] = field(default_factory=list)
     duplicates: Comparisons | None = None
     scores: Scores | None = None
 

@@ -48,7 +48,7 @@ class KnownPositives:
             candidate_C: text ids.
 
         Returns:
-            int64 [X] positions in `rows`, and int64 [X] in `candidate_C`; in no particular order, a pair may occur twice.
+            int64 [X] positions in `rows`, and int64 [X] in `candidate_C`; in no order, and a pair may occur twice.
         """
         content_C = self.content[candidate_C]
         order = np.argsort(content_C, kind="stable")
