@@ -30,9 +30,9 @@ from result_file import options, write_result
 from conan_embed.ablation.arms import Arm, folder_of
 from conan_embed.ablation.comparison import Comparison, compare
 from conan_embed.ablation.run import run_arms
-from conan_embed.ablation.statistics import LEVEL
 from conan_embed.ablation.tables import score_lines, task_lines
 from conan_embed.errors import UserError
+from conan_embed.evaluation.statistics import LEVEL
 from conan_embed.files import atomic_write, write_text
 from conan_embed.filtering.pipeline import filter_pairs
 from conan_embed.filtering.recipe import FilterRecipe

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.job import ArmResult
-from conan_embed.ablation.statistics import LEVEL, Estimate, averages, paired_differences
+from conan_embed.evaluation.statistics import LEVEL, Estimate, averages, paired_differences
 
 Results = Sequence[Sequence[ArmResult]]  # [arm][seed], as `run_arms` returns them
 Floats = NDArray[np.float64]

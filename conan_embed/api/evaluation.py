@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
 
-from conan_embed.ablation.statistics import paired_differences
 from conan_embed.api.model import load_model
 from conan_embed.api.pairs import Frame, Pairs, read_passages
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.errors import UserError
+from conan_embed.evaluation.differences import score_differences
 from conan_embed.evaluation.local import evaluate as evaluate_folder
-from conan_embed.evaluation.results import EvaluationResult, TaskResult
+from conan_embed.evaluation.results import EvaluationResult
 
 
 def evaluate(
@@ -78,34 +76,14 @@ def compare_scores(before: EvaluationResult, after: EvaluationResult) -> pl.Data
         >>> ce.compare_scores(scores, scores).select("task", "difference", "low", "high").row(0)
         ('retrieval/faq', 0.0, 0.0, 0.0)
     """
-    if [*before] != [*after]:
-        raise UserError(f"compare_scores: found the tasks {', '.join(before)}; expected {', '.join(after)}.")
-    return pl.DataFrame([_difference(task, before[task], after[task]) for task in after], schema=_DIFFERENCE)
+    rows = [asdict(row) for row in score_differences(before, after)]
+    return pl.DataFrame(rows, schema=_DIFFERENCE)
 
 
 _DIFFERENCE = {
     **{"task": pl.String, "metric": pl.String, "before": pl.Float64, "after": pl.Float64},
     **{"difference": pl.Float64, "low": pl.Float64, "high": pl.Float64},
 }
-
-
-def _difference(task: str, before: TaskResult, after: TaskResult) -> dict[str, Any]:
-    both = {"task": task, "metric": after.metric, "before": before.main, "after": after.main}
-    difference = {"difference": after.main - before.main, "low": None, "high": None}
-    if before.items is None or after.items is None:
-        return both | difference
-    if len(before.items) != len(after.items):
-        raise UserError(
-            f"compare_scores: {task}: found {len(before.items)} items before and {len(after.items)} after; "
-            "expected evaluations on the same set."
-        )
-    items_AI = np.array([before.items, after.items])
-    # Items are rounded: their means are brought to the scores exactly.
-    items_ASI = (items_AI + np.array([[before.main], [after.main]]) - items_AI.mean(axis=1, keepdims=True))[
-        :, None
-    ]
-    estimate = paired_differences({task: items_ASI}, against=0)[task][1]
-    return both | difference | {"low": estimate.low, "high": estimate.high}
 
 
 def _write_retrieval_set(

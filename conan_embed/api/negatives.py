@@ -15,15 +15,13 @@ from conan_embed.api.pairs import CACHE, Frame, Pairs, read_pairs, read_passages
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.negatives import mining
 from conan_embed.negatives.embedding import embed_with
-from conan_embed.negatives.false_negatives import MARGIN
+from conan_embed.negatives.false_negatives import MARGIN, best_of_pairs, first_positives
 from conan_embed.negatives.rankings import NONE, Ranking, save_ranking
 from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.sections import Mining
 from conan_embed.recipes.validation import validate
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, load_tasks
-
-_MAX_POSITIVES = 20  # of a query that are compared
 
 
 @dataclass(frozen=True, repr=False)
@@ -205,12 +203,11 @@ def find_false_negatives(
     row_P, rank_P = _likeliest(mined.ranking, ranks, limit)
     store, data = mined.store, mined.dataset
     query_P, negative_P = data.query_Q[row_P], mined.ranking.ids_QK[row_P, rank_P]
-    pair_X, positive_X = _positives(data, store, row_P)
+    pair_X, positive_X = first_positives(data, store, row_P)
     query_PD = _embed(model, store, "query", query_P)
     negative_score_P = (query_PD * _embed(model, store, "passage", negative_P)).sum(axis=1)
     score_X = (query_PD[pair_X] * _embed(model, store, "passage", positive_X)).sum(axis=1)
-    order_X = np.lexsort((score_X, pair_X))
-    best_P = order_X[np.searchsorted(pair_X[order_X], np.arange(len(row_P)), side="right") - 1]
+    best_P = best_of_pairs(pair_X, score_X, len(row_P))
     frame = pl.DataFrame(
         {
             "query": texts_of(store, query_P),
@@ -237,15 +234,6 @@ def _likeliest(ranking: Ranking, ranks: int, limit: int) -> tuple[np.ndarray, np
     nearness_X = ranking.scores_QK[row_X, rank_X] - ranking.positive_Q[row_X]
     chosen = np.sort(np.argsort(-nearness_X, kind="stable")[:limit])
     return row_X[chosen], rank_X[chosen]
-
-
-def _positives(data: RetrievalDataset, store: TextStore, row_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first positives of each pair's query other than the query itself: pair and text id, int64 [X]."""
-    pair_X, positive_X = data.positives.rows(data.list_Q[row_P])
-    other = store.content[positive_X] != store.content[data.query_Q[row_P[pair_X]]]
-    pair_X, positive_X = pair_X[other], positive_X[other]
-    few = np.arange(len(pair_X)) - np.searchsorted(pair_X, pair_X) < _MAX_POSITIVES
-    return pair_X[few], positive_X[few]
 
 
 def _embed(model: EmbeddingModel, store: TextStore, role: str, ids_X: np.ndarray) -> np.ndarray:

@@ -1,13 +1,12 @@
 """The hardest negatives of a run with their scores, and those among them that a person should label.
 
-At its end, `train` writes them into `hard_negatives.jsonl`, for the report; `conan-embed false-negatives RUN` checks
-more pairs of a finished run, and writes the suspect ones for a person to label (run.py). Both embed only the texts of
-the likeliest pairs (used_pairs.py).
+At its end, `train` writes them into `hard_negatives.jsonl`, for the report; `conan-embed false-negatives RUN`
+(training/false_negatives.py) checks more pairs of a finished run, and writes the suspect ones for a person to label.
+Both embed only the texts of the likeliest pairs (used_pairs.py).
 
 Shapes: P pairs of a query and a negative, X pairs of a query and a positive, D width.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from conan_embed.files import write_text
 from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.rankings import load_ranking
 from conan_embed.negatives.table import NegativeTable
@@ -25,7 +23,7 @@ from conan_embed.texts.tasks import RetrievalDataset
 
 # A cosine; at a temperature of 0.02 such a negative weighs 8 % of the positive, exp(-0.05 / 0.02).
 MARGIN = 0.05
-_POSITIVES = 20  # of a query that are compared; where a class is the positive, there are thousands
+_MAX_POSITIVES = 20  # of a query that are compared; where a class is the positive, there are thousands
 
 
 @dataclass(frozen=True)
@@ -110,15 +108,13 @@ def _score(
 ) -> list[HardNegative]:
     """Embed the texts of these pairs, and put each negative beside the best positive of its query."""
     query_P = data.query_Q[pairs.row_P]
-    pair_X, positive_X = _positives(data, store, pairs)
+    pair_X, positive_X = first_positives(data, store, pairs.row_P)
     texts, inverse = np.unique(np.concatenate([query_P, pairs.negative_P, positive_X]), return_inverse=True)
     vectors = embed(texts, f"{data.name}: hard negatives").cpu().numpy()[inverse]
     query_PD, negative_PD, positive_XD = np.split(vectors, [len(pairs), 2 * len(pairs)])
     negative_score_P = (query_PD * negative_PD).sum(axis=1)
     score_X = (query_PD[pair_X] * positive_XD).sum(axis=1)
-    # The best positive of each pair: the last of its stretch once sorted by score within it.
-    order = np.lexsort((score_X, pair_X))
-    best_P = order[np.searchsorted(pair_X[order], np.arange(len(pairs)), side="right") - 1]
+    best_P = best_of_pairs(pair_X, score_X, len(pairs))
     hardest = []
     for p in range(len(pairs)):
         positive, negative = round(float(score_X[best_P[p]]), 4), round(float(negative_score_P[p]), 4)
@@ -141,13 +137,24 @@ def _score(
     return hardest
 
 
-def _positives(data: RetrievalDataset, store: TextStore, pairs: UsedPairs) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs' positives, int64 [X], after the place of each one's pair."""
-    pair_X, positive_X = data.positives.rows(data.list_Q[pairs.row_P])
-    # A text of a class is in its own list of positives, and nearest to itself.
-    keep = store.content[positive_X] != store.content[data.query_Q[pairs.row_P][pair_X]]
-    keep &= np.arange(len(pair_X)) - np.searchsorted(pair_X, pair_X) <= _POSITIVES
-    return pair_X[keep], positive_X[keep]
+def first_positives(
+    data: RetrievalDataset, store: TextStore, row_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positives that the queries `row_P` are compared with: int64 [X] pair, int64 [X] text id.
+
+    (A text of a class is in its own list of positives, and nearest to itself: it is left out.)
+    """
+    pair_X, positive_X = data.positives.rows(data.list_Q[row_P])
+    other_X = store.content[positive_X] != store.content[data.query_Q[row_P][pair_X]]
+    pair_X, positive_X = pair_X[other_X], positive_X[other_X]
+    first_X = np.arange(len(pair_X)) - np.searchsorted(pair_X, pair_X) < _MAX_POSITIVES
+    return pair_X[first_X], positive_X[first_X]
+
+
+def best_of_pairs(pair_X: np.ndarray, score_X: np.ndarray, num_pairs: int) -> np.ndarray:
+    """Return for each pair the position of its highest score, int64 [P]; `pair_X` is in ascending order."""
+    order_X = np.lexsort((score_X, pair_X))
+    return order_X[np.searchsorted(pair_X[order_X], np.arange(num_pairs), side="right") - 1]
 
 
 def _is_near(negative: float | None, positive: float | None, margin: float) -> bool:
@@ -156,8 +163,3 @@ def _is_near(negative: float | None, positive: float | None, margin: float) -> b
 
 def _number(score: float) -> float | None:
     return None if np.isnan(score) else round(float(score), 4)
-
-
-def write_lines(path: Path, pairs: Sequence[HardNegative]) -> None:
-    """Write pairs as JSON lines."""
-    write_text(path, "".join(json.dumps(pair.to_json(), ensure_ascii=False) + "\n" for pair in pairs))

@@ -25,7 +25,7 @@ class UsedPairs:
     """Pairs of a query and a negative that it was trained against.
 
     Attributes:
-        row_P: int64, the query's place in its data set.
+        row_P: int64, the query's position in its data set.
         negative_P: int64, text id of the negative.
         in_use_P: bool, whether it is in use now, or was before it was replaced by the next of its ranking.
         rank_P: int64, its rank (from 0) when the negatives were mined; NONE where it was not mined.
@@ -51,9 +51,9 @@ class UsedPairs:
         """float32, how far the negative lies above the best positive under the model that mined; else nan."""
         return self.mined_P - self.mined_positive_P
 
-    def take(self, places: np.ndarray) -> "UsedPairs":
-        """Return the pairs at these places (or of this mask)."""
-        return UsedPairs(*(getattr(self, field.name)[places] for field in fields(self)))
+    def take(self, chosen: np.ndarray) -> "UsedPairs":
+        """Return the pairs at these positions (or of this mask)."""
+        return UsedPairs(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
     @staticmethod
     def joined(parts: Sequence["UsedPairs"]) -> "UsedPairs":
@@ -70,7 +70,7 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
     Args:
         first: the data set's first row in the table.
         ranking: what was mined before training, or None.
-        rows: int64, the queries' places in the data set.
+        rows: int64, the queries' positions in the data set.
     """
     in_table = first + rows
     rank_RN = table.rank_QN[in_table]
@@ -78,30 +78,30 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
     width = int(stop_R.max(initial=0))
     ids_RW = table.ranking_QK[in_table, :width].astype(np.int64)
     column_W = np.arange(width)
-    place, column = np.nonzero((column_W < stop_R[:, None]) & (ids_RW != NONE))
-    negative_P = ids_RW[place, column]
+    query, column = np.nonzero((column_W < stop_R[:, None]) & (ids_RW != NONE))
+    negative_P = ids_RW[query, column]
     # The score of each slot, at the rank that it holds.
     observed_RN = np.where(np.isnan(table.current_QN), table.initial_QN, table.current_QN)[in_table]
     in_use_RW, observed_RW = np.zeros(ids_RW.shape, bool), np.full(ids_RW.shape, np.nan, np.float32)
     held = np.nonzero(rank_RN >= 0)
     in_use_RW[held[0], rank_RN[held]] = True
     observed_RW[held[0], rank_RN[held]] = observed_RN[held]
-    rank_P = np.full(len(place), NONE, np.int64)
-    mined_P, positive_P = (np.full(len(place), np.nan, np.float32) for _ in range(2))
+    rank_P = np.full(len(query), NONE, np.int64)
+    mined_P, positive_P = (np.full(len(query), np.nan, np.float32) for _ in range(2))
     if ranking is not None:
-        same_PK = ranking.ids_QK[rows[place]] == negative_P[:, None]
+        same_PK = ranking.ids_QK[rows[query]] == negative_P[:, None]
         mined = same_PK.any(axis=1)
         rank_P[mined] = same_PK[mined].argmax(axis=1)
-        mined_P[mined] = ranking.scores_QK[rows[place[mined]], rank_P[mined]]
-        positive_P[mined] = ranking.positive_Q[rows[place[mined]]]
+        mined_P[mined] = ranking.scores_QK[rows[query[mined]], rank_P[mined]]
+        positive_P[mined] = ranking.positive_Q[rows[query[mined]]]
     return UsedPairs(
-        rows[place],
+        rows[query],
         negative_P,
-        in_use_RW[place, column],
+        in_use_RW[query, column],
         rank_P,
         mined_P,
         positive_P,
-        observed_RW[place, column],
+        observed_RW[query, column],
     )
 
 
@@ -137,5 +137,5 @@ def likeliest(
 
 
 def highest(key_P: np.ndarray, limit: int) -> np.ndarray:
-    """Return the places of the `limit` highest keys, highest first, the first of equals first; nan is no key."""
+    """Return the positions of the `limit` highest keys, highest first, the first of equals first; nan is no key."""
     return np.argsort(-key_P, kind="stable")[: min(limit, int((~np.isnan(key_P)).sum()))]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from conan_embed.ablation.statistics import paired_differences
+from conan_embed.evaluation.statistics import paired_differences
 
 Word = Literal["BETTER", "NO CLEAR DIFFERENCE", "WORSE"]
 

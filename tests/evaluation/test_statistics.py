@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conan_embed.ablation.statistics import averages, paired_differences, stretch
+from conan_embed.evaluation.statistics import averages, paired_differences, stretch
 
 
 def test_types_count_the_same_and_tasks_within_a_type():
