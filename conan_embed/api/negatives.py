@@ -19,9 +19,9 @@ from conan_embed.negatives.false_negatives import MARGIN, best_of_pairs, first_p
 from conan_embed.negatives.rankings import NONE, Ranking, save_ranking
 from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.sections import Mining
-from conan_embed.recipes.validation import validate
 from conan_embed.texts.store import TextStore
-from conan_embed.texts.tasks import RetrievalDataset, load_tasks
+from conan_embed.texts.tasks import RetrievalDataset
+from conan_embed.training.setup import load_data
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,31 +136,19 @@ def mine_hard_negatives(
         ('How do I reset my password?', 'Open Settings, then Account, and choose Delete; it takes effect in 30 days.')
     """
     model = model if isinstance(model, EmbeddingModel) else load_model(model)
-    settings = validate(
-        {
-            "depth": depth,
-            "offset": offset,
-            "max_positive_ratio": max_positive_ratio,
-            "subtract_background": subtract_background,
-            "precision": precision,
-        },
-        "mine_hard_negatives",
-        Mining,
+    settings = Mining(
+        depth=depth,
+        offset=offset,
+        max_positive_ratio=max_positive_ratio,
+        subtract_background=subtract_background,
+        precision=precision,
     )
     entry: dict[str, Any] = read_pairs(pairs, columns).recipe_entry()
     if corpus is not None:
         is_path = isinstance(corpus, str | Path)
         entry["corpus"] = str(corpus if is_path else to_cache(read_passages(corpus), Path(cache)))
     data = Data(retrieval=[RetrievalData(**entry)])
-    fingerprint = f"{model.max_length} {model.tokenizer_text()}"
-    tasks = load_tasks(
-        data,
-        model.prompts,
-        model.tokenize,
-        fingerprint=fingerprint,
-        cache=Path(cache),
-        count_tokens=model.count_tokens,
-    )
+    tasks = load_data(data, cache, model)
     embed = embed_with(model, tasks.store, precision)
     ranking = mining.mine(tasks.retrieval[0], tasks.store, embed, settings)
     return MinedNegatives(tasks.retrieval[0], tasks.store, ranking.usable(offset))

@@ -13,6 +13,7 @@ Shapes: R queries, n negatives of each.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -72,36 +73,32 @@ class NextWindow:
         return self.table.advance(rows, slots_RN, whole=whole, restart=self.restart)
 
 
+@dataclass
 class Remine:
     """Rankings made anew with the model as it is now, over the corpus embedded again.
 
     Negatives that were given, or drawn at random where unlabelled answers may hide, have no corpus to be ranked from:
     they take the next ranks of their lists. Texts of other classes are no answers, so that classification takes part.
 
-    Args:
-        subtract_background: S_0 is counted from the background.
-        restart: of lists that are not ranked anew.
+    Attributes:
+        sets: the data sets, in the order of the table's rows.
+        embed: with the model as it is at the check.
+        mining, settings: the recipe's sections.
     """
 
-    bank: PassageBank | None = None
+    table: NegativeTable
+    sets: Sequence[RetrievalDataset]
+    store: TextStore
+    embed: Embed
+    mining: Mining
+    settings: Replacement
+    bank: PassageBank | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        table: NegativeTable,
-        sets: Sequence[RetrievalDataset],
-        store: TextStore,
-        embed: Embed,
-        settings: Mining,
-        *,
-        subtract_background: bool,
-        restart: bool,
-    ) -> None:
-        self.table, self.sets, self.store, self.embed, self.mining = table, sets, store, embed, settings
-        self.subtract_background = subtract_background
-        self.next_window = NextWindow(table, restart=restart)
-        sizes = [len(data) for data in sets]
+    def __post_init__(self) -> None:
+        self.next_window = NextWindow(self.table, restart=self.settings.on_exhausted == "restart")
+        sizes = [len(data) for data in self.sets]
         self.first_rows = np.cumsum([0, *sizes[:-1]])
-        self.is_ranked_Q = np.repeat([is_ranked_anew(data) for data in sets], sizes)
+        self.is_ranked_Q = np.repeat([is_ranked_anew(data) for data in self.sets], sizes)
 
     def replace(self, rows: np.ndarray, slots_RN: np.ndarray, *, whole: bool) -> np.ndarray:
         replaced_RN = np.zeros_like(slots_RN)
@@ -129,7 +126,7 @@ class Remine:
         return ranking.usable(self.mining.offset)
 
     def _scores(self, ranking: Ranking) -> np.ndarray | None:
-        return known_scores(ranking, subtract_background=self.subtract_background)
+        return known_scores(ranking, subtract_background=self.settings.subtract_background)
 
     def _vectors(self, data: RetrievalDataset, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float [R, D] of these queries and [M, D] of all passages of the data set, rows of length 1."""
@@ -142,37 +139,29 @@ def is_ranked_anew(data: RetrievalDataset) -> bool:
     return data.negative_source == "mined" or (data.has_labels and data.negative_source == "random")
 
 
+@dataclass
 class Bank(Remine):
-    """Rankings made anew from the bank: one small matrix product instead of the corpus embedded again."""
+    """Rankings made anew from the bank: one small matrix product instead of the corpus embedded again.
 
-    bank: PassageBank
+    Attributes:
+        full_width: of the embeddings; the bank keeps a prefix of at most `settings.bank_width` of them.
+    """
 
-    def __init__(
-        self,
-        table: NegativeTable,
-        sets: Sequence[RetrievalDataset],
-        store: TextStore,
-        embed: Embed,
-        settings: Mining,
-        *,
-        subtract_background: bool,
-        restart: bool,
-        width: int,
-        full_width: int,
-    ) -> None:
-        super().__init__(
-            table, sets, store, embed, settings, subtract_background=subtract_background, restart=restart
-        )
-        self.knows_scores = width == full_width  # a prefix has cosines of its own
-        mined = [data.passages for data in sets if is_ranked_anew(data)]
+    full_width: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mined = [data.passages for data in self.sets if is_ranked_anew(data)]
         if not mined:
             raise UserError(
                 "hard_negatives.source: bank ranks mined negatives anew; expected a data set with them."
             )
-        self.bank = PassageBank(passages_of(mined), width)
+        width = min(self.settings.bank_width or self.full_width, self.full_width)
+        self.bank: PassageBank = PassageBank(passages_of(mined), width)
 
     def _scores(self, ranking: Ranking) -> np.ndarray | None:
-        return super()._scores(ranking) if self.knows_scores else None
+        # A prefix has cosines of its own.
+        return super()._scores(ranking) if self.bank.width == self.full_width else None
 
     def _vectors(self, data: RetrievalDataset, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         query_ND = self.embed(data.query_Q[rows], "")
@@ -195,13 +184,10 @@ def make_source(
     Args:
         width: of the embeddings; a bank keeps at most so many dimensions.
     """
-    restart = settings.on_exhausted == "restart"
     if settings.source == "static":
         return Static()
     if settings.source == "ranking":
-        return NextWindow(table, restart=restart)
-    arguments: dict[str, bool] = {"subtract_background": settings.subtract_background, "restart": restart}
+        return NextWindow(table, restart=settings.on_exhausted == "restart")
     if settings.source == "remine":
-        return Remine(table, sets, store, embed, mining, **arguments)
-    kept = min(settings.bank_width or width, width)
-    return Bank(table, sets, store, embed, mining, **arguments, width=kept, full_width=width)
+        return Remine(table, sets, store, embed, mining, settings)
+    return Bank(table, sets, store, embed, mining, settings, width)
