@@ -148,6 +148,7 @@ class Bank(Remine):
     """
 
     full_width: int
+    bank: PassageBank = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -157,7 +158,7 @@ class Bank(Remine):
                 "hard_negatives.source: bank ranks mined negatives anew; expected a data set with them."
             )
         width = min(self.settings.bank_width or self.full_width, self.full_width)
-        self.bank: PassageBank = PassageBank(passages_of(mined), width)
+        self.bank = PassageBank(passages_of(mined), width)
 
     def _scores(self, ranking: Ranking) -> np.ndarray | None:
         # A prefix has cosines of its own.
