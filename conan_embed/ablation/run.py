@@ -79,32 +79,40 @@ def run_arms(
         [make_job(source, overrides, arm, seed, output) for seed in (seeds if arm.trained else seeds[:1])]
         for arm in arms
     ]
-    every = list(itertools.chain.from_iterable(planned))
-    if collectives.is_main_process():  # on another node the folders may not be there
-        _check_evaluation(source, every)
-        for job in every:
-            _check_unchanged(job)
-    pending = collectives.broadcast_object([job for job in every if not job.result.exists()])
+    pending = _prepare(source, list(itertools.chain.from_iterable(planned)))
     pending.sort(key=lambda job: list(seeds).index(job.seed))  # a whole table of the first seed comes first
-    if collectives.is_main_process():
-        console.print(f"{len(every) - len(pending)} of {len(every)} runs are there already")
-        for job in every:
-            write_text(job.saved_recipe, job.recipe.as_yaml())
     _mine_once(pending)
     if jobs > 1 and len(pending) > 1:
         run_in_parallel(pending, jobs, run_job)
     else:
-        for number, job in enumerate(pending, start=1):
-            if collectives.is_main_process():
-                console.rule(f"{job} ({number} of {len(pending)})")
-            run_job(job)
-    results = (
-        [[job.read_result() for job in of_arm] for of_arm in planned] if collectives.is_main_process() else []
-    )
+        _run_in_turn(pending)
+    is_main = collectives.is_main_process()
+    results = [[job.read_result() for job in of_arm] for of_arm in planned] if is_main else []
     return [
         of_arm if arm.trained else of_arm * len(seeds)
         for arm, of_arm in zip(arms, collectives.broadcast_object(results), strict=True)
     ]
+
+
+def _prepare(source: str | Path, every: Sequence[Job]) -> list[Job]:
+    """Check all jobs and write their recipes; return those that have no result yet."""
+    if not collectives.is_main_process():  # on another node the folders may not be there
+        return list(collectives.broadcast_object(None))
+    _check_evaluation(source, every)
+    for job in every:
+        _check_unchanged(job)
+    pending = [job for job in every if not job.result.exists()]
+    console.print(f"{len(every) - len(pending)} of {len(every)} runs are there already")
+    for job in every:
+        write_text(job.saved_recipe, job.recipe.as_yaml())
+    return list(collectives.broadcast_object(pending))
+
+
+def _run_in_turn(pending: Sequence[Job]) -> None:
+    for number, job in enumerate(pending, start=1):
+        if collectives.is_main_process():
+            console.rule(f"{job} ({number} of {len(pending)})")
+        run_job(job)
 
 
 def _check_evaluation(source: str | Path, every: Sequence[Job]) -> None:
@@ -158,12 +166,12 @@ def run_job(job: Job) -> None:
 def _locked(job: Job) -> Iterator[None]:
     """Own the run directory: a process that lost its parent may still be saving there, and is waited for."""
 
-    def say(owner: str) -> None:
+    def print_owner(owner: str) -> None:
         console.print(f"{job}: {job.run} is in use by {owner}; waiting until it has ended")
 
     with contextlib.ExitStack() as stack:
         if collectives.is_main_process():
-            stack.enter_context(lock_folder(job.run, on_busy=say))
+            stack.enter_context(lock_folder(job.run, on_busy=print_owner))
         collectives.barrier()
         yield
 

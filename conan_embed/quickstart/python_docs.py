@@ -106,17 +106,13 @@ def build(
             f"The installed Python documentation is too small to learn from: {len(objects)} documented objects give "
             f"{len(train_pairs)} training and {len(eval_pairs)} held-out queries, expected at least one of each."
         )
+    queries = sorted(eval_pairs, key=lambda pair: name_hash(pair.objects[0].name))[:max_eval_queries]
     generator = np.random.default_rng(seed)
     train_graded = graded_pairs(_objects(train_pairs), pairs_per_grade, generator)
     eval_graded = graded_pairs(_objects(eval_pairs), EVAL_PAIRS_PER_GRADE, generator)
-    queries = sorted(eval_pairs, key=lambda pair: name_hash(pair.objects[0].name))[:max_eval_queries]
-
     folder = Path(folder)
-    _write_retrieval(folder / "train" / "retrieval.parquet", train_pairs)
-    _write(folder / "train" / "sts.parquet", train_graded)
-    _write_corpus(folder / "train" / "corpus.parquet", train_objects)
-    _write_evaluation(folder / "eval" / "retrieval" / "PythonDocs", objects, queries)
-    _write(folder / "eval" / "sts" / "PythonTree.parquet", eval_graded)
+    _write_training(folder / "train", train_pairs, train_graded, train_objects)
+    _write_evaluation(folder / "eval", objects, queries, eval_graded)
     _write_documents(folder / "documents.parquet", objects, is_held_out)
     summary = Summary(
         objects=len(objects),
@@ -151,9 +147,14 @@ def _write(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(aside, compression="zstd")
 
 
-def _write_retrieval(path: Path, pairs: Sequence[RetrievalPair]) -> None:
+def _write_training(
+    folder: Path, pairs: Sequence[RetrievalPair], graded: pl.DataFrame, objects: Sequence[PythonObject]
+) -> None:
     positives = [[passage(one) for one in pair.objects] for pair in pairs]
-    _write(path, pl.DataFrame({"query": [pair.query for pair in pairs], "positive": positives}))
+    retrieval = pl.DataFrame({"query": [pair.query for pair in pairs], "positive": positives})
+    _write(folder / "retrieval.parquet", retrieval)
+    _write(folder / "sts.parquet", graded)
+    _write_corpus(folder / "corpus.parquet", objects)
 
 
 def _write_corpus(path: Path, objects: Sequence[PythonObject]) -> None:
@@ -162,18 +163,19 @@ def _write_corpus(path: Path, objects: Sequence[PythonObject]) -> None:
 
 
 def _write_evaluation(
-    folder: Path, objects: Sequence[PythonObject], queries: Sequence[RetrievalPair]
+    folder: Path, objects: Sequence[PythonObject], queries: Sequence[RetrievalPair], graded: pl.DataFrame
 ) -> None:
-    _write_corpus(folder / "corpus.parquet", objects)
+    _write(folder / "sts" / "PythonTree.parquet", graded)
+    retrieval = folder / "retrieval" / "PythonDocs"
+    _write_corpus(retrieval / "corpus.parquet", objects)
     ids = [pair.objects[0].name for pair in queries]
-    _write(
-        folder / "queries.parquet", pl.DataFrame({"query_id": ids, "text": [pair.query for pair in queries]})
-    )
+    texts = pl.DataFrame({"query_id": ids, "text": [pair.query for pair in queries]})
+    _write(retrieval / "queries.parquet", texts)
     rows = [
         (query_id, one.name, 1) for query_id, pair in zip(ids, queries, strict=True) for one in pair.objects
     ]
     schema = {"query_id": pl.String, "doc_id": pl.String, "score": pl.Int32}
-    _write(folder / "qrels.parquet", pl.DataFrame(rows, schema=schema, orient="row"))
+    _write(retrieval / "qrels.parquet", pl.DataFrame(rows, schema=schema, orient="row"))
 
 
 def _write_documents(path: Path, objects: Sequence[PythonObject], is_held_out: np.ndarray) -> None:

@@ -84,32 +84,40 @@ def draw(
         figure, axes = canvas(size, last_step)
         if decorate:
             decorate(axes)
-        in_sight = []
-        for curve in curves:  # a point a pixel at the most: a screen shows no more, and the page stays small
-            look: dict[str, Any] = {"color": colour(curve.series), "linewidth": 1.8, "gid": "data"}
-            look |= {"dashes": (4, 2)} if curve.dashed else {}
-            if curve.points and len(curve.steps_N) <= MAX_MARKERS:
-                look |= {"marker": "o", "markersize": 4, "markeredgewidth": 0}
-            values_N = curve.values_N
-            if curve.smooth:
-                values_N = smoothed(curve)
-                # One outlier must not flatten the rest: 99 of 100 values have to be in sight.
-                usual = np.percentile(curve.values_N, (0.5, 99.5))
-                in_sight.append(values_N.clip(*usual))
-                if curve.raw:
-                    raw = thinned(curve.steps_N, curve.values_N, size[0])
-                    axes.plot(*raw, color=look["color"], linewidth=0.8, alpha=0.35)
-                    in_sight.append(usual)
-            else:
-                in_sight.append(values_N)
-            axes.plot(*_in_pieces(curve, values_N, size[0]), **look)
-        seen = np.concatenate(in_sight)
-        low, high = 0.0 if from_zero else float(seen.min()), float(seen.max())
-        margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-        axes.set_ylim(low if from_zero else low - margin, high + margin)
+        in_sight = np.concatenate([_draw_curve(axes, curve, limit=size[0]) for curve in curves])
+        _scale(axes, in_sight, from_zero)
         axes.yaxis.set_major_locator(MaxNLocator(num_ticks, steps=TICK_STEPS))
         axes.yaxis.set_major_formatter(FuncFormatter(y_format or thousands))
         return as_inline_svg(figure)
+
+
+def _draw_curve(axes: Axes, curve: Curve, limit: int) -> NDArray[np.float64]:
+    """Draw one curve and return the values that have to be in sight.
+
+    Args:
+        limit: points of a line, one a pixel: a screen shows no more, and the page stays small.
+    """
+    look: dict[str, Any] = {"color": colour(curve.series), "linewidth": 1.8, "gid": "data"}
+    look |= {"dashes": (4, 2)} if curve.dashed else {}
+    if curve.points and len(curve.steps_N) <= MAX_MARKERS:
+        look |= {"marker": "o", "markersize": 4, "markeredgewidth": 0}
+    if not curve.smooth:
+        axes.plot(*_in_pieces(curve, curve.values_N, limit), **look)
+        return curve.values_N
+    # One outlier must not flatten the rest: 99 of 100 values have to be in sight.
+    usual = np.percentile(curve.values_N, (0.5, 99.5))
+    values_N = smoothed(curve)
+    if curve.raw:
+        raw = thinned(curve.steps_N, curve.values_N, limit)
+        axes.plot(*raw, color=look["color"], linewidth=0.8, alpha=0.35)
+    axes.plot(*_in_pieces(curve, values_N, limit), **look)
+    return np.concatenate([values_N.clip(*usual), usual if curve.raw else usual[:0]])
+
+
+def _scale(axes: Axes, in_sight: NDArray[np.float64], from_zero: bool) -> None:
+    low, high = 0.0 if from_zero else float(in_sight.min()), float(in_sight.max())
+    margin = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
+    axes.set_ylim(low if from_zero else low - margin, high + margin)
 
 
 def _in_pieces(
