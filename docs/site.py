@@ -119,7 +119,16 @@ def _command_line() -> str:
     """The command line's own help as Markdown."""
     command = typer.main.get_command(app)
     text: str = get_docs_for_click(obj=command, ctx=typer.Context(command), name="conan-embed")
+    # typer cuts the descriptions in its list off.
+    every = "".join(
+        f"* [`{name}`](#conan-embed-{name}): {_first_line(each)}\n" for name, each in command.commands.items()
+    )
+    text = re.sub(r"(?<=\*\*Commands\*\*:\n\n)(\* .*\n)+", lambda _: every, text, count=1)
     return text.replace("# `conan-embed`", "# Command line", 1)
+
+
+def _first_line(command: Any) -> str:
+    return str(command.help).strip().partition("\n")[0]
 
 
 def _notebook(path: Path) -> str:

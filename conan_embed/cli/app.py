@@ -28,12 +28,12 @@ RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a built-in recipe.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the recipe's.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that override the recipe's.")
 ]
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Folders and files: Markdown, HTML, reST, text, PDF, Word, tables of texts or pairs.",
     ),
 ]

@@ -60,7 +60,7 @@ def sweep(
     recipe: RecipeArgument,
     settings: Annotated[
         list[str],
-        typer.Argument(metavar="KEY=V1,V2...", help="Values to try. Keys joined by + change together."),
+        typer.Argument(metavar="KEY=V1,V2", help="Values to try. Keys joined by + change together."),
     ],
     one_at_a_time: Annotated[
         bool, typer.Option("--one-at-a-time", help="Vary one key at a time, around the first values.")

@@ -52,7 +52,7 @@ def merge(
     output: Annotated[Path, typer.Option("--output", "-o", help="Model folder to write.")],
     share: Annotated[float, typer.Option(min=0, max=1, help="Weight of the first model.")] = 0.5,
 ) -> None:
-    """Interpolate the weights of two models: most of what the first learned, more of what the second knew."""
+    """Interpolate the weights of two models: most of what the first learned, more of what the second kept."""
     from conan_embed.tune.merge import merge_models
 
     console.print(f"merged: {merge_models(first, second, output, share=share)}")

@@ -71,7 +71,7 @@ def tune(
         bool, typer.Option("--require-better", help="Exit with status 1 unless the verdict is BETTER.")
     ] = False,
 ) -> None:
-    """Tune a model on a folder of documents: a model that searches them better, and the proof.
+    """Tune a model on a folder of documents, and compare it with its base on questions held out.
 
     Makes pairs from the documents, holds questions out, mines hard negatives, trains, compares the model with its base
     on the held-out questions, and merges the two where that keeps more of what the base knew.
