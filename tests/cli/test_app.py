@@ -16,7 +16,7 @@ COMMANDS = typer.main.get_command(app).commands
 
 def test_help_lists_commands_by_group_and_the_first_is_for_newcomers(command, tmp_path):
     shown = command("--help", folder=tmp_path).stdout
-    positions = [shown.index(f" {name} ") for name in COMMANDS]
+    positions = [shown.index(f"│ {name} ") for name in COMMANDS]
     assert positions == sorted(positions)
     assert next(iter(COMMANDS)) == "quickstart"
     assert "conan-embed quickstart" in shown

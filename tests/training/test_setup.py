@@ -24,13 +24,13 @@ def folder(tmp_path):
 
 def drawn_weight(model):
     (weight,) = [
-        p for name, p in model.named_parameters() if not name.startswith("encoder.") and p.shape == (5, 32)
+        p for name, p in model.named_parameters() if not name.startswith("encoder.") and p.shape == (40, 32)
     ]
     return weight
 
 
 def test_a_dense_layer_that_the_base_lacks_is_drawn_from_the_seed(folder):
-    settings = Model(base=str(folder / "model"), dense_width=5)
+    settings = Model(base=str(folder / "model"), dense_width=40)
     one, same, other = (drawn_weight(load_base_model(settings, seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
