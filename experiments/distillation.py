@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from result_file import kept, main_scores, options, spread, write_result
 
-from conan_embed.ablation.statistics import paired_differences
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.statistics import paired_differences
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.run import mine, train
 
