@@ -1,14 +1,49 @@
 """The logs of a run: metrics.jsonl, evaluation.jsonl and negatives.jsonl, and its trackers (trackers.py)."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from conan_embed.evaluation.results import summarise
 from conan_embed.files import read_json_lines, write_json_lines, writing
 from conan_embed.training.trackers import Tracker
 
 _NAMES = ("metrics", "evaluation", "negatives")
+
+
+def evaluation_numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return what trackers show of an evaluation, from the JSON form of its tasks (`EvaluationResult.to_json`).
+
+    Means of the types and over them, each set's main score, and both again at each Matryoshka width, in groups of
+    their own. No name is the beginning of another: some trackers keep a number as a file and a group as a folder.
+
+    Example:
+        >>> task = {"main_score": 0.5, "metric": "cosine_spearman", "widths": {"64": 0.4}}
+        >>> sorted(evaluation_numbers({"sts/A": task}))  # doctest: +NORMALIZE_WHITESPACE
+        ['evaluation/average', 'evaluation/average_of_tasks', 'evaluation/sts', 'evaluation_at_64/average',
+         'evaluation_at_64/average_of_tasks', 'evaluation_at_64/sts', 'evaluation_sets/sts/A',
+         'evaluation_sets_at_64/sts/A']
+    """
+    widths = {width for task in results.values() for width in task.get("widths", {})}
+    scores_by_suffix = {"": {key: task["main_score"] for key, task in results.items()}} | {
+        f"_at_{width}": {key: task["widths"][width] for key, task in results.items()}
+        for width in sorted(widths, key=int, reverse=True)
+    }
+    numbers = {}
+    for suffix, scores in scores_by_suffix.items():
+        numbers |= {f"evaluation{suffix}/{name}": mean for name, mean in summarise(scores).items()}
+        numbers |= {f"evaluation_sets{suffix}/{key}": score for key, score in scores.items()}
+    return numbers
+
+
+def _numbers(name: str, row: Mapping[str, Any]) -> dict[str, float]:
+    prefix = "" if name == "metrics" else f"{name}/"
+    return {
+        prefix + key: value
+        for key, value in row.items()
+        if isinstance(value, int | float) and key != "step"
+    }
 
 
 class Log(Protocol):
@@ -57,13 +92,7 @@ class MetricsLog:
         with writing(file.name):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
-        numbers = {
-            key if name == "metrics" else f"{name}/{key}": value
-            for key, value in row.items()
-            if isinstance(value, int | float) and key != "step"
-        }
-        if name == "evaluation":
-            numbers = {f"evaluation/{key}": value for key, value in row["summary"].items()}
+        numbers = evaluation_numbers(row["results"]) if name == "evaluation" else _numbers(name, row)
         for tracker in self._trackers:
             with writing(f"{type(tracker).__name__.strip('_')}: the files of this tracker"):
                 tracker.log(numbers, row["step"])

@@ -1,15 +1,18 @@
 """Trackers that get the numbers of metrics.jsonl too: TensorBoard by default; wandb, trackio and mlflow on request.
 
 None of them needs an account: wandb keeps a run offline in the run directory (`wandb sync` uploads it later) unless
-WANDB_API_KEY or WANDB_MODE says otherwise, trackio and mlflow write local files. Their own environment variables
-(WANDB_DIR, TRACKIO_DIR, MLFLOW_TRACKING_URI, ...) apply.
+WANDB_API_KEY or WANDB_MODE says otherwise, trackio and mlflow write local files: mlflow's database and artifacts lie in
+the run directory. Their own environment variables (TRACKIO_DIR, MLFLOW_TRACKING_URI, ...) apply.
 """
 
 import importlib
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.sections import Tracking
@@ -122,25 +125,57 @@ class _Trackio:
 class _Mlflow:
     def __init__(self, project: str, config: dict[str, Any], folder: Path, resumed: bool) -> None:
         mlflow = _package("mlflow")
+        self._entities = mlflow.entities
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         known = _read_id(folder / "mlflow-run.txt") if resumed else None
         if known:
             self._run = known
+            self._client.update_run(known, status="RUNNING")
             return
         experiment = self._client.get_experiment_by_name(project)
-        number = experiment.experiment_id if experiment else self._client.create_experiment(project)
+        number = (
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(project, artifact_location=_artifacts(uri, folder))
+        )
         self._run = self._client.create_run(number, run_name=_name(folder)).info.run_id
-        for key, value in _leaves(config):
-            self._client.log_param(self._run, key, value)
+        params = [self._entities.Param(_mlflow_name(key), str(value)) for key, value in _leaves(config)]
+        for start in range(0, len(params), _MOST_PARAMS):
+            self._client.log_batch(self._run, params=params[start : start + _MOST_PARAMS])
         (folder / "mlflow-run.txt").write_text(self._run, encoding="utf-8")
 
     def log(self, values: dict[str, float], step: int) -> None:
-        for key, value in values.items():
-            self._client.log_metric(self._run, key, value, step=step)
+        now = int(1000 * time.time())
+        metrics = [
+            self._entities.Metric(_mlflow_name(key), value, now, step) for key, value in values.items()
+        ]
+        self._client.log_batch(self._run, metrics=metrics)
 
     def close(self) -> None:
         self._client.set_terminated(self._run)
+
+
+_MOST_PARAMS = 100  # in one call to mlflow
+
+
+def _artifacts(uri: str, folder: Path) -> str | None:
+    """Return where mlflow keeps files of an experiment that begins, or None where its store knows a place.
+
+    With a database it would be `mlruns` in the working directory. We name that of the database's folder, or of the
+    run's where the database is no file.
+    """
+    scheme = urlsplit(uri).scheme.split("+")[0]
+    if scheme == "sqlite":
+        return Path(uri.split(":///", 1)[-1]).resolve().with_name("mlruns").as_uri()
+    if scheme in ("postgresql", "mysql", "mssql"):
+        return (folder.resolve() / "mlruns").as_uri()
+    return None
+
+
+def _mlflow_name(key: str) -> str:
+    """Names of sets may hold what mlflow refuses in a name."""
+    return re.sub(r"[^\w/.: -]", "_", key)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

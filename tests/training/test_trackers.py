@@ -31,6 +31,11 @@ class Fake(ModuleType):
         self.closed += 1
 
     # mlflow's client
+    entities = SimpleNamespace(
+        Param=lambda key, value: (key, value),
+        Metric=lambda key, value, timestamp, step: (key, value, step),
+    )
+
     def MlflowClient(self, tracking_uri):
         self.started.append({"uri": tracking_uri})
         return self
@@ -42,12 +47,13 @@ class Fake(ModuleType):
         self.started[-1] |= {"project": experiment, "name": run_name, "config": self.params}
         return SimpleNamespace(info=SimpleNamespace(run_id=self.id))
 
-    def log_param(self, run, key, value):
-        self.params[key] = value
-
-    def log_metric(self, run, key, value, step):
+    def log_batch(self, run, params=(), metrics=()):
         assert run == self.id
-        self.logged.append((key, value, step))
+        self.params |= dict(params)
+        self.logged += metrics
+
+    def update_run(self, run, status):
+        assert (run, status) == (self.id, "RUNNING")
 
     def set_terminated(self, run):
         self.closed += 1
@@ -78,13 +84,16 @@ def test_a_tracker_gets_every_number_and_goes_on_as_the_same_run(name, monkeypat
     settings = recipe(**{name: True})
     check_trackers(settings.tracking)
     log = MetricsLog(run, from_step=-1, trackers=open_trackers(settings.tracking, settings.as_dict(), run, 0))
-    log.write("evaluation", {"step": 0, "results": {"sts/A": {}}, "summary": {"sts": 0.25, "average": 0.5}})
+    result = {"main_score": 0.25, "metric": "cosine_spearman"}
+    log.write("evaluation", {"step": 0, "results": {"sts/A": result}, "summary": {"sts": 0.25, "average": 0.25}})
     log.write("metrics", {"step": 1, "loss": 2.0, "loss/sts": None})
     log.write("negatives", {"step": 1, "replaced": 3})
     log.close()
     assert fake.logged == [
         ("evaluation/sts", 0.25, 0),
-        ("evaluation/average", 0.5, 0),
+        ("evaluation/average", 0.25, 0),
+        ("evaluation/average_of_tasks", 0.25, 0),
+        ("evaluation_sets/sts/A", 0.25, 0),
         ("loss", 2.0, 1),
         ("negatives/replaced", 3, 1),
     ]
