@@ -27,6 +27,7 @@ PARTS = [
     ("search", "", 45),
     ("loss", "", 40),
     ("train", "bert-base", 80),
+    ("resume", "", 60),
     ("encode", "bert-base", 35),
     ("train", "minilm", 70),
     ("profile", "bert-large", 40),

@@ -11,6 +11,9 @@ import contextlib
 import gc
 import json
 import os
+import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -150,11 +153,10 @@ def world(bench: Bench) -> None:
 
     Also how long a check of a million queries' negatives takes, every hundred steps or so.
     """
-    from training import test_world
-
     from conan_embed.distributed import collectives
     from conan_embed.negatives.table import NegativeTable
     from conan_embed.training.train_module import _summing
+    from tests.stories import test_world
 
     def losses(grouped: bool) -> tuple[list[float], int]:
         scenario = test_world.DEFAULT | test_world.JOINT | {"dtype": "float32", "num_steps": 12}
@@ -168,7 +170,7 @@ def world(bench: Bench) -> None:
 
     alone, replaced = losses(False)
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    os.environ.setdefault("MASTER_PORT", str(test_world.free_port()))
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
     collectives.start(bench.device.type)
     # A world of one skips its collectives; here they are the point.
     collectives.all_gather_rows = lambda local, counts: collectives._AllGatherRows.apply(local, list(counts))
@@ -191,6 +193,72 @@ def world(bench: Bench) -> None:
     check = table.check(1.15, 0.8, on_exhausted="restart")
     milliseconds = 1e3 * (time.perf_counter() - started)
     say(name=f"check of {queries:,} queries, ms", value=milliseconds, replaced=len(check.replaced))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+# ----------------------------------------------------------------------------------------------------- resuming
+
+
+def resume(bench: Bench) -> None:
+    """A run that is killed and resumed ends with the weights of one that is not: bit for bit, and how far if not."""
+    from safetensors.torch import load_file
+
+    steps = 8 if bench.small else 200
+    recipe = _write_recipe(bench, steps)
+    whole, killed = bench.folder / "whole", bench.folder / "killed"
+    for output in (whole, killed):
+        shutil.rmtree(output, ignore_errors=True)
+    _train_run(recipe, whole)
+    run = _start_run(recipe, killed)
+    while not list(killed.glob("checkpoints/step-*")) and run.poll() is None:
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    done = not (killed / "model").exists()
+    _train_run(recipe, killed)
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, killed))
+    difference = max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
+    say(
+        name=f"killed at a checkpoint and resumed, {steps} steps, bits equal",
+        difference=difference,
+        ok=done and difference == 0,
+    )
+
+
+def _write_recipe(bench: Bench, steps: int) -> Path:
+    data = bench.folder / "resume.parquet"
+    rows(64 if bench.small else 2048).write_parquet(data)
+    recipe = {
+        "model": {
+            "base": str(model_folder("tiny" if bench.small else "minilm", bench.folder)),
+            "max_length": 128,
+        },
+        "data": {"retrieval": [{"name": "rows", "path": str(data), "negative_source": "given"}]},
+        "step": {"queries": 8 if bench.small else 64, "num_negatives": 3, "sts_pairs": 0},
+        "hard_negatives": {"source": "ranking", "interval": 3},
+        "training": {"steps": steps, "checkpoint_every": steps // 4},
+        "evaluation": {"folder": None},
+        "tracking": {"tensorboard": False},
+        "cache": str(bench.folder / "cache"),
+    }
+    path = bench.folder / "resume.yaml"
+    path.write_text(json.dumps(recipe), encoding="utf-8")
+    return path
+
+
+def _start_run(recipe: Path, output: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "conan_embed", "train", str(recipe), f"output={output}"]
+    return subprocess.Popen(command, stdout=sys.stderr, stderr=sys.stderr)
+
+
+def _train_run(recipe: Path, output: Path) -> None:
+    if _start_run(recipe, output).wait():
+        raise RuntimeError(f"{output}: the run failed; the log says why")
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -481,7 +549,8 @@ def search(bench: Bench) -> None:
 
 
 PARTS = {
-    part.__name__: part for part in (ceilings, correct, world, train, profile, peers, loss, encode, search)
+    part.__name__: part
+    for part in (ceilings, correct, world, resume, train, profile, peers, loss, encode, search)
 }
 
 

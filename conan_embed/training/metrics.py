@@ -40,9 +40,7 @@ def evaluation_numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
 def _numbers(name: str, row: Mapping[str, Any]) -> dict[str, float]:
     prefix = "" if name == "metrics" else f"{name}/"
     return {
-        prefix + key: value
-        for key, value in row.items()
-        if isinstance(value, int | float) and key != "step"
+        prefix + key: value for key, value in row.items() if isinstance(value, int | float) and key != "step"
     }
 
 

@@ -90,6 +90,7 @@ ALL = (
     Client("LangChain", "langchain_only.py", _TORCH, ("langchain-huggingface", "sentence-transformers")),
     Client("LlamaIndex", "llama_index_only.py", _TORCH, ("llama-index-embeddings-huggingface",)),
     Client("Haystack", "haystack_only.py", _TORCH, ("haystack-ai", "sentence-transformers-haystack")),
+    Client("infinity", "infinity_only.py", _TORCH, ("infinity-emb[torch,server]",)),
     Client("transformers.js", "transformers_js.mjs", _ONNX, ("@huggingface/transformers",), loses_end=True),
 )
 

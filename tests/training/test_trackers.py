@@ -85,7 +85,9 @@ def test_a_tracker_gets_every_number_and_goes_on_as_the_same_run(name, monkeypat
     check_trackers(settings.tracking)
     log = MetricsLog(run, from_step=-1, trackers=open_trackers(settings.tracking, settings.as_dict(), run, 0))
     result = {"main_score": 0.25, "metric": "cosine_spearman"}
-    log.write("evaluation", {"step": 0, "results": {"sts/A": result}, "summary": {"sts": 0.25, "average": 0.25}})
+    log.write(
+        "evaluation", {"step": 0, "results": {"sts/A": result}, "summary": {"sts": 0.25, "average": 0.25}}
+    )
     log.write("metrics", {"step": 1, "loss": 2.0, "loss/sts": None})
     log.write("negatives", {"step": 1, "replaced": 3})
     log.close()
