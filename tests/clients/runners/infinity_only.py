@@ -12,7 +12,8 @@ arguments = EngineArgs(
 
 
 async def embed():
-    async with AsyncEmbeddingEngine.from_args(arguments) as engine:
+    engine = AsyncEmbeddingEngine.from_args(arguments)
+    async with engine:
         query, _ = await engine.embed(sentences=prompted(job, "query"))
         passage, _ = await engine.embed(sentences=prompted(job, "passage"))
     return query, passage
