@@ -107,7 +107,7 @@ def make_config_portable(folder: Path, *, widths: Sequence[int], dropout: dict[s
     config.pop("matryoshka_dimensions", None)
     if len(widths) > 1:
         config["matryoshka_dimensions"] = list(widths)
-    write_json(path, {**config, **_old_modernbert_keys(config)})
+    write_json(path, {**config, **_old_modernbert_keys(config), **_old_rotary_keys(config)})
 
 
 def _old_modernbert_keys(config: dict[str, Any]) -> dict[str, Any]:
@@ -127,6 +127,28 @@ def _old_modernbert_keys(config: dict[str, Any]) -> dict[str, Any]:
         "global_attn_every_n_layers": every,
         "global_rope_theta": rotary["full_attention"]["rope_theta"],
         "local_rope_theta": rotary["sliding_attention"]["rope_theta"],
+    }
+
+
+def _old_rotary_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what transformers 4, text-embeddings-inference and others read of a decoder's rotary positions.
+
+    Without these keys they take the default of the family for the model's own base, and embed wrongly.
+    """
+    rotary = config.get("rope_parameters") or {}
+    if "rope_theta" in rotary:
+        scaling = {name: value for name, value in rotary.items() if name != "rope_theta"}
+        scaled = scaling.get("rope_type", "default") != "default"
+        return {"rope_theta": rotary["rope_theta"], **({"rope_scaling": scaling} if scaled else {})}
+    if config["model_type"] != "gemma3_text":
+        return {}
+    is_global = [kind == "full_attention" for kind in config["layer_types"]]
+    every = is_global.index(True) + 1 if any(is_global) else len(is_global) + 1
+    repeats = is_global == [(layer + 1) % every == 0 for layer in range(len(is_global))]
+    return {
+        "rope_theta": rotary["full_attention"]["rope_theta"],
+        "rope_local_base_freq": rotary["sliding_attention"]["rope_theta"],
+        **({"sliding_window_pattern": every, "_sliding_window_pattern": every} if repeats else {}),
     }
 
 

@@ -122,7 +122,7 @@ class TrainingLoop:
             group["lr"] = rate
         self.module.model.train()
         ready, self.ahead = self.ahead or self._make_ready(step), None
-        if not has_contrast(ready.plan):
+        if not (has_contrast(ready.plan) or (self.teacher_settings and self.teacher_settings.embedding)):
             self._note_step_without_contrast(step)
         result = self._train_step(ready)
         self.progress = replace(self.progress, step=step + 1)

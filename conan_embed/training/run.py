@@ -183,7 +183,8 @@ def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) ->
     """Do the steps that are left, and write the model and what is told of the run."""
     folder = parts.folder
     num_steps = recipe.training.steps or parts.source.steps_for(recipe.training.epochs)
-    check_contrast(parts.source, parts.table, num_steps)
+    if recipe.teacher is None or not recipe.teacher.embedding:  # embeddings teach without negatives
+        check_contrast(parts.source, parts.table, num_steps)
     module = TrainModule(parts.model, recipe.optimizer, recipe.training)
     module.memory.fit(measure_fitting_tokens(parts.model, recipe.training.precision))
     progress = point.load(module, parts.negatives)

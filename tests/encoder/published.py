@@ -83,6 +83,7 @@ def qwen3_embedding(folder: Path, *, include_prompt: bool = True, padding_side: 
             "intermediate_size": 64,
             "max_position_embeddings": 512,
             "eos_token_id": end,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
             "tie_word_embeddings": True,
         },
     )
@@ -181,7 +182,14 @@ def embedding_gemma(folder: Path, *, include_prompt: bool = True) -> Path:
 def _save_weights(folder: Path, encoder: transformers.PreTrainedModel, architecture: str) -> None:
     encoder.save_pretrained(folder)
     path = folder / "config.json"
-    write(path, json.loads(path.read_text()) | {"architectures": [architecture]})
+    config = json.loads(path.read_text()) | {"architectures": [architecture]}
+    rotary = config.pop("rope_parameters")  # the published folders say it in the older keys
+    if "rope_theta" in rotary:
+        config["rope_theta"] = rotary["rope_theta"]
+    else:
+        config["rope_theta"] = rotary["full_attention"]["rope_theta"]
+        config["rope_local_base_freq"] = rotary["sliding_attention"]["rope_theta"]
+    write(path, config)
 
 
 def _save_dense(folder: Path, rows: int, columns: int) -> None:

@@ -13,7 +13,9 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from conan_embed.encoder.model import EmbeddingModel
-from tests.tiny_models import FAMILIES, make_tiny_model
+from tests.encoder.families import PACKABLE, random_encoder
+from tests.encoder.published import embedding_gemma, qwen3_embedding
+from tests.tiny_models import FAMILIES, make_tiny_model, tiny_tokenizer
 
 COUNT, NUMBER, FLAG, WORD = (int,), (int, float), (bool,), (str,)
 
@@ -154,3 +156,37 @@ def test_old_keys_alone_make_the_same_model(tmp_path):
         EmbeddingModel.load(tmp_path / "model").encode(texts, precision="float32"),
         model.encode(texts, precision="float32"),
     )
+
+
+@pytest.mark.parametrize("make", [qwen3_embedding, embedding_gemma])
+def test_old_keys_alone_make_the_same_decoder(make, tmp_path):
+    """As transformers 4 and text-embeddings-inference read the folder: they know no rope_parameters."""
+    model = EmbeddingModel.load(make(tmp_path / "published"))
+    model.save(tmp_path / "saved")
+    config = read(tmp_path / "saved" / "config.json")
+    published = read(tmp_path / "published" / "config.json")
+    assert config["rope_theta"] == published["rope_theta"] == 1_000_000.0
+    assert config.get("rope_local_base_freq") == published.get("rope_local_base_freq")
+    if make is embedding_gemma:
+        assert config["sliding_window_pattern"] == 3
+        for key in ("layer_types", "_sliding_window_pattern"):
+            del config[key]
+    del config["rope_parameters"]
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    again = EmbeddingModel.load(tmp_path / "saved")
+    assert again.encoder.config.rope_parameters == model.encoder.config.rope_parameters
+    assert again.encoder.config.layer_types == model.encoder.config.layer_types
+    texts = ["今天天气很好，我们去公园散步吧。", "Deep learning models need a lot of training data."]
+    np.testing.assert_array_equal(*(m.encode(texts, precision="float32") for m in (again, model)))
+
+
+def test_scaled_rotary_positions_in_old_keys(tmp_path):
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    kind, arguments = PACKABLE["llama"]
+    encoder = random_encoder(kind, arguments | {"rope_parameters": scaling | {"rope_theta": 5e5}})
+    model = EmbeddingModel(encoder, tiny_tokenizer("modernbert"), max_length=40)
+    model.save(tmp_path / "model")
+    config = read(tmp_path / "model" / "config.json")
+    assert (config["rope_theta"], config["rope_scaling"]) == (5e5, scaling)
+    again = EmbeddingModel.load(tmp_path / "model")
+    assert again.encoder.config.rope_parameters == encoder.config.rope_parameters

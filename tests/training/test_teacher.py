@@ -67,6 +67,21 @@ def test_scores_of_the_data_teach(recipe, base, tmp_path):
     assert metrics[0]["loss"] == pytest.approx(1.5**2, rel=0.9)
 
 
+def test_embeddings_teach_without_negatives(recipe, teacher, capsys):
+    alone = {"model": teacher["model"], "embedding": 1.0, "contrastive": 0.0}
+    settings = {
+        "step": {"num_negatives": 0, "in_batch": "none", "sts_pairs": 0},
+        "hard_negatives": {"source": "static"},
+        "training": {"steps": 12},
+        "optimizer": {"learning_rate": 1e-2},
+    }
+    with pytest.raises(UserError):  # labels alone have nothing to tell apart
+        train(recipe("labels", **settings))
+    metrics = lines(train(recipe(teacher=alone, **settings)), "metrics")
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+    assert "nothing to learn" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("teacher", "words"),
     [
