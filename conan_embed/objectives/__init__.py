@@ -7,6 +7,7 @@ loss = infonce(query_QD, candidate_CD, relations, temperature=0.02).loss
 """
 
 from conan_embed.objectives.cosent import cosent, cosent_of_pairs
+from conan_embed.objectives.distillation import embedding_distance, kl_divergence, margin_mse
 from conan_embed.objectives.infonce import InfoNCE, infonce
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relations
 
@@ -18,5 +19,8 @@ __all__ = [
     "Relations",
     "cosent",
     "cosent_of_pairs",
+    "embedding_distance",
     "infonce",
+    "kl_divergence",
+    "margin_mse",
 ]
