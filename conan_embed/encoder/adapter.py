@@ -66,6 +66,8 @@ def add_lora(model: "EmbeddingModel", settings: "Lora", base: str) -> None:
         use_rslora=settings.rslora,
         use_dora=settings.dora,
         target_modules=targets,
+        # Clients that load BERT with its pooler would look for an adapter of it.
+        exclude_modules=sorted({name.rsplit(".", 1)[0] for name in model.unused_weights}) or None,
         fan_in_fan_out=_is_conv1d(model.encoder, targets),
         task_type="FEATURE_EXTRACTION",
         base_model_name_or_path=base,

@@ -97,7 +97,7 @@ def test_merged_weights_are_the_papers(kind):
 
 
 @pytest.mark.parametrize("make_base", [qwen3_embedding, embedding_gemma, "bert", "gpt2"])
-def test_saved_merged_or_as_an_adapter_the_vectors_are_the_same(make_base, tmp_path):
+def test_saved_merged_or_as_an_adapter_the_vectors_are_the_same(make_base, tmp_path, recwarn):
     library = pytest.importorskip("sentence_transformers")
     base = tmp_path / "base"
     if callable(make_base):
@@ -126,6 +126,7 @@ def test_saved_merged_or_as_an_adapter_the_vectors_are_the_same(make_base, tmp_p
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     assert all("lora_" in name for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    assert not [warning for warning in recwarn if "adapter keys" in str(warning.message)]
 
 
 def test_encoding_in_blocks_goes_through_the_adapter():
