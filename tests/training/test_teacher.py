@@ -80,20 +80,3 @@ def test_embeddings_teach_without_negatives(recipe, teacher, capsys):
     metrics = lines(train(recipe(teacher=alone, **settings)), "metrics")
     assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
     assert "nothing to learn" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("teacher", "words"),
-    [
-        ({"model": "x"}, "found no weight; expected kl, margin_mse, embedding or ignore_above_positive"),
-        ({"kl": 1.0}, "found no model for the kind 'bi-encoder', expected one"),
-        (
-            {"kind": "columns", "model": "x", "kl": 1.0},
-            "found the model 'x' for the kind 'columns', expected none",
-        ),
-        ({"kind": "columns", "embedding": 1.0}, "found a weight for the kind 'columns', expected 0"),
-    ],
-)
-def test_teachers_that_cannot_teach_are_refused(recipe, teacher, words):
-    with pytest.raises(ValueError, match=words):
-        recipe(teacher=teacher)
