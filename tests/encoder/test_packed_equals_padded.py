@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel
-from tests.tiny_models import FAMILIES, POSITIONS, SENTENCES, VOCABULARY, make_tiny_model
+from tests.tiny_models import FAMILIES, POSITIONS, VOCABULARY, make_tiny_model
 
 # Tokens per text: one alone, equal ones, borders of the padded blocks (16, 32, 48), and ones past ModernBERT's window.
 LENGTHS = (7, 1, 16, 17, 33, 1, 15, 48, 20, 20, 2)
@@ -158,36 +158,6 @@ def test_texts_longer_than_the_largest_block_length():
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_encode_is_the_tokenizer_and_the_padded_model(family):
-    """From texts on: special tokens, prompts, cutting, normalisation and every Matryoshka width."""
-    model = make_tiny_model(family, dense_width=24, widths=(8, 16), max_length=12)
-    found = model.encode(SENTENCES, prompt="问：", widths=(24, 8), precision="float32")
-    batch = model.tokenizer(
-        ["问：" + text for text in SENTENCES],
-        truncation=True,
-        max_length=12,
-        padding=True,
-        return_tensors="pt",
-    )
-    assert batch["attention_mask"].sum(dim=1).max() == 12
-    with torch.no_grad():
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        hidden = own_encoder(model)(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = model.dense((hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True))
-    for width in (24, 8):
-        expected = torch.nn.functional.normalize(pooled[:, :width], dim=1).numpy()
-        np.testing.assert_allclose(found[width], expected, rtol=1e-4, atol=1e-5)
-
-
-def test_encode_in_bfloat16_is_near():
-    model = make_tiny_model("bert", dense_width=24)
-    exact, rounded = (model.encode(SENTENCES, precision=precision) for precision in ("float32", "bfloat16"))
-    assert rounded.dtype == np.float32
-    assert (exact * rounded).sum(axis=1).min() > 0.999
-    assert (exact != rounded).any()
-
-
 def test_long_texts_are_cut_and_short_ones_kept():
     model = make_tiny_model("bert", max_length=10)
     tokens, offsets = model.tokenize(["好", "今天天气很好，我们去公园散步吧。" * 50])
@@ -196,14 +166,6 @@ def test_long_texts_are_cut_and_short_ones_kept():
     assert tokens[[0, 2, 3, 12]].tolist() == [2, 3, 2, 3]  # [CLS] ... [SEP], also where a text is cut
     model = make_tiny_model("bert")
     assert np.diff(model.tokenize(["好" * 1000])[1]).tolist() == [POSITIONS]
-
-
-def test_no_texts_no_embeddings():
-    model = make_tiny_model("bert", dense_width=8)
-    assert model.encode([]).shape == (0, 8)
-    tokens, offsets = model.tokenize([])
-    assert len(tokens) == 0
-    assert offsets.tolist() == [0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
