@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -35,8 +36,8 @@ class Samples:
 def samples(filtered: Filtered) -> list[Samples]:
     """Return dropped pairs of every reason, those of duplicates with the pair that they resemble."""
     shown = [reason for reason in filtered.reasons if reason.samples]
-    resembled = {sample.duplicate_of for reason in shown for sample in reason.samples} - {None}
-    originals: dict[int | None, dict[str, str]] = {**_pairs(filtered.path, resembled)}
+    ids = (sample.duplicate_of for reason in shown for sample in reason.samples)
+    originals: dict[Any, dict[str, str]] = _pairs(filtered.path, {id for id in ids if id is not None})
     return [
         Samples(
             name=reason.reason,

@@ -56,7 +56,7 @@ def results(runs: Sequence[RunFiles]) -> ScoreTable | None:
     columns += [run.name if len(runs) > 1 else "after" for run, _ in ended]
     if len(runs) == 1 and len(evaluations) == 2:
         low, high = _scale(score.value for each in evaluations for score in each.scores.values())
-        groups = _groups(evaluations, lambda values: _before_and_after(*values, low, high))
+        groups = _groups(evaluations, lambda values: _before_and_after(values, low, high))
         note = _results_note(runs, pair=True)
         return ScoreTable(note, [*columns, "difference"], [low, (low + high) // 2, high], groups)
     groups = _groups(evaluations, lambda values: (_compared(values, first=1 if start else 0), None))
@@ -92,8 +92,9 @@ def _row(draw: Callable[[Values], Drawn], name: str, values: Values, *, mean: bo
     return Row(name, cells, mean, track)
 
 
-def _before_and_after(before: float | None, after: float | None, low: float, high: float) -> Drawn:
+def _before_and_after(values: Values, low: float, high: float) -> Drawn:
     """Cells of both and of their difference, and where they stand on a line from `low` to `high`."""
+    before, after = values
     cells = [Cell(sentences.number(before)), Cell(sentences.number(after))]
     if before is None or after is None:
         return [*cells, Cell("")], None

@@ -79,7 +79,7 @@ def test_an_unknown_precision_is_refused():
 def test_the_first_text_without_tokens_is_named():
     check_not_empty(["a", "b"], np.array([0, 1, 3]))
     check_not_empty([], np.array([0]))
-    with pytest.raises(UserError, match="text '\u200b': the tokenizer drops all of it"):
+    with pytest.raises(UserError, match=r"text '\\u200b': the tokenizer drops all of it"):
         check_not_empty(["a", "\u200b", ""], np.array([0, 1, 1, 1]))
 
 
