@@ -158,6 +158,19 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: line {error.lineno}: not JSON: {error.msg}.") from None
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read one JSON object.
+
+    Raises:
+        UserError: as `read_json`, or the file holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        kind = {list: "a list", str: "a text", type(None): "null"}.get(type(value), "a number")
+        raise UserError(f"{path}: found {kind}, expected a JSON object.")
+    return value
+
+
 def read_json_lines(path: str | Path) -> list[dict[str, Any]]:
     """Read a file of our own, one JSON object a line (metrics, evaluations); an unfinished last line is left out."""
     path = Path(path)

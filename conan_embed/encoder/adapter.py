@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, write_json
+from conan_embed.files import read_json, read_object, write_json
 
 if TYPE_CHECKING:
     from conan_embed.encoder.model import EmbeddingModel
@@ -183,7 +183,7 @@ def adapter_base(folder: Path) -> str | None:
     path = folder / ADAPTER_CONFIG
     if not path.exists():
         return None
-    config = read_json(path)
+    config = read_object(path)
     if config.get("peft_type") != "LORA":
         raise UserError(f"{path}: peft_type {config.get('peft_type')!r} is not supported; expected 'LORA'.")
     if not (folder / ADAPTER_WEIGHTS).exists():

@@ -5,6 +5,7 @@ Normalize, plus prompts in `config_sentence_transformers.json`; every version's 
 without `modules.json` is one of plain transformers. Weights are read from safetensors only: a pickle can run code.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from conan_embed.encoder.prompts import Prompts, read_prompts
 from conan_embed.errors import UserError
-from conan_embed.files import read_json
+from conan_embed.files import read_json, read_object
 
 POOLINGS = ("cls", "mean", "last")
 POOLING_KEYS = {
@@ -56,6 +57,11 @@ _ONLY_VALUES: dict[str, tuple[Any, ...]] = {
     "processing_kwargs": (None, {}),
     **dict.fromkeys(("query_length", "document_length", "query_expansion"), (None,)),
 }
+_POOLING_CONFIG_KEYS = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt")
+_DENSE_CONFIG_KEYS = (
+    *("in_features", "out_features", "bias", "activation_function"),
+    *("module_input_name", "module_output_name", "use_residual"),
+)
 # Arguments of `from_pretrained` that change where and how weights are loaded, not what they compute.
 _HARMLESS_MODEL_SETTINGS = frozenset(
     {
@@ -83,6 +89,10 @@ class DenseLayer:
 
     tensors: dict[str, torch.Tensor]
     activation: str = NO_DENSE_ACTIVATION
+
+    @property
+    def in_features(self) -> int:
+        return self.tensors["weight"].shape[1]
 
     @property
     def out_features(self) -> int:
@@ -145,12 +155,14 @@ def read_layout(folder: Path) -> ModelLayout:
     (_, transformer), (_, pooling), *after = modules
     normalized = bool(after) and after[-1][0] == "Normalize"
     prompts, similarity = read_prompts(folder / "config_sentence_transformers.json")
+    dense = tuple(_dense(path) for kind, path in after if kind == "Dense")
     return ModelLayout(
         transformer,
         pooling=(mode := _pooling(pooling / "config.json")),
         # The last token is the same with the prompt or without.
-        include_prompt=mode == "last" or bool(read_json(pooling / "config.json").get("include_prompt", True)),
-        dense=tuple(_dense(path) for kind, path in after if kind == "Dense"),
+        include_prompt=mode == "last"
+        or bool(read_object(pooling / "config.json").get("include_prompt", True)),
+        dense=dense,
         prompts=prompts,
         widths=_widths(folder, transformer),
         # Of vectors of length 1 the dot product is the cosine, and distances order them alike.
@@ -163,7 +175,10 @@ def read_layout(folder: Path) -> ModelLayout:
 def _modules(folder: Path) -> list[tuple[str, Path]]:
     """Return kind and folder of each module, in order."""
     path = folder / "modules.json"
-    modules = [(str(module["type"]), folder / module["path"]) for module in read_json(path)]
+    listed = read_json(path)
+    if not isinstance(listed, list) or not all(map(_is_module, listed)):
+        raise UserError(f"{path}: expected a list of modules, each with its type and path.")
+    modules = [(module["type"], folder / module["path"]) for module in listed]
     for type_, _ in modules:
         if not type_.startswith("sentence_transformers."):
             raise UserError(
@@ -181,17 +196,36 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         raise UserError(
             f"{path}: modules in the order {', '.join(kinds)}; expected Transformer, Pooling, any Dense, Normalize."
         )
+    if kinds[-1] == "Normalize" and (path := modules[-1][1] / "config.json").exists():
+        _check_input_and_output(path, read_object(path))
     return [(kind, path) for kind, (_, path) in zip(kinds, modules, strict=True)]
+
+
+def _is_module(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("path"), str)
+    )
+
+
+def _check_input_and_output(path: Path, config: dict[str, Any]) -> None:
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise UserError(
+                f"{path}: {key}: {config[key]!r} is not supported; expected 'sentence_embedding'."
+            )
 
 
 def _transformer_settings(folder: Path) -> dict[str, Any]:
     """Read sentence_bert_config.json, or the file of one of its older names."""
     path = next((folder / name for name in _TRANSFORMER_FILES if (folder / name).exists()), None)
-    config = {} if path is None else read_json(path)
+    config = {} if path is None else read_object(path)
     for key, value in config.items():
         _check_transformer_key(path, key, value)
     tokenizer_settings = _settings(config, _TOKENIZER_SETTINGS)
-    length = config.get("max_seq_length") or tokenizer_settings.get("model_max_length")
+    length = config.get("max_seq_length")
+    if length is not None and (type(length) is not int or length < 1):
+        raise UserError(f"{path}: max_seq_length: found {length!r}, expected a number of tokens.")
+    length = length or tokenizer_settings.get("model_max_length")
     return {
         "max_length": int(length) if length else _tokenizer_length(folder),
         "lowercase": bool(config.get("do_lower_case")),
@@ -229,12 +263,23 @@ def _check_transformer_key(path: Path | None, key: str, value: Any) -> None:
 def _tokenizer_length(folder: Path) -> int | None:
     """The length that the tokenizer cuts at; a huge number stands for none."""
     path = folder / "tokenizer_config.json"
-    length = read_json(path).get("model_max_length") if path.exists() else None
+    length = read_object(path).get("model_max_length") if path.exists() else None
     return int(length) if length is not None and length < 1e9 else None
 
 
+def _check_keys(path: Path, config: dict[str, Any], known: Collection[str]) -> None:
+    for key in config:
+        if key not in known:
+            raise UserError(
+                f"{path}: unknown key {key!r}; expected a setting that sentence-transformers writes."
+            )
+
+
 def _pooling(path: Path) -> str:
-    config = read_json(path)
+    config = read_object(path)
+    _check_keys(
+        path, config, {*_POOLING_CONFIG_KEYS, *(key for key in config if key.startswith("pooling_mode_"))}
+    )
     modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
     if "pooling_mode" in config:  # sentence-transformers 6: one name, or several
         mode = config["pooling_mode"]
@@ -253,7 +298,8 @@ def _pooling(path: Path) -> str:
 
 def _dense(folder: Path) -> DenseLayer:
     path = folder / "config.json"
-    config = read_json(path)
+    config = read_object(path)
+    _check_keys(path, config, _DENSE_CONFIG_KEYS)
     activation = str(
         config.get("activation_function", "torch.nn.modules.activation.Tanh")
     )  # the library's default
@@ -261,15 +307,41 @@ def _dense(folder: Path) -> DenseLayer:
         raise UserError(
             f"{path}: activation {activation!r} is not supported; expected one of {', '.join(ACTIVATIONS)}."
         )
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise UserError(
-                f"{path}: {key}: {config[key]!r} is not supported; expected 'sentence_embedding'."
-            )
+    _check_input_and_output(path, config)
     if config.get("use_residual"):
         raise UserError(f"{path}: use_residual is not supported; expected a plain linear layer.")
     tensors = read_tensors(folder / "model.safetensors")
-    return DenseLayer({name.removeprefix("linear."): tensor for name, tensor in tensors.items()}, activation)
+    tensors = {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
+    _check_dense_tensors(folder / "model.safetensors", tensors, config)
+    return DenseLayer(tensors, activation)
+
+
+def _check_dense_tensors(path: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
+    """Refuse tensors that are no linear layer, or another one than `config` says, or not finite."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    out_features, in_features = shapes.get("weight", (0,)) if len(shapes.get("weight", ())) == 2 else (0, 0)
+    expected = {"weight": (config.get("out_features", out_features), config.get("in_features", in_features))}
+    if "bias" in shapes:
+        expected["bias"] = expected["weight"][:1]
+    if shapes != expected:
+        raise UserError(f"{path}: found the tensors {shapes}, expected those of a linear layer, {expected}.")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{path}: the weights {name} hold NaN or infinity; expected finite numbers.")
+
+
+def check_chain(folder: Path, layers: Sequence[DenseLayer], hidden: int) -> None:
+    """Refuse dense layers that do not take what the module before them gives.
+
+    Args:
+        hidden: width of the encoder.
+    """
+    for number, layer in enumerate(layers, 2):
+        if layer.in_features != hidden:
+            raise UserError(
+                f"{folder}: module {number} takes {layer.in_features} numbers, but the one before it gives {hidden}."
+            )
+        hidden = layer.out_features
 
 
 def _prompt_settings(folder: Path) -> dict[str, Any]:
@@ -282,9 +354,16 @@ def _widths(folder: Path, transformer: Path) -> tuple[int, ...]:
     """Matryoshka widths as we note them, or as other trainers keep them and vLLM reads them."""
     path = folder / "conan_embed.json"
     if path.exists():
-        return tuple(read_json(path).get("widths", ()))
+        return _as_widths(path, "widths")
     path = transformer / "config.json"
-    return tuple((read_json(path).get("matryoshka_dimensions") or ()) if path.exists() else ())
+    return _as_widths(path, "matryoshka_dimensions") if path.exists() else ()
+
+
+def _as_widths(path: Path, key: str) -> tuple[int, ...]:
+    widths = read_object(path).get(key) or ()
+    if not isinstance(widths, list | tuple) or not all(type(width) is int for width in widths):
+        raise UserError(f"{path}: {key}: found {widths!r}, expected a list of widths.")
+    return tuple(widths)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

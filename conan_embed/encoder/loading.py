@@ -24,13 +24,13 @@ from conan_embed.encoder.adapter import (
 from conan_embed.encoder.card import Interface, write_card
 from conan_embed.encoder.decoders import append_end_token, check_attention, set_attention, set_padding_side
 from conan_embed.encoder.dense import Dense
-from conan_embed.encoder.formats import ModelLayout, missing_weights, read_layout
+from conan_embed.encoder.formats import ModelLayout, check_chain, missing_weights, read_layout
 from conan_embed.encoder.positions import usable_positions
 from conan_embed.encoder.self_test import check_finite
 from conan_embed.encoder.tokenizer import lowercase
 from conan_embed.encoder.writing import make_config_portable, make_tokenizer_portable, write_layout
 from conan_embed.errors import UserError
-from conan_embed.files import atomic_write, read_json
+from conan_embed.files import atomic_write, read_object
 
 if TYPE_CHECKING:
     from conan_embed.encoder.model import EmbeddingModel
@@ -70,6 +70,7 @@ def load(
     check_finite(encoder, str(base))
     if layout.lowercase:
         lowercase(tokenizer)
+    check_chain(folder, layout.dense, encoder.config.hidden_size)
     _check_dense_width(base, layout, dense_width)
     pooling = pooling or layout.pooling or "mean"
     check_attention(encoder, attention)
@@ -151,7 +152,7 @@ def check_folder(base: str, folder: Path, trust_remote_code: bool) -> None:
     if (folder / ADAPTER_CONFIG).exists():
         raise UserError(f"{base}: the base of an adapter holds an adapter itself; expected whole weights.")
     for name in ("config.json", "tokenizer_config.json"):
-        config = read_json(folder / name) if (folder / name).exists() else {}
+        config = read_object(folder / name) if (folder / name).exists() else {}
         if config.get("auto_map") and not trust_remote_code:
             raise UserError(
                 f"{folder / name}: the model comes with code of its own (auto_map); model.trust_remote_code: true runs "

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from conan_embed.console import console
 from conan_embed.errors import UserError, suggestion
-from conan_embed.files import read_json
+from conan_embed.files import read_object
 
 ROLES = ("query", "passage", "sts")
 # Names of each role in published models, those that we write first.
@@ -23,6 +24,8 @@ _NAMES = {
     "sts": ("sts", "STS", "s2s_query", "text-matching", "sts_query"),
 }
 _ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+_KEYS = ("__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
 _OTHER_MODELS = ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder")
 
 
@@ -78,7 +81,8 @@ def read_prompts(path: Path) -> tuple[Prompts, str]:
     Raises:
         UserError: the folder holds another kind of model, or its default prompt does not exist.
     """
-    config = read_json(path) if path.exists() else {}
+    config = read_object(path) if path.exists() else {}
+    _check_settings(path, config)
     if config.get("model_type") in _OTHER_MODELS:
         raise UserError(f"{path}: found a {config['model_type']}; expected a SentenceTransformer.")
     # sentence-transformers writes null for a name that has no prompt.
@@ -95,6 +99,23 @@ def read_prompts(path: Path) -> tuple[Prompts, str]:
             f"({', '.join(ROLES)}) to use them."
         )
     return Prompts(by_name, default), config.get("similarity_fn_name") or "cosine"
+
+
+def _check_settings(path: Path, config: dict[str, Any]) -> None:
+    """Refuse settings that are not what they should be, and print the keys that are not known."""
+    similarity, prompts = config.get("similarity_fn_name"), config.get("prompts")
+    if similarity not in (None, *SIMILARITIES):
+        raise UserError(
+            f"{path}: similarity_fn_name: found {similarity!r}, expected one of {', '.join(SIMILARITIES)}."
+        )
+    is_object = prompts is None or isinstance(prompts, dict)
+    if not is_object or not all(text is None or isinstance(text, str) for text in (prompts or {}).values()):
+        raise UserError(f"{path}: prompts: found {prompts!r}, expected an object of texts by their names.")
+    if config.get("truncate_dim") is not None:
+        raise UserError(f"{path}: truncate_dim is not supported; expected Matryoshka widths by model.widths.")
+    unknown = [key for key in config if key not in _KEYS]
+    if unknown:
+        console.print(f"{path}: the keys {', '.join(unknown)} are not known and have no effect.")
 
 
 INSTRUCTION = "{instruction}"

@@ -21,6 +21,11 @@ from conan_embed.encoder.positions import num_token_rows
 from conan_embed.errors import UserError
 
 _BATCH = 4096
+_NOT_OF_TOKENS = (
+    *("name_or_path", "vocab_file", "merges_file", "tokenizer_file", "tokenizer_object", "spm_file"),
+    *("model_max_length", "model_input_names"),
+)
+"""Settings of a tokenizer that do not decide what tokens it makes."""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> None:
@@ -167,4 +172,9 @@ def _python_tokenizer_text(tokenizer: PreTrainedTokenizerBase, files: Mapping[st
     settings = {name: str(getattr(tokenizer, name, None)) for name in ("truncation_side", "do_lower_case")}
     vocabulary = hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
     code = inspect.getsource(type(tokenizer))
-    return json.dumps({"code": code, "files": hashes, "vocabulary": vocabulary, **settings})
+    given = {
+        name: str(value)
+        for name, value in sorted(tokenizer.init_kwargs.items())
+        if name not in _NOT_OF_TOKENS
+    }
+    return json.dumps({"code": code, "files": hashes, "vocabulary": vocabulary, "given": given, **settings})

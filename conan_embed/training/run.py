@@ -134,7 +134,8 @@ def _reading_identity(model: EmbeddingModel) -> dict[str, str]:
 
     Weights do not count, they are the checkpoint's own.
     """
-    settings = [model.pooling, model.max_length, sorted(model.prompts.items()), model.tokenizer_text()]
+    settings = [model.pooling, model.include_prompt, model.max_length, sorted(model.prompts.items())]
+    settings.append(model.tokenizer_text())
     return {"tokenizer, prompts or pooling of the base": xxhash.xxh3_128_hexdigest(repr(settings).encode())}
 
 

@@ -78,6 +78,101 @@ def test_what_stock_code_would_pass_over_is_refused(folder, file, values, words)
     refused(folder, words)
 
 
+SETTINGS = "config_sentence_transformers.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        (
+            "sentence_bert_config.json",
+            {"max_seq_length": 0},
+            "max_seq_length: found 0, expected a number of tokens",
+        ),
+        ("sentence_bert_config.json", {"max_seq_length": "512"}, "max_seq_length: found '512', expected"),
+        (
+            SETTINGS,
+            {"similarity_fn_name": "max_sim"},
+            "found 'max_sim', expected one of cosine, dot, euclidean",
+        ),
+        (SETTINGS, {"prompts": {"query": ["ask: "]}}, "expected an object of texts by their names"),
+        (
+            SETTINGS,
+            {"prompts": "ask: "},
+            "prompts: found 'ask: ', expected an object of texts by their names",
+        ),
+        (SETTINGS, {"truncate_dim": 8}, "truncate_dim is not supported; expected Matryoshka widths"),
+        ("1_Pooling/config.json", {"top_k": 3}, "unknown key 'top_k'"),
+        ("2_Dense/config.json", {"dropout": 0.1}, "unknown key 'dropout'"),
+        ("2_Dense/config.json", {"out_features": 99}, "expected those of a linear layer, {'weight': .99, 32"),
+        (
+            "3_Normalize/config.json",
+            {"module_input_name": "token_embeddings"},
+            "'token_embeddings' is not supported",
+        ),
+        ("config.json", {"matryoshka_dimensions": "8,16"}, "found '8,16', expected a list of widths"),
+        ("conan_embed.json", {"widths": [8.5]}, "found .8.5., expected a list of widths"),
+    ],
+)
+def test_settings_that_are_no_settings_are_refused_with_what_was_found(folder, file, values, words):
+    change(folder / file, **values)
+    refused(folder, words)
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["config.json", "tokenizer_config.json", "sentence_bert_config.json", SETTINGS, "1_Pooling/config.json"],
+)
+def test_a_list_for_an_object_is_refused_by_name(folder, file):
+    (folder / file).write_text("[]")
+    refused(folder, f"{file}: found a list, expected a JSON object")
+
+
+@pytest.mark.parametrize(
+    "modules", [{}, ["Transformer"], [{"type": "sentence_transformers.models.Transformer"}]]
+)
+def test_modules_without_type_and_path_are_refused(folder, modules):
+    (folder / "modules.json").write_text(json.dumps(modules))
+    refused(folder, "modules.json: expected a list of modules, each with its type and path")
+
+
+def test_a_key_that_nobody_knows_is_told(folder, capsys):
+    change(folder / SETTINGS, colour="red")
+    EmbeddingModel.load(folder)
+    assert "the keys colour are not known and have no effect" in capsys.readouterr().err
+
+
+def a_nan(tensors):
+    tensors["linear.bias"][3] = float("nan")
+
+
+def another_input(tensors):
+    tensors["linear.weight"] = torch.zeros(24, 31)
+
+
+@pytest.mark.parametrize(
+    ("change_tensors", "words"),
+    [
+        (a_nan, "2_Dense/model.safetensors: the weights bias hold NaN or infinity"),
+        (another_input, "expected those of a linear layer"),
+        (lambda tensors: tensors.pop("linear.weight"), "found the tensors {'bias': .24,.}, expected those"),
+        (lambda tensors: tensors.update(scale=torch.ones(1)), "expected those of a linear layer"),
+    ],
+)
+def test_a_dense_layer_is_a_whole_linear_layer_of_finite_numbers(folder, change_tensors, words):
+    file = folder / "2_Dense" / "model.safetensors"
+    tensors = load_file(file)
+    change_tensors(tensors)
+    save_file(tensors, file)
+    refused(folder, words)
+
+
+def test_a_dense_layer_takes_what_the_encoder_gives(folder):
+    save_file({"linear.weight": torch.zeros(24, 31)}, folder / "2_Dense" / "model.safetensors")
+    change(folder / "2_Dense" / "config.json", in_features=31)
+    refused(folder, "module 2 takes 31 numbers, but the one before it gives 32")
+
+
 @pytest.mark.parametrize("kind", ["custom_st.Transformer", "pylate.models.Dense.Dense"])
 def test_modules_of_other_code_are_refused_whatever_they_are_called(folder, kind):
     modules = json.loads((folder / "modules.json").read_text())
