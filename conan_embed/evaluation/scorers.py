@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from conan_embed.errors import UserError
 from conan_embed.evaluation import metrics, sets
 from conan_embed.evaluation.cached_encoder import Embedder, encode_finite, prefix
 from conan_embed.evaluation.sets import LocalTask
@@ -146,13 +147,22 @@ class StsScorer:
     binary = False
 
     def __init__(self, model: Embedder, path: Path, limit: int | None) -> None:
-        self.data = sets.read_pairs(path, limit, binary=self.binary)
+        self.path, self.data = path, sets.read_pairs(path, limit, binary=self.binary)
         self.rows = len(self.data.score)
+        if np.ptp(self.data.score) == 0:
+            raise UserError(
+                f"{path}: column 'score': every pair has {self.data.score[0]:g}, expected different scores: with one "
+                "there is no correlation."
+            )
         self.vectors = _Vectors(model, [*self.data.first, *self.data.second], "sts")
 
     def scores(self, width: int | None) -> dict[str, float]:
         first, second = np.split(self.vectors.rows_N, 2)
         cosine_P = metrics.pair_cosines(self.vectors.distinct(width), first, second)
+        if np.ptp(cosine_P) == 0:
+            sets.print_once(
+                f"{self.path}: all {self.rows:,} pairs have one cosine, which tells nothing apart."
+            )
         return self._metrics(cosine_P, self.data.score)
 
     def items(self) -> Floats:

@@ -92,6 +92,11 @@ def discover(folder: str | Path) -> list[LocalTask]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of evaluation sets.")
+    for other in sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in TYPES):
+        if other[0] != ".":
+            print_once(
+                f"{folder / other}: not read: {other!r} is no type of task{suggestion(other.lower(), TYPES)}."
+            )
     tasks = [task for type_ in TYPES for task in _tasks_of(type_, folder / type_)]
     if not tasks:
         raise UserError(
@@ -206,17 +211,19 @@ def read_retrieval(path: Path, limit: int | None = None) -> RetrievalSet:
     queries = read_table(_table_path(path, "queries"), JUDGED_QUERIES)
     corpus = read_table(_table_path(path, "corpus"), JUDGED_CORPUS)
     corpus = corpus.sort("doc_id", descending=True).with_row_index("document")
-    qrels = read_table(qrels_file, JUDGEMENTS).unique(
-        ["query_id", "doc_id"], keep="last", maintain_order=True
-    )
+    judgements = read_table(qrels_file, JUDGEMENTS)
+    qrels = judgements.unique(["query_id", "doc_id"], keep="last", maintain_order=True)
     documents = [  # as mteb joins title and text
         f"{title or ''} {text or ''}".strip() for title, text in corpus.select("title", "text").iter_rows()
     ]
     _print_oddities(path, queries, corpus, qrels, documents)
+    _print_judgement_oddities(path, judgements, qrels)
     # Queries without a judgement are left out, as in mteb.
     queries = queries.filter(pl.col("query_id").is_in(qrels["query_id"].unique().implode()))
     if queries.is_empty():
         raise UserError(f"{qrels_file}: found no judgement of a query that is there, expected at least one.")
+    if not (qrels["score"] > 0).any():
+        raise UserError(f"{qrels_file}: found no score above 0, expected a relevant document at least.")
     if not qrels["doc_id"].is_in(corpus["doc_id"].implode()).any():
         raise UserError(
             f"{qrels_file}: found no judgement of a document that is there, expected at least one."
@@ -271,11 +278,27 @@ def _print_oddities(
         (documents.count(""), "documents are empty; they are ranked like the others"),
     ):
         if count:
-            _print_once(f"{path}: {count:,} {what}.")
+            print_once(f"{path}: {count:,} {what}.")
+
+
+def _print_judgement_oddities(path: Path, judgements: pl.DataFrame, qrels: pl.DataFrame) -> None:
+    """Print how many judgements contradict each other, and how many queries have nothing to find."""
+    by_pair = judgements.group_by("query_id", "doc_id").agg(pl.col("score").n_unique())
+    by_query = qrels.group_by("query_id").agg(pl.col("score").max())
+    for count, what in (
+        (
+            (by_pair["score"] > 1).sum(),
+            "pairs are judged several times, and differently; the last judgement counts",
+        ),
+        ((by_query["score"] <= 0).sum(), "judged queries have no relevant document; they score 0"),
+    ):
+        if count:
+            print_once(f"{path}: {count:,} {what}.")
 
 
 @functools.cache
-def _print_once(line: str) -> None:
+def print_once(line: str) -> None:
+    """Print a line unless it was printed before."""
     console.print(line)  # a run evaluates the same sets many times
 
 
@@ -321,7 +344,16 @@ def read_labelled(path: Path, limit: int | None = None) -> LabelledSet:
 def read_classification(path: Path, limit: int | None = None) -> tuple[LabelledSet, LabelledSet]:
     """Read a classification folder: training and test texts; `limit` is for the test texts."""
     train_file, test_file = _table_path(path, "train"), _table_path(path, "test")
-    return read_labelled(train_file), read_labelled(test_file, limit)
+    train, test = read_labelled(train_file), read_labelled(test_file, limit)
+    unknown = set(test.labels) - set(train.labels)
+    if unknown:
+        count = sum(label in unknown for label in test.labels)
+        label = repr(min(unknown))
+        print_once(
+            f"{path}: {count:,} of {len(test.labels):,} test texts have labels that no training text has, for "
+            f"instance {label}; they count as wrong."
+        )
+    return train, test
 
 
 def read_bitext(path: Path, limit: int | None = None) -> BitextSet:

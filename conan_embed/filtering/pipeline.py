@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conan_embed.console import console, progress_bar
 from conan_embed.errors import UserError
-from conan_embed.files import atomic_write, read_json, write_json
+from conan_embed.files import LOCK, atomic_write, lock_folder, read_json, write_json
 from conan_embed.filtering.decontamination import index_evaluation, read_evaluation
 from conan_embed.filtering.duplicates import JoinResult, find_duplicates
 from conan_embed.filtering.engine import Progress, Runner, run_step
@@ -51,15 +51,21 @@ def filter_pairs(
         teacher: the model that scores the pairs, instead of the one at `recipe.teacher.model`.
 
     Raises:
-        UserError: something in the recipe or the files is wrong, or `output` holds a run of another recipe.
+        UserError: something in the recipe or the files is wrong, or `output` holds a run of another recipe, or one that
+            another process works on.
     """
     if teacher is not None and recipe.teacher.model is None:
-        named = recipe.teacher.model_copy(update={"model": type(teacher).__name__})
+        named = recipe.teacher.model_copy(update={"model": _name_of(teacher)})
         recipe = recipe.model_copy(update={"teacher": named})
     run = Run(recipe, tuple(plan_shards(recipe.sources, recipe.engine.shard_rows)), Path(output).expanduser())
+    with lock_folder(run.output):
+        return _filter(run, runner, resume, teacher)
+
+
+def _filter(run: Run, runner: Runner, resume: bool, teacher: Encoder | None) -> Summary:
     if _prepare_output(run, resume):
         return read_summary(run.output / "summary.json")
-    read_block_lists(recipe.safety)  # a missing list is reported before hours of work, not after
+    read_block_lists(run.recipe.safety)  # a missing list is reported before hours of work, not after
     _index_evaluation(run)
     _train_quality(run)
     driver = _Driver(run, runner, _Clock(run.work / "clock.json"))
@@ -67,8 +73,8 @@ def filter_pairs(
     join = _find_duplicates(run, driver.workers)
     driver.clock.save()
     driver.over_shards("check", check_step)
-    if recipe.teacher.model is not None:
-        driver.score(recipe.teacher.model, teacher)
+    if run.recipe.teacher.model is not None:
+        driver.score(run.recipe.teacher.model, teacher)
     driver.over_shards("finish", finish_step)
     driver.clock.save()
     summary = summarise(run, seconds=driver.clock.seconds(), workers=driver.workers, join=join)
@@ -76,6 +82,17 @@ def filter_pairs(
     _print_bad_rows(summary)
     _clean_up(run)
     return summary
+
+
+def _name_of(teacher: Encoder) -> str:
+    """Return a name that changes with whatever changes the scores, so that no run is resumed with another teacher."""
+    name, weights = type(teacher).__name__, getattr(teacher, "state_dict", None)
+    if weights is None:
+        return name
+    from conan_embed.encoder.fingerprint import fingerprint
+    from conan_embed.encoder.model import EmbeddingModel
+
+    return f"{name} {fingerprint(teacher)}" if isinstance(teacher, EmbeddingModel) else name
 
 
 def _prepare_output(run: Run, resume: bool) -> bool:
@@ -89,7 +106,7 @@ def _prepare_output(run: Run, resume: bool) -> bool:
         _remove_run(run.output)
     elif marker.exists():
         _check_identity(run.output, read_json(marker), identity)
-    elif run.output.is_dir() and any(run.output.iterdir()):
+    elif any(path.name != LOCK for path in run.output.iterdir()):
         raise UserError(f"{run.output}: is not empty and holds no filter run; choose another folder.")
     write_json(marker, identity)
     return (run.output / "summary.json").exists()
@@ -104,7 +121,15 @@ def _identity(run: Run) -> dict[str, dict[str, object]]:
         "recipe": recipe.model_dump(mode="json", exclude=_NO_EFFECT_ON_OUTPUT),
         "files": _stamps(Path(shard.path) for shard in run.shards),
         "lists": _stamps([*lists, *(file for path in other for file in source_files(path))]),
+        "teacher": _stamps(_teacher_files(recipe.teacher.model)),
     }
+
+
+def _teacher_files(model: str | None) -> list[Path]:
+    """Return the files of the teacher's folder; none where it is a hub name, or was given as an object."""
+    folder = Path(model or "").expanduser()
+    files = folder.rglob("*") if model and folder.is_dir() else ()
+    return sorted(file for file in files if file.is_file())
 
 
 def _stamps(files: Iterable[Path]) -> dict[str, object]:

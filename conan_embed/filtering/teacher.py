@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from conan_embed.errors import NotFinite
 from conan_embed.filtering.recipe import Teacher
 from conan_embed.filtering.stage import Outcome, split
 
@@ -65,7 +66,14 @@ def _encode(texts: pl.Series, encoder: Encoder, prompt: str) -> tuple[np.ndarray
         return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
     numbered = pl.DataFrame({texts.name: distinct, "index": np.arange(len(distinct))})
     index = texts.to_frame().join(numbered, on=texts.name, how="left", maintain_order="left")["index"]
-    return encoder.encode(distinct.to_list(), prompt=prompt), index.to_numpy()
+    vectors_UD = encoder.encode(distinct.to_list(), prompt=prompt)
+    finite_U = np.isfinite(vectors_UD).all(axis=1)
+    if not finite_U.all():  # such a score is below no bound, so that its pair would be kept
+        text = distinct[int(finite_U.argmin())]
+        raise NotFinite(
+            f"the teacher's embedding of {text[:60]!r} holds NaN or infinity, expected finite numbers."
+        )
+    return vectors_UD, index.to_numpy()
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ def _with_title_before_text(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select("doc_id", text=pl.when(is_joined).then(joined).otherwise(text))
 
 
-_POSITIVE_NAMES = ("pos", "answer", "passage", "document", "response", "context")
+_POSITIVE_NAMES = ("pos", "positives", "answer", "passage", "document", "response", "context")
+_NEGATIVE_NAMES = ("neg", "negatives", "hard_negatives")
 _QUERY = Column("query", "text", ("anchor", "question"))
 _TEXT_A = Column("text_a", "text", ("sentence1", "sentence_a", "text1"))
 _TEXT_B = Column("text_b", "text", ("sentence2", "sentence_b", "text2"))
@@ -145,7 +146,7 @@ RETRIEVAL = TableSchema(
     (
         _QUERY,
         Column("positive", "texts", _POSITIVE_NAMES),
-        Column("negative", "texts", ("neg",), required=False, filled=False),
+        Column("negative", "texts", _NEGATIVE_NAMES, required=False, filled=False),
     )
 )
 SCORED_PAIRS = TableSchema(
@@ -192,7 +193,7 @@ RERANKING = TableSchema(
     (
         _QUERY,
         Column("positive", "texts", _POSITIVE_NAMES, filled=False),
-        Column("negative", "texts", ("neg",), filled=False),
+        Column("negative", "texts", _NEGATIVE_NAMES, filled=False),
     )
 )
 LABELLED_PAIRS = TableSchema((_TEXT_A, _TEXT_B, Column("score", "binary", _SCORE_NAMES)))

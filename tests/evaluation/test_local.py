@@ -214,3 +214,19 @@ def test_the_precision_is_the_models_to_use(folder: Path) -> None:
         asked: set[str] = set()
         assert evaluate(Precise(), folder, precision=precision).precision == precision
         assert asked == {precision}
+
+
+def test_pairs_of_one_score_are_refused_and_those_of_one_cosine_told(tmp_path: Path, capsys) -> None:
+    class Blind(BagOfWords):
+        def encode(self, texts, *, prompt=""):
+            return np.repeat(super().encode(["one"], prompt=""), len(texts), axis=0)
+
+    rows = [{"text_a": f"a {i}", "text_b": "b", "score": i} for i in range(3)]
+    write_tables(tmp_path, {"sts/x": rows})
+    assert evaluate(Blind(), tmp_path)["sts/x"].main == 0
+    assert "all 3 pairs have one cosine, which tells nothing apart" in capsys.readouterr().err
+    write_tables(tmp_path, {"sts/x": [{**row, "score": 2} for row in rows]})
+    with pytest.raises(
+        UserError, match="every pair has 2, expected different scores: with one there is no correlation"
+    ):
+        evaluate(BagOfWords(), tmp_path)

@@ -191,6 +191,40 @@ def test_judgements_of_nothing_that_is_there_are_refused(tmp_path: Path, qrels: 
         sets.read_retrieval(folder)
 
 
+def test_a_query_without_a_relevant_document_is_told(tmp_path: Path, capsys) -> None:
+    data = judged(tmp_path, qrels="r\tc\t0\n")
+    assert sorted(data.judged_gain.tolist()) == [0.0, 1.0]
+    told = capsys.readouterr().err
+    assert "1 pairs are judged several times, and differently; the last judgement counts" in told
+    assert "1 judged queries have no relevant document; they score 0" in told
+
+
+def test_a_set_without_a_relevant_document_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found no score above 0, expected a relevant document"):
+        judged(tmp_path, qrels="q\ta\t0\nr\tc\t-1\n")
+
+
+def test_folders_that_are_no_type_of_task_are_told(tmp_path: Path, capsys) -> None:
+    for name in ("sts", "STS", "summarization"):
+        (tmp_path / name).mkdir()
+        write_lines(tmp_path / name / "a.jsonl", [{"text_a": "a", "text_b": "b", "score": 1}])
+    assert [task.key for task in discover(tmp_path)] == ["sts/a"]
+    told = capsys.readouterr().err
+    assert "'STS' is no type of task (did you mean 'sts'?)" in told
+    assert "summarization: not read" in told
+
+
+def test_labels_without_a_training_text_are_told(tmp_path: Path, capsys) -> None:
+    write_lines(tmp_path / "train.jsonl", [{"text": f"a {i}", "label": "xy"[i % 2]} for i in range(4)])
+    write_lines(tmp_path / "test.jsonl", [{"text": f"b {i}", "label": "xz"[i % 2]} for i in range(4)])
+    sets.read_classification(tmp_path)
+    told = capsys.readouterr().err
+    assert (
+        "2 of 4 test texts have labels that no training text has, for instance 'z'; they count as wrong"
+        in told
+    )
+
+
 def test_two_files_of_one_task_are_refused(tmp_path: Path) -> None:
     write_tables(tmp_path, {"sts/Small": small_tables()["sts/Small"]})
     write_tables(tmp_path, {"sts/Small": small_tables()["sts/Small"]}, ".jsonl")

@@ -19,6 +19,7 @@ from conan_embed.errors import UserError
 from conan_embed.filtering import FilterRecipe, Source, filter_pairs, pipeline
 from conan_embed.filtering.recipe import Decontaminate, Engine, Teacher
 from conan_embed.reporting.page import report
+from tests.tiny_models import make_tiny_model
 
 HAN = [chr(c) for c in range(0x4E00, 0x4E00 + 3000)]
 RUN = """
@@ -211,6 +212,43 @@ def test_teacher_scores_stay_as_a_column_and_are_not_computed_again(raw, tmp_pat
     filter_pairs(recipe, tmp_path / "out", teacher=teacher)
     assert teacher.texts == asked
     assert output_of(tmp_path / "out")[0].equals(kept)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_run_is_not_resumed_with_another_teacher(raw, tmp_path):
+    teachers = [make_tiny_model("bert", seed=seed) for seed in (0, 1)]
+    folder = tmp_path / "teacher"
+    teachers[0].save(folder)
+    for name, recipe, teacher in (
+        ("object", recipe_for(raw), teachers[0]),
+        ("folder", recipe_for(raw, teacher=Teacher(model=str(folder))), None),
+    ):
+        filter_pairs(recipe, tmp_path / name, teacher=teacher)
+    shutil.rmtree(folder)
+    teachers[1].save(folder)
+    with pytest.raises(UserError, match="holds a run with another recipe"):
+        filter_pairs(recipe_for(raw), tmp_path / "object", teacher=teachers[1])
+    with pytest.raises(UserError, match="holds a run with another teacher"):
+        filter_pairs(recipe_for(raw, teacher=Teacher(model=str(folder))), tmp_path / "folder")
+
+
+@pytest.mark.usefixtures("here")
+def test_an_output_folder_belongs_to_one_process(raw, tmp_path):
+    code = f"""
+import sys, time
+from conan_embed.files import lock_folder
+with lock_folder({str(tmp_path / "out")!r}):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"in use by process {owner.pid} on"):
+            filter_pairs(recipe_for(raw), tmp_path / "out")
+    finally:
+        owner.kill()
+        owner.wait()
 
 
 @pytest.mark.usefixtures("here")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from conan_embed.errors import NotFinite
 from conan_embed.filtering.recipe import Teacher
 from conan_embed.filtering.teacher import TeacherScores, score_pairs
 
@@ -49,3 +50,9 @@ def test_rank_counts_the_better_passages_of_the_pool(make_pairs):
 
 def test_no_pairs_have_no_scores(make_pairs):
     assert score_pairs(make_pairs([("0", "1")]).clear(), Angles(), Teacher(model="angles")).height == 0
+
+
+def test_a_teacher_whose_embeddings_are_no_numbers_keeps_nothing(make_pairs):
+    pairs = make_pairs([("0", "60"), ("0", "nan")])
+    with pytest.raises(NotFinite, match="teacher's embedding of 'nan' holds NaN or infinity"):
+        score_pairs(pairs, Angles(), Teacher(model="angles"))

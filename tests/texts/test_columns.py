@@ -21,6 +21,11 @@ FILE = Path("data.csv")
             {"query": ["query"], "positive": ["pos"], "negative": ["negative_2", "negative_10"]},
         ),
         (
+            RETRIEVAL,
+            ["query", "positives", "hard_negatives"],
+            {"query": ["query"], "positive": ["positives"], "negative": ["hard_negatives"]},
+        ),
+        (
             STS,
             ["sentence1", "sentence2", "label"],
             {"text_a": ["sentence1"], "text_b": ["sentence2"], "score": ["label"]},
