@@ -82,9 +82,9 @@ def read_prompts(path: Path) -> tuple[Prompts, str]:
         UserError: the folder holds another kind of model, or its default prompt does not exist.
     """
     config = read_object(path) if path.exists() else {}
-    _check_settings(path, config)
     if config.get("model_type") in _OTHER_MODELS:
         raise UserError(f"{path}: found a {config['model_type']}; expected a SentenceTransformer.")
+    _check_settings(path, config)
     # sentence-transformers writes null for a name that has no prompt.
     by_name = {name: text for name, text in (config.get("prompts") or {}).items() if text is not None}
     default = config.get("default_prompt_name")
