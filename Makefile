@@ -8,8 +8,9 @@ BIN    := $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/conan-embed quickstart
 
+# One process per core, one thread each; the files of a process's tests stay whole.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Only the tests that take a minute or more each (the notebook, killed runs).
 test-slow: $(VENV)/.installed-dev

@@ -12,6 +12,13 @@ from tests.tiny_models import make_tiny_model
 settings.register_profile("conan-embed", deadline=None)
 settings.load_profile("conan-embed")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first, so that no process is left with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 TinyModel = Callable[..., EmbeddingModel]
 
 
