@@ -27,7 +27,7 @@ class Arm:
     Attributes:
         name: how tables call it.
         overrides: `dotted.key=value`, laid over the recipe.
-        trained: False for the base model as it comes.
+        trained: False for the base model, unchanged.
         values: of a sweep, the value of each varied key, as written.
         recipe: where it is not the comparison's recipe that the arm changes, the path of its own.
         after: the name of an earlier arm, whose model of the same seed is this one's base model.

@@ -165,8 +165,8 @@ class Teacher(Section):
 
     Attributes:
         min_score: pairs with a lower cosine go (0.4 in the paper, section 2.1).
-        max_rank: the positive must be among so many best passages for its query; null for no such check.
-        rank_pool: the passages are the positives of the pair's own shard, at most so many.
+        max_rank: the positive must be among this many best passages for its query; null for no such check.
+        rank_pool: how many positives of the pair's own shard it is ranked among, at most.
         query_prompt, positive_prompt: null for the model's own.
     """
 

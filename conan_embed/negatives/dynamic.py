@@ -65,7 +65,7 @@ class CheckRecord:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as a line of negatives.jsonl; without a bank it says nothing about one."""
+        """Return the record as a line of negatives.jsonl; without a bank, its keys are left out."""
         record = asdict(self)
         if self.bank_age is None:
             del record["bank_age"], record["bank_age_max"]

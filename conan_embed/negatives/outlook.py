@@ -1,7 +1,7 @@
 """What stands in the way of hard negatives in a run, told before its first step.
 
 A run whose negatives can never be replaced trains for hours as a static one and looks like a result; so does one in
-which half of the queries have no negatives. Whatever can be known beforehand is told: too few negatives, steps or
+which half of the queries have no negatives. Whatever can be known beforehand is printed: too few negatives, steps or
 visits, rankings without a further window, bounds that scores cannot reach.
 """
 

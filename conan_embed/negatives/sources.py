@@ -183,7 +183,7 @@ def make_source(
     """Return the source that the recipe names.
 
     Args:
-        width: of the embeddings; a bank keeps at most so many dimensions.
+        width: of the embeddings.
     """
     if settings.source == "static":
         return Static()

@@ -11,7 +11,7 @@ from conan_embed.recipes.sections import Mining
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 
-_FIRST = 10  # usable ranks whose mean score is told
+_FIRST = 10  # usable ranks whose mean score is reported
 _SHOWN = 3  # negatives of an example
 
 

@@ -1,6 +1,6 @@
 """Is there anything to learn? A query needs a positive and a negative, a graded pair another of another grade.
 
-Without them a loss is 0 from the first step to the last, and nobody is told. So a run whose steps all lack them is
+Without them the loss is 0 from the first step to the last, without any warning. So a run whose steps all lack them is
 refused before it starts, and single such steps are counted (training/loop.py).
 """
 

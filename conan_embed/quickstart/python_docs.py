@@ -129,7 +129,7 @@ def build(
 
 
 def _read(packages: Iterable[Package], max_objects: int) -> Mapping[str, list[PythonObject]]:
-    """Return documented objects by distribution, at most so many of each that none can dominate."""
+    """Return documented objects by distribution, capped so that none dominates."""
     objects: dict[str, list[PythonObject]] = defaultdict(list)
     for package in tracked(packages, "Reading the installed documentation"):
         limit = max_objects // (4 if package.distribution == STANDARD_LIBRARY else 16)

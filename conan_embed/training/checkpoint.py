@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on bit for bit, written aside and renamed.
+"""Checkpoints: everything that a run needs to resume bit for bit, written atomically.
 
     checkpoints/step-00000500/
         model/                  parameters

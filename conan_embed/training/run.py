@@ -181,7 +181,7 @@ def load_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path
 
 
 def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) -> None:
-    """Do the steps that are left, and write the model and what is told of the run."""
+    """Do the remaining steps; write the model and the record of the run."""
     folder = parts.folder
     num_steps = recipe.training.steps or parts.source.steps_for(recipe.training.epochs)
     if recipe.teacher is None or not recipe.teacher.embedding:  # embeddings teach without negatives
