@@ -29,6 +29,6 @@ def test_the_example_trains_searches_and_reports(tmp_path, monkeypatch, capsys):
         exec(example.replace("intfloat/multilingual-e5-small", MODEL), {})
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] in {row["answer"] for row in rows}
-    assert "gradient_norm" in printed
+    assert "learning_rate" in printed
     assert printed.splitlines()[-1] == "runs/faq/report.html"
     assert (tmp_path / "runs/faq/report.html").exists()
