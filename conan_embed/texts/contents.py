@@ -2,8 +2,8 @@
 
 Two texts have one content if they are equal, or if the tokenizer makes the same tokens of them: they may differ in case
 or blanks, or beyond the length at which texts are cut. Prompts do not count: each text's tokens are compared without
-those that its prompt puts before it (and the special token before that). Tokens that unrelated texts share (all of them
-one unknown word) say nothing: such texts are compared as they are written.
+those that its prompt puts before it (and the special token before that). A token for unknown words stands for any of
+them: texts that hold one are the same only if they are also written alike, but for case and blanks.
 
 Shapes: N texts, T tokens of all of them.
 """
@@ -19,6 +19,8 @@ import xxhash
 # Texts whose tokens differ from the first on and up to the last: what all of them have in common under a prompt is the
 # prompt's and the special tokens.
 _PROBES = ("a", "1", "的", "?")
+_UNKNOWN = ("𒀀", "𒁀")  # what no vocabulary holds: where both have the same token, it is that of unknown words
+_LONG = 2000  # words; a tokenizer that cuts later leaves few texts to compare beyond its length
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Frame:
     """The tokens around every text under one prompt: the prompt's and the special ones.
 
     Attributes:
-        alike: where they cannot be told, since the probes all have the same tokens: these; else None.
+        known: whether they could be told: not if all probes have the same tokens.
+        unknown: the token of unknown words, if there is one.
+        max_length: where the tokenizer cuts, if it does.
     """
 
     start: np.ndarray
     end: np.ndarray
-    alike: np.ndarray | None = None
+    known: bool = True
+    unknown: int | None = None
+    max_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +48,14 @@ class Probes:
 
     @property
     def texts(self) -> list[str]:
-        return [prompt + probe for prompt in self.prompts for probe in _PROBES]
+        probes = (*_PROBES, *_UNKNOWN, "a " * _LONG)
+        return [prompt + probe for prompt in self.prompts for probe in probes]
 
     def frames(self, tokens: np.ndarray, offsets: np.ndarray) -> dict[str, Frame]:
         """Return the frame of each prompt, given the tokens of `texts` (int32 end to end, int64 offsets into them)."""
         texts = [tokens[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
-        groups = [texts[i : i + len(_PROBES)] for i in range(0, len(texts), len(_PROBES))]
+        size = len(texts) // max(len(self.prompts), 1)
+        groups = [texts[i : i + size] for i in range(0, len(texts), size)]
         return {prompt: _frame(group) for prompt, group in zip(self.prompts, groups, strict=True)}
 
 
@@ -56,12 +64,21 @@ def probes_of(prompts: pl.Series) -> Probes:
 
 
 def _frame(texts: Sequence[np.ndarray]) -> Frame:
+    *texts, unknown, other, long = texts
+    is_cut = len(long) < _LONG and not np.array_equal(
+        long, texts[0]
+    )  # and not one token whatever the text is
+    max_length = len(long) if is_cut else None
     if all(np.array_equal(text, texts[0]) for text in texts):  # all of them unknown words
-        return Frame(texts[0][:0], texts[0][:0], alike=texts[0])
+        return Frame(
+            texts[0][:0], texts[0][:0], False, int(texts[0][-1]) if len(texts[0]) else None, max_length
+        )
     start = _common_start(texts)
     shortest = min(map(len, texts))
     end = _common_start([text[::-1][: shortest - len(start)] for text in texts])[::-1]
-    return Frame(start, end)
+    own = unknown[len(start) : len(unknown) - len(end)]
+    is_unknown = np.array_equal(unknown, other) and len(own) > 0
+    return Frame(start, end, True, int(own[-1]) if is_unknown else None, max_length)
 
 
 def _common_start(texts: Sequence[np.ndarray]) -> np.ndarray:
@@ -85,7 +102,7 @@ def contents_of(
         int64 [N].
     """
     by_text = _numbers(unique["text"])
-    by_tokens = _numbers(pl.Series(_token_hashes(unique["prompt"], frames, tokens, offsets)))
+    by_tokens = _numbers(pl.Series(_token_hashes(unique, frames, tokens, offsets)))
     pairs = pl.DataFrame({"text": by_text, "tokens": by_tokens}).unique()
     if len(pairs) == pairs["tokens"].n_unique():  # as a rule: equal tokens are of equal texts
         return by_text
@@ -112,29 +129,44 @@ def _connected(by_text: np.ndarray, by_tokens: np.ndarray) -> np.ndarray:
 
 
 def _token_hashes(
-    prompts: pl.Series, frames: Mapping[str, Frame], tokens: np.ndarray, offsets: np.ndarray
+    unique: pl.DataFrame, frames: Mapping[str, Frame], tokens: np.ndarray, offsets: np.ndarray
 ) -> np.ndarray:
-    """Return a hash of each text's own tokens, uint64 [N]; a text whose tokens say nothing has one that no other has.
+    """Return a hash of each text's own tokens, uint64 [N]; a text without any has one that no other has.
 
     A text whose own tokens cannot be told from its prompt's is comparable with texts of the same prompt only.
     """
+    prompts = unique["prompt"]
     begin, seed = offsets[:-1].copy(), np.zeros(len(prompts), np.int64)
-    says_nothing = np.zeros(len(prompts), bool)
+    has_unknown = np.zeros(len(prompts), bool)
     for number, (prompt, frame) in enumerate(frames.items(), 1):
         rows = np.flatnonzero((prompts == prompt).to_numpy())
-        is_framed = _starts_with(frame.start, rows, tokens, offsets) & (frame.alike is None)
-        if frame.alike is not None:
-            says_nothing[_equal_to(frame.alike, rows, tokens, offsets)] = True
+        is_framed = _starts_with(frame.start, rows, tokens, offsets) & frame.known
         begin[rows[is_framed]] += len(frame.start)
         seed[rows[~is_framed]] = number
-    tokens = np.where(tokens < 0, ~tokens, tokens)  # whether a token is pooled does not make it another
+        has_unknown[rows] = _holds_unknown(frame, rows, tokens, offsets)
     data = np.ascontiguousarray(tokens, np.int32).view(np.uint8).data
     ranges = zip((4 * begin).tolist(), (4 * offsets[1:]).tolist(), seed.tolist(), strict=True)
     hashes = [xxhash.xxh3_64_intdigest(data[first:last], seed) for first, last, seed in ranges]
     result = np.array(hashes, dtype=np.uint64)
-    alone = np.flatnonzero(says_nothing | (begin == offsets[1:]))
-    result[alone] = alone  # hashes are far larger numbers
+    result[has_unknown] ^= _written_hashes(unique["text"].filter(pl.Series(has_unknown)))
+    empty = np.flatnonzero(begin == offsets[1:])
+    result[empty] = empty  # hashes are far larger numbers
     return result
+
+
+def _holds_unknown(frame: Frame, rows: np.ndarray, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return bool [rows]: does that text hold an unknown word, and is it not cut?"""
+    if frame.unknown is None:
+        return np.zeros(len(rows), bool)
+    holds = np.zeros(len(offsets) - 1, bool)
+    holds[np.searchsorted(offsets, np.flatnonzero(tokens == frame.unknown), side="right") - 1] = True
+    return holds[rows] & (frame.max_length is None or offsets[rows + 1] - offsets[rows] < frame.max_length)
+
+
+def _written_hashes(texts: pl.Series) -> np.ndarray:
+    """Return a hash of each text as it is written, but for case and blanks, uint64 [N]."""
+    plain = texts.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    return np.array([xxhash.xxh3_64_intdigest(text) for text in plain.cast(pl.Binary)], dtype=np.uint64)
 
 
 def _starts_with(start: np.ndarray, rows: np.ndarray, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:

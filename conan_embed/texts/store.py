@@ -39,7 +39,7 @@ CountTokens = Callable[[Sequence[str]], np.ndarray]
 
 _ARRAYS = ("tokens", "offsets", "content", "hashes", "characters", "character_offsets")
 _TEXTS_PER_BATCH = 16_384
-_VERSION = 3  # of what stands in a folder: contents by tokens
+_VERSION = 4  # of what stands in a folder: contents by tokens
 
 
 @dataclass(frozen=True)

@@ -111,9 +111,24 @@ def test_a_tokenizer_that_knows_none_of_the_probes():
     """All words are unknown: nothing can be told of the prompt, and nothing is mixed up."""
     tokenize = Tokenizer()
     tokenize.words = lambda text: [3 for _ in text.split()]  # type: ignore[method-assign]
-    several = [("", "x"), ("", "y z"), ("ask: ", "x"), ("", "w"), ("", "u v")]
-    # One unknown word, as the probes are, says nothing of a text; "ask: x" is no "y z", but "u v" is read like it.
-    assert contents(several, tokenize) == ([0, 1, 0, 2, 1], [])
+    several = [("", "x"), ("", "y z"), ("ask: ", "x"), ("", "w"), ("", "u v"), ("", "Y  z")]
+    # "ask: x" is no "y z", and unknown words may be any: only case and blanks do not count.
+    assert contents(several, tokenize) == ([0, 1, 0, 2, 3, 1], [])
+
+
+@pytest.mark.parametrize("prompt", ["", "ask: "])
+def test_unknown_words_may_be_any_but_for_case_and_blanks(prompt):
+    """A tokenizer that knows "how", "to" and the probes; all other words are one token."""
+    tokenize = Tokenizer(8)
+    known = ["how", "to", "a", "1", "的", "?", "ask:"]
+    tokenize.words = lambda text: [  # type: ignore[method-assign]
+        4 + known.index(word) if word in known else 3 for word in text.lower().split()
+    ]
+    several = ["how to x", "how to y", "How  to X", "how to", "HOW TO", "x", "y"]
+    assert contents([(prompt, text) for text in several], tokenize)[0] == [0, 1, 0, 2, 2, 3, 4]
+    # Beyond the length, nothing is read: there the tokens decide.
+    long = "how to how to how to how"
+    assert contents([(prompt, f"x {long} {end}") for end in ("one", "two")], tokenize)[0] == [0, 0]
 
 
 def test_a_tokenizer_that_tells_nothing_apart_merges_nothing():
