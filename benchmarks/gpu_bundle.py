@@ -19,12 +19,17 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+
+if TYPE_CHECKING:
+    import polars as pl
+    from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (  # without what they need: pip's answer would bring what is there
@@ -32,10 +37,21 @@ PACKAGES = (  # without what they need: pip's answer would bring what is there
     *("typing-inspection", "typing-extensions", "datasets", "dill", "multiprocess"),
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
-CODE = ("conan_embed", "benchmarks", "experiments", "tests", "pyproject.toml")
+CODE = (
+    *(
+        "conan_embed",
+        "benchmarks",
+        "experiments",
+        "tests/__init__.py",
+        "tests/tiny_models.py",
+        "tests/support",
+    ),
+    *("tests/stories/__init__.py", "tests/stories/test_world.py", "pyproject.toml"),
+)
 MAX_MIB = 60
 MAX_TOKENS = 48  # of a text, as experiments/hard-negatives reads them
-BASE_ROWS = 4000  # of each file that the base of that experiment learns from
+POOL_ROWS = 12_000  # of each file of the experiment's pool, at most
+BASE_ROWS = 1000  # of each file that the experiment's base learns from
 _LZMA = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6}]
 _BLOCK = 32
 
@@ -173,12 +189,12 @@ def _cut_data(data: Path, target: Path, base: Path) -> None:
     sets = [
         file for name in OTHER_DOMAINS for file in sorted((data / "eval/retrieval" / name).glob("*.parquet"))
     ]
+    limits = dict.fromkeys(learned, BASE_ROWS) | dict.fromkeys(pool, POOL_ROWS)
     for file in (*pool, *learned, *sets):
-        limit = BASE_ROWS if file in learned else None
-        _cut_file(file, target / file.relative_to(data), tokenizer, limit)
+        _cut_file(file, target / file.relative_to(data), tokenizer, limits.get(file))
 
 
-def _cut_file(source: Path, target: Path, tokenizer: object, limit: int | None) -> None:
+def _cut_file(source: Path, target: Path, tokenizer: "Tokenizer", limit: int | None) -> None:
     import polars as pl
 
     frame = pl.read_parquet(source)
@@ -191,14 +207,13 @@ def _cut_file(source: Path, target: Path, tokenizer: object, limit: int | None) 
     frame.with_columns(cut).select(keep).write_parquet(target, compression="zstd", compression_level=19)
 
 
-def _cut(texts: Iterable[str | None], tokenizer: object) -> Iterator[str | None]:
+def _cut(texts: "pl.Series", tokenizer: "Tokenizer") -> Iterator[str | None]:
     """Yield each text up to the end of its last token that is read."""
-    for text in texts:
-        if not text:
-            yield text
-            continue
-        offsets = tokenizer.encode(text[: 20 * MAX_TOKENS]).offsets  # type: ignore[attr-defined]
-        yield text[: max(end for _, end in offsets)] or text[:1]
+    read = [(text or "")[: 8 * MAX_TOKENS] for text in texts]
+    for start in range(0, len(read), 1000):
+        part = read[start : start + 1000]
+        for text, encoded in zip(part, tokenizer.encode_batch(part), strict=True):
+            yield text[: encoded.offsets[-2][1]] if len(encoded.offsets) > 2 else text
 
 
 def _size(path: Path) -> int:

@@ -16,7 +16,9 @@ work=${WORK:-/tmp/conan-gpu} out=${OUT:-out} python=${PYTHON:-python3}
 mkdir -p "$work" "$out"
 out=$(cd "$out" && pwd)
 end=$(($(date +%s) + ${MINUTES:-9} * 60 - 10))
-export PYTHONPATH="$here/code:$work/packages" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+packages= # those carried are for Python 3.12; another one has to bring its own
+[ "$("$python" -c 'import sys; print(*sys.version_info[:2])')" = "3 12" ] && packages=":$work/packages"
+export PYTHONPATH="$here/code$packages" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 cd "$here/code" || exit 1
 
 if [ ! -e "$work/ready" ]; then

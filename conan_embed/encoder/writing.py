@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 # Poolings that we do not have; early versions of text-embeddings-inference and other servers look for them.
 _OTHER_POOLING_KEYS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens")
 _MODULE = "sentence_transformers.models."
+# What transformers saves of how the base's tokenizer was loaded and last called.
+_OF_AN_EARLIER_CALL = (
+    *("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"),
+    *("is_local", "local_files_only", "name_or_path"),
+)
 
 
 def write_layout(folder: Path, model: "EmbeddingModel", details: dict[str, Any]) -> None:
@@ -157,11 +162,12 @@ def make_tokenizer_portable(folder: Path, model: "EmbeddingModel") -> None:
 
     Transformers 4 does not know version 5's name for a tokenizer without a class of its own, and gives token types to
     encoders that take none (DistilBERT) unless told otherwise; an embedding has a single token type anyway. Clients
-    that pool by themselves cut texts at `model_max_length`, some at what tokenizer.json says. Tokenizer classes that
-    make their normalizer or template anew would lose the lower-casing or the end token that we put there.
+    that pool by themselves cut texts at `model_max_length`, some at what tokenizer.json says, fastembed at the smaller
+    of `model_max_length` and a `max_length` that the base may have. Tokenizer classes that make their normalizer or
+    template anew would lose the lower-casing or the end token that we put there.
     """
     path = folder / "tokenizer_config.json"
-    config = read_json(path)
+    config = {key: value for key, value in read_json(path).items() if key not in _OF_AN_EARLIER_CALL}
     if config.get("tokenizer_class") == "TokenizersBackend" or (
         model.changed_tokenizer and model.tokenizer.is_fast
     ):

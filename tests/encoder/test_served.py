@@ -190,3 +190,17 @@ def test_scaled_rotary_positions_in_old_keys(tmp_path):
     assert (config["rope_theta"], config["rope_scaling"]) == (5e5, scaling)
     again = EmbeddingModel.load(tmp_path / "model")
     assert again.encoder.config.rope_parameters == encoder.config.rope_parameters
+
+
+def test_the_tokenizer_keeps_nothing_of_how_the_base_was_loaded_and_called(tmp_path):
+    # fastembed cuts at the smaller of model_max_length and max_length, which a base may have.
+    make_tiny_model("bert").save(tmp_path / "base")
+    path = tmp_path / "base" / "tokenizer_config.json"
+    left = {"max_length": 5, "stride": 0, "truncation_strategy": "longest_first", "local_files_only": True}
+    path.write_text(json.dumps({**read(path), **left}), encoding="utf-8")
+    EmbeddingModel.load(tmp_path / "base", max_length=12).save(tmp_path / "saved")
+    config = read(tmp_path / "saved" / "tokenizer_config.json")
+    assert config["model_max_length"] == 12
+    assert config.keys().isdisjoint({*left, "is_local", "name_or_path"})
+    for file in (tmp_path / "saved").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(encoding="utf-8"), file
