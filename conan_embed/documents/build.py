@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from xxhash import xxh3_64_hexdigest
 
-from conan_embed.console import tracked
+from conan_embed.console import console, tracked
 from conan_embed.documents.boilerplate import Repeated, find_repeated
 from conan_embed.documents.collection import Finished, finish
 from conan_embed.documents.parsing import parse_batches, plan_batches
@@ -136,11 +136,8 @@ def build_pairs(
         >>> result = build_pairs(["docs/"], "pairs/")  # doctest: +SKIP
     """
     output = Path(output)
-    entries = list(tracked(find_files([str(source) for source in sources]), "Looking for documents"))
-    files = [entry for entry in entries if isinstance(entry, SourceFile)]
-    skipped = [entry for entry in entries if isinstance(entry, Skipped)]
-    _check_any(sources, files, skipped)
-    work = _Work(output, files, settings)
+    files, skipped = list_files(sources)
+    work = _Work(output, identity_of(files, settings))
     if work.prepare(resume) and (output / "summary.json").exists():
         return _read_result(output)
     batches = plan_batches(files)
@@ -166,6 +163,19 @@ def build_pairs(
     write_json(output / "summary.json", result.to_json())
     shutil.rmtree(work.root)
     return result
+
+
+def list_files(sources: Sequence[str | Path]) -> tuple[list[SourceFile], list[Skipped]]:
+    """Return the files of all sources, and what is skipped.
+
+    Raises:
+        UserError: no such source, or no file in it that can be read.
+    """
+    entries = list(tracked(find_files([str(source) for source in sources]), "Looking for documents"))
+    files = [entry for entry in entries if isinstance(entry, SourceFile)]
+    skipped = [entry for entry in entries if isinstance(entry, Skipped)]
+    _check_any(sources, files, skipped)
+    return files, skipped
 
 
 def _result(
@@ -242,11 +252,8 @@ def _count_skipped(skipped: list[Skipped]) -> tuple[dict[str, int], dict[str, st
 class _Work:
     """The folder of intermediate files, and what they were made from."""
 
-    def __init__(self, output: Path, files: list[SourceFile], settings: PairSettings) -> None:
-        self.output, self.root = output, output / "work"
-        stats = [(file.name, *_stat(file.path)) for file in files]
-        decides = [asdict(replace(settings, workers=1)), stats]
-        self.fingerprint = xxh3_64_hexdigest(json.dumps(decides).encode("utf-8", "surrogateescape"))
+    def __init__(self, output: Path, identity: dict[str, Any]) -> None:
+        self.output, self.root, self.identity = output, output / "work", identity
 
     def folder(self, name: str) -> Path:
         (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -260,8 +267,11 @@ class _Work:
         """
         marker = self.output / "pairs.json"
         if marker.exists():
-            if resume and read_json(marker)["fingerprint"] == self.fingerprint:
+            changes = describe_changes(read_json(marker), self.identity)
+            if resume and not changes:
                 return True
+            if resume:
+                console.print(f"{self.output}: made anew: {'; '.join(changes)}.")
             for name in ("work", "test", "development"):
                 shutil.rmtree(self.output / name, ignore_errors=True)
             for name in ("summary.json", "passages.parquet", "pairs.parquet"):
@@ -270,8 +280,24 @@ class _Work:
             raise UserError(
                 f"{self.output}: is not empty and was not written by `pairs`; choose another folder."
             )
-        write_json(marker, {"fingerprint": self.fingerprint})
+        write_json(marker, self.identity)
         return False
+
+
+def identity_of(files: Sequence[SourceFile], settings: PairSettings) -> dict[str, Any]:
+    """Return what pairs depend on: the settings, and a hash of the names, sizes and times of the files."""
+    stats = json.dumps([(file.name, *_stat(file.path)) for file in files])
+    values = asdict(replace(settings, workers=1))
+    return {**values, "documents": xxh3_64_hexdigest(stats.encode("utf-8", "surrogateescape"))}
+
+
+def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return the keys in which two identities differ; what is a hash is named without its values."""
+    return [
+        key if key in ("documents", "weights") else f"{key} (was {before.get(key)}, is {value})"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
 
 
 def _stat(path: Path) -> tuple[int, int]:

@@ -59,9 +59,9 @@ def split_pairs(pairs: pl.DataFrame, share: float, seed: int) -> Split:
     by_document = pairs["document"].n_unique() >= MIN_DOCUMENTS
     columns = ["document"] if by_document else ["document", "section"]
     unit_P = pairs.select(pl.struct(columns).rank("dense") - 1).to_series().to_numpy().astype(np.int64)
-    group_P = _groups(unit_P, pairs["query_key"], pairs["passage_key"])
+    group_P = connected_groups(unit_P, pairs["query_key"], pairs["passage_key"])
     is_question = _questions(pairs["kind"])
-    role_of_group = _choose(group_P[is_question.to_numpy()], int(group_P.max()) + 1, share, seed)
+    role_of_group = choose_groups(group_P[is_question.to_numpy()], int(group_P.max()) + 1, share, seed)
     role = pl.Series("role", np.array(["train", "development", "test"])[role_of_group[group_P]])
     role = pl.select(
         pl.when((role == "train") | is_question).then(role).otherwise(pl.lit("none"))
@@ -75,7 +75,7 @@ def _questions(kinds: pl.Series) -> pl.Series:
     return better if better.sum() >= MIN_QUESTIONS or better.all() else kinds.is_not_null()
 
 
-def _groups(unit_P: NDArray[np.int64], *keys: pl.Series) -> NDArray[np.int64]:
+def connected_groups(unit_P: NDArray[np.int64], *keys: pl.Series) -> NDArray[np.int64]:
     """Return the connected group of each pair: units that share a key are in one."""
     num_units = int(unit_P.max()) + 1
     rows, columns, size = [], [], num_units
@@ -89,7 +89,7 @@ def _groups(unit_P: NDArray[np.int64], *keys: pl.Series) -> NDArray[np.int64]:
     return connected_components(graph, directed=False)[1][unit_P].astype(np.int64)
 
 
-def _choose(group_Q: NDArray[np.int64], num_groups: int, share: float, seed: int) -> NDArray[np.int64]:
+def choose_groups(group_Q: NDArray[np.int64], num_groups: int, share: float, seed: int) -> NDArray[np.int64]:
     """Return 0 (train), 1 (development) or 2 (test) for each group, given the group of each question."""
     role_G = np.zeros(num_groups, np.int64)
     if share == 0:

@@ -11,12 +11,11 @@ from markdown_it.tree import SyntaxTreeNode
 
 from conan_embed.documents.document import Block, BlockKind, Document, DocumentBuilder
 from conan_embed.documents.html import html_text
+from conan_embed.documents.mdx import is_mdx, mdx_to_markdown
 
 _FRONT_MATTER = re.compile(r"\A(---|\+\+\+)[ \t]*\n(.*?)\n\1[ \t]*(?:\n|\Z)", re.DOTALL)
-# Lines that only steer a site generator: Hugo and Jekyll short codes, MDX imports, Docusaurus admonitions.
-_STEERING = re.compile(
-    r"^[ \t]*(?:\{[{%].*[}%]\}|:::.*|(?:import|export) .+ from .+;?|\[TOC\])[ \t]*$", re.MULTILINE
-)
+# Lines that only steer a site generator: Hugo and Jekyll short codes, Docusaurus admonitions.
+_STEERING = re.compile(r"^[ \t]*(?:\{[{%].*[}%]\}|:::.*|\[TOC\])[ \t]*$", re.MULTILINE)
 _ALERT = re.compile(r"^\[!\w+\]\s*")  # > [!NOTE] of GitHub
 _ANCHOR = re.compile(r"\s*\{#[\w-]+\}\s*$")  # explicit heading ids
 _LABEL = re.compile(r"[*_]*(?:Q|A|Question|Answer|问|答)\d*[*_]*[:：]")  # a dialogue keeps its lines
@@ -31,17 +30,20 @@ def parse_markdown(file: str, text: str, first_line: int = 1) -> Document:
     """
     matter, text, skipped = _front_matter(text)
     document = DocumentBuilder(file, _string(matter, "title"), _string(matter, "description", "summary"))
-    text = _STEERING.sub("", text)
-    for node in SyntaxTreeNode(_parser().parse(text)).children:
+    mdx = file.lower().endswith(".mdx") or is_mdx(text)
+    text = _STEERING.sub("", mdx_to_markdown(text) if mdx else text)
+    for node in SyntaxTreeNode(_parser(mdx).parse(text)).children:
         _add(document, node, first_line + skipped)
     return document.build()
 
 
 @cache
-def _parser() -> MarkdownIt:
+def _parser(mdx: bool) -> MarkdownIt:
     from mdit_py_plugins.deflist import deflist_plugin
 
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"]).use(deflist_plugin)
+    if mdx:  # whose children of components are indented
+        parser.disable("code")
     setattr(parser, "normalizeLink", str)  # noqa: B010  # targets are not shown
     return parser
 

@@ -24,6 +24,8 @@ _BARE_NAMES = re.compile(
     r"(?i)readme|license|copying|changes|changelog|authors|contributing|news|todo|notice|history"
 )
 _MOST_BAD_BYTES = 1 / 200  # of a file in UTF-8 that somebody damaged; more of them is another encoding
+_ACCENTED = re.compile("[\xc0-\xd6\xd8-\xf6\xf8-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e]")
+_MOST_ACCENTS = 0.25  # to each plain letter
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _format(path: Path, *, alone: bool) -> str | None:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8, UTF-16 or UTF-32 with its mark, or GB 18030 (which contains GBK).
+    """Return the text of a file in UTF-8, UTF-16 or UTF-32 with its mark, GB 18030 (which contains GBK), or Latin-1.
 
     A few bad bytes in UTF-8 become the replacement character.
 
@@ -164,17 +166,37 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError:
         pass
     repaired = data.decode("utf-8-sig", errors="replace")
-    if repaired.count("\ufffd") <= _MOST_BAD_BYTES * len(data):
+    bad = repaired.count("\ufffd")
+    # Without a single good sequence it is no UTF-8, however few the bad bytes.
+    if bad <= _MOST_BAD_BYTES * len(data) and not repaired.replace("\ufffd", "").isascii():
         return _lines(repaired)
-    try:
-        text = data.decode("gb18030")
-    except UnicodeDecodeError:
-        raise UnreadableError("unknown encoding") from None
-    # Western bytes decode as rare characters; Chinese text is mostly of the common ones of GB 2312.
-    common = len(text.encode("gb2312", errors="ignore").decode("gb2312"))
-    if common < 0.9 * len(text):
-        raise UnreadableError("unknown encoding")
-    return _lines(text)
+    for encoding, is_likely in (("gb18030", _is_chinese), ("cp1252", _is_western)):
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if is_likely(text):
+            return _lines(text)
+    raise UnreadableError("unknown encoding")
+
+
+def _is_chinese(text: str) -> bool:
+    """Return whether what is not ASCII is mostly common: Western bytes taken for GB 18030 give rare characters."""
+    letters = text.encode("ascii", "ignore").decode()
+    others = len(text) - len(letters)
+    common = len(text.encode("gb2312", errors="ignore").decode("gb2312")) - len(letters)
+    return common >= 0.9 * others
+
+
+def _is_western(text: str) -> bool:
+    """Return whether a text is mostly of ASCII letters with some accents among them.
+
+    In texts of other alphabets, read as cp1252 (Windows' Latin-1), nearly all letters are accented.
+    """
+    accents = len(_ACCENTED.findall(text))
+    others = sum(1 for letter in text if letter > "\x7f")
+    plain = sum(map(str.isalpha, text)) - accents
+    return accents <= _MOST_ACCENTS * plain and others - accents <= max(accents, 0.15 * len(text))
 
 
 def _lines(text: str) -> str:

@@ -100,27 +100,34 @@ class RetrievalScorer:
     def items(self) -> Floats:
         return metrics.ndcg_by_query(self._gains(None), self.data.judged_query, self.data.judged_gain)
 
-    def _gains(self, width: int | None) -> Floats:
-        """Return the relevance of the document at each rank, `[Q, K]`."""
+    def found(self, width: int | None = None) -> NDArray[np.int64]:
+        """Return the document at each rank, `[Q, K]`; -1 where there are fewer."""
         vectors = torch.from_numpy(self.queries.all(width)), torch.from_numpy(self.documents.all(width))
-        found_QK = top_k(*vectors, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].numpy()
-        judged, gain = self._judged()
-        pairs_QK = np.arange(len(found_QK))[:, None] * len(self.data.documents) + found_QK
-        index_QK = np.searchsorted(judged, pairs_QK).clip(max=len(judged) - 1)
-        return np.where((found_QK >= 0) & (judged[index_QK] == pairs_QK), gain[index_QK], 0.0)
+        return top_k(*vectors, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].numpy()
+
+    def _gains(self, width: int | None) -> Floats:
+        return gains(self.found(width), self.data)
 
     def _excluded(self) -> tuple[torch.Tensor, torch.Tensor]:
         is_excluded = self.data.excluded_document >= 0
         offsets = np.concatenate([[0], np.cumsum(is_excluded)])
         return torch.from_numpy(offsets), torch.from_numpy(self.data.excluded_document[is_excluded])
 
-    def _judged(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return the judgements of documents that are there: query and document as one number, rising, and gain."""
-        data = self.data
-        there = data.judged_document >= 0
-        judged = data.judged_query[there] * len(data.documents) + data.judged_document[there]
-        order = np.argsort(judged)
-        return judged[order], data.judged_gain[there][order]
+
+def gains(found_QK: NDArray[np.int64], data: sets.RetrievalSet) -> Floats:
+    """Return the relevance of the document at each rank, `[Q, K]`, 0 where it was not judged."""
+    judged, gain = _judged(data)
+    pairs_QK = np.arange(len(found_QK))[:, None] * len(data.documents) + found_QK
+    index_QK = np.searchsorted(judged, pairs_QK).clip(max=len(judged) - 1)
+    return np.where((found_QK >= 0) & (judged[index_QK] == pairs_QK), gain[index_QK], 0.0)
+
+
+def _judged(data: sets.RetrievalSet) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the judgements of documents that are there: query and document as one number, rising, and gain."""
+    there = data.judged_document >= 0
+    judged = data.judged_query[there] * len(data.documents) + data.judged_document[there]
+    order = np.argsort(judged)
+    return judged[order], data.judged_gain[there][order]
 
 
 class RerankingScorer:

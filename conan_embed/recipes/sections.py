@@ -224,10 +224,17 @@ class Evaluation(Section):
         None, description="early stopping: end after this many evaluations without a better one; null: never"
     )
     keep_best: bool = Field(True, description="model/ is the best evaluated step, else the last")
+    hold_out: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of the pairs of data.retrieval to keep out of training and to evaluate on, by groups that "
+        "share a text; at least 150 questions where there are enough",
+    )
 
     @model_validator(mode="after")
     def _is_patient_between_evaluations(self) -> "Evaluation":
-        if self.patience is not None and not (self.every and self.folder):
+        if self.patience is not None and not (self.every and (self.folder or self.hold_out)):
             raise ValueError(
                 "patience: found beside no folder or every: 0, expected both: they are when it counts"
             )

@@ -294,7 +294,7 @@ def _read_retrieval(data: RetrievalData, on_bad_row: OnBadRow) -> _RetrievalTabl
         )
     corpus = None
     if data.corpus is not None and data.negative_source in ("mined", "random"):
-        corpus = _read_corpus(data, lists["positive"].explode(), on_bad_row)
+        corpus = read_passages(data, lists["positive"].explode(), on_bad_row)
     scored = None
     if data.scores is not None:
         scored = read_table(data.scores, SCORED_PAIRS, data.scores_columns, on_bad_row=on_bad_row)
@@ -403,7 +403,7 @@ def _once_each(text_ids: np.ndarray, store: TextStore) -> np.ndarray:
     return text_ids[np.sort(np.unique(store.content[text_ids], return_index=True)[1])]
 
 
-def _read_corpus(data: RetrievalData, positives: pl.Series, on_bad_row: OnBadRow) -> pl.Series:
+def read_passages(data: RetrievalData, positives: pl.Series, on_bad_row: OnBadRow) -> pl.Series:
     """Read the passages as the positives are written: with their titles before them, or without.
 
     A positive "text" beside a passage "title, text" would not be recognised, and be mined as a negative of its query.

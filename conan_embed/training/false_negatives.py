@@ -9,6 +9,7 @@ from conan_embed.errors import UserError
 from conan_embed.negatives.false_negatives import MARGIN, hard_negatives
 from conan_embed.recipes.loading import load_recipe
 from conan_embed.training.checkpoint import check_data, saved_table
+from conan_embed.training.held_out import hold_out
 from conan_embed.training.run_folder import RunFolder
 from conan_embed.training.setup import load_data, make_embed
 
@@ -48,7 +49,7 @@ def find_false_negatives(
     recipe = load_recipe(folder.recipe)
     collectives.start(timeout=recipe.training.timeout)
     model = EmbeddingModel.load(str(folder.model)).to(device).eval()
-    tasks = load_data(recipe.data, recipe.cache, model)
+    tasks = load_data(hold_out(recipe, folder.held_out).data, recipe.cache, model)
     check_data(checkpoint, {"texts": tasks.store.identity()}, allow_changes=False)
     table = saved_table(checkpoint, recipe.step.num_negatives)
     embed = make_embed(tasks, model, recipe.training)

@@ -2,6 +2,7 @@
 
 import datetime
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,6 +56,7 @@ class TrainingLoop:
         log: takes the metrics.
         began: as `time.time()`; of a resumed run, as if it had never been interrupted.
         teacher: scores the candidates of each step, or None; and the recipe's section.
+        on_step: called after each step with its number and seconds.
     """
 
     folder: RunFolder
@@ -73,6 +75,7 @@ class TrainingLoop:
     began: float
     teacher: Teacher | None = None
     teacher_settings: teaching.Teacher | None = None
+    on_step: Callable[[int, float], None] | None = None
     ahead: ReadyStep | None = field(default=None, init=False)
     saved_step: int | None = field(default=None, init=False)
     without_contrast: int = field(default=0, init=False)
@@ -95,6 +98,8 @@ class TrainingLoop:
                 bar.update(task, advance=1, note=note)
                 if self.folder.is_writer and not console.is_terminal:
                     lines.after_step(self.progress.step, note)
+                if self.on_step is not None:
+                    self.on_step(self.progress.step, result.seconds)
                 if collectives.all_reduce_sum(torch.tensor(float(stop.is_set()))).item():
                     self._save()
                     raise UserError(
@@ -200,7 +205,8 @@ class TrainingLoop:
         step = self.progress.step
         with self.module.whole() as model:
             if self.folder.is_writer:
-                average = self.evaluator.evaluate(model, step, self.log, examples=step in (0, self.num_steps))
+                examples = step in (0, self.num_steps) or self.evaluation.patience is not None
+                average = self.evaluator.evaluate(model, step, self.log, examples=examples)
                 if self.progress.best is None or average > self.progress.best:
                     self.progress = replace(self.progress, best=average, best_step=step)
                     if self.evaluation.keep_best:
@@ -246,7 +252,7 @@ class TrainingLoop:
                 self.folder.finish_with(model, self.progress.step)
                 return
             self.folder.finish_with_best(best)
-            if best != self.num_steps:
+            if best != self.progress.step:
                 self.folder.log(f"model/ is that of step {best}, which evaluated best.")
 
 

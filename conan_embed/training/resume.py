@@ -13,7 +13,8 @@ from conan_embed.training.train_module import TrainModule
 
 # Settings that do not change what is trained: a resumed run may have others.
 _MAY_DIFFER = (
-    *("output", "cache", "tracking", "evaluation"),
+    *("output", "cache", "tracking"),
+    *(f"evaluation.{key}" for key in ("folder", "tasks", "every", "keep_best", "patience")),
     *("training.sharding", "training.timeout", "training.compile"),
 )
 EVALUATION_SETS = "evaluation sets"

@@ -6,6 +6,7 @@ resume.py compares a run with its checkpoint, loop.py does the steps, run_folder
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks
 from conan_embed.training.checkpoint import Progress, Provenance
 from conan_embed.training.evaluator import Evaluator
+from conan_embed.training.held_out import hold_out, score_held_out
 from conan_embed.training.loop import TrainingLoop
 from conan_embed.training.memory import Memory, measure_fitting_tokens
 from conan_embed.training.metrics import Log, MetricsLog, NoLog
@@ -45,6 +47,10 @@ def mine(recipe: Recipe, output: Path) -> Path:
     """Mine every retrieval set of the recipe into `output`; return the folder."""
     if recipe.data.stream:
         raise UserError("data.stream: found true, expected false: streamed pairs have no negatives to mine.")
+    if recipe.evaluation.hold_out:
+        raise UserError(
+            f"evaluation.hold_out: found {recipe.evaluation.hold_out:g}, expected 0: `train` mines what it leaves."
+        )
     device = collectives.start(timeout=recipe.training.timeout)
     model = load_base_model(recipe.model, recipe.training.seed).to(device)
     tasks = load_data(recipe.data, recipe.cache, model)
@@ -52,12 +58,19 @@ def mine(recipe: Recipe, output: Path) -> Path:
     return output
 
 
-def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -> Path:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = True,
+    allow_changes: bool = False,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
     """Train as the recipe says; return the run directory.
 
     Args:
         resume: continue from the newest checkpoint of the run directory, if it has one; else start it anew.
         allow_changes: resume although the recipe or the data is another than the checkpoint's.
+        on_step: called after each step with its number and its seconds.
 
     Raises:
         UserError: a mistake in recipe, data or model, a folder that another run works in, a loss that is not finite, a
@@ -73,7 +86,8 @@ def train(recipe: Recipe, *, resume: bool = True, allow_changes: bool = False) -
         if not resume:
             folder.clear()
         folder.write_recipe(recipe.as_yaml())
-        _train(recipe, _load_parts(recipe, folder, device, point), point, started)
+        _train(recipe, _load_parts(recipe, folder, device, point), point, started, on_step)
+        _score_held_out(folder, device)
         collectives.barrier()
     return folder.path
 
@@ -105,26 +119,28 @@ class _Parts:
 
 def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: ResumePoint) -> _Parts:
     """Read data and model, compare them with the checkpoint's, and mine what has no ranking yet."""
+    given = recipe.as_dict()
+    recipe = hold_out(recipe, folder.held_out)
     evaluator = None if recipe.evaluation.folder is None else Evaluator(recipe.evaluation, folder)
     seed = recipe.training.seed
     model = load_base_model(recipe.model, seed).to(device)
     source, tasks = make_source(recipe.data, recipe.step, seed, recipe.cache, model)
     data = source.identity() | _reading_identity(model) | _evaluation_identity(evaluator)
     data |= frozen_identity(model)
-    point.check_data(data, recipe.as_dict())
+    point.check_data(data, given)
     for size in source.summary().datasets:
         folder.log(f"{size.task}: {size.name}, {size.rows:,} rows")
     negatives = None if tasks is None else _make_negatives(recipe, tasks, model, folder, point)
     if negatives is not None:
         rankings = {"rankings": xxhash.xxh3_128_hexdigest(negatives.table.ranking_QK.tobytes())}
-        point.check_data(rankings, recipe.as_dict())
+        point.check_data(rankings, given)
         data |= rankings
     teacher = None
     if recipe.teacher is not None and tasks is not None:
         table = None if negatives is None else negatives.table
         teacher = load_teacher(recipe.teacher, tasks, table, model.width, Path(recipe.cache), device)
         identity = {"teacher": teacher.identity()}
-        point.check_data(identity, recipe.as_dict())
+        point.check_data(identity, given)
         data |= identity
     return _Parts(folder, model, source, negatives, teacher, evaluator, data)
 
@@ -180,7 +196,13 @@ def load_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path
     )
 
 
-def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) -> None:
+def _train(
+    recipe: Recipe,
+    parts: _Parts,
+    point: ResumePoint,
+    started: float,
+    on_step: Callable[[int, float], None] | None,
+) -> None:
     """Do the remaining steps; write the model and the record of the run."""
     folder = parts.folder
     num_steps = recipe.training.steps or parts.source.steps_for(recipe.training.epochs)
@@ -196,6 +218,8 @@ def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) ->
     progress = point.with_usable_best(progress, folder, parts.data, keep_best=recipe.evaluation.keep_best)
     began = started - progress.seconds
     record = _start_record(recipe, parts, point, num_steps, started)
+    if folder.is_writer and point.checkpoint is None:
+        score_held_out(parts.model, folder.held_out, "before")
     with contextlib.closing(_open_log(recipe, folder, progress.step)) as log:
         TrainingLoop(
             folder=folder,
@@ -214,8 +238,14 @@ def _train(recipe: Recipe, parts: _Parts, point: ResumePoint, started: float) ->
             began=began,
             teacher=parts.teacher,
             teacher_settings=recipe.teacher,
+            on_step=on_step,
         ).run()
     _finish(parts, module.memory, record, began)
+
+
+def _score_held_out(folder: RunFolder, device: torch.device) -> None:
+    if folder.is_writer and (folder.held_out / "test").is_dir():
+        score_held_out(EmbeddingModel.load(str(folder.model)).to(device), folder.held_out, "after")
 
 
 def _announce(recipe: Recipe, parts: _Parts, point: ResumePoint, progress: Progress, num_steps: int) -> None:

@@ -6,6 +6,7 @@ runs/NAME/
     metrics.jsonl          one object a step;  evaluation.jsonl, negatives.jsonl likewise
     mining/                rankings of hard negatives
     hard_negatives.jsonl   the hardest of those used, with scores: likely false negatives first
+    held_out/              of evaluation.hold_out: both sides of the split, and scores (held_out.py)
     checkpoints/           the newest ones
     best/                  while a run with evaluation goes on, the model of the best step
     model/                 the result, a sentence-transformers folder
@@ -51,6 +52,7 @@ class RunFolder:
         self.false_negatives = self.path / "false_negatives.jsonl"
         self.examples = self.path / "examples.json"
         self.mining, self.checkpoints = self.path / "mining", self.path / "checkpoints"
+        self.held_out = self.path / "held_out"
         self.best, self.model = self.path / "best", self.path / "model"
 
     def __str__(self) -> str:
@@ -98,7 +100,14 @@ class RunFolder:
         """Remove what an earlier run left, so that a new one can begin."""
         if not self.is_writer:
             return
-        for folder in (self.checkpoints, self.mining, self.best, self.model, self.path / "tensorboard"):
+        for folder in (
+            self.checkpoints,
+            self.mining,
+            self.held_out,
+            self.best,
+            self.model,
+            self.path / "tensorboard",
+        ):
             shutil.rmtree(folder, ignore_errors=True)
         for name in ("metrics", "evaluation", "negatives", "hard_negatives", "false_negatives"):
             (self.path / f"{name}.jsonl").unlink(missing_ok=True)

@@ -17,9 +17,17 @@ from conan_embed.recipes.loading import load_recipe
 from conan_embed.recipes.schema import Recipe
 from conan_embed.tune.speed import Speed
 
+SCORING, LOOKING, STEPS = (
+    "scoring the base and the result",
+    "mining and looks at development",
+    "training steps",
+)
+CHOOSING, INDEXING = "choosing the weights", "the index"
 MIN_STEPS = 20
-EVALUATIONS = 4
-"""Looks at the development questions during training; the best of them is kept."""
+MAX_EVALUATIONS, MIN_EVALUATIONS = 10, 3
+"""Looks at the development questions during training: as many as take a fifth of the time of training."""
+PATIENCE = 3
+"""Looks in a row without a better score, after which training ends."""
 SHARES = (1.0, 0.75, 0.5)
 """Of the tuned weights, tried on the development questions; the rest is the base's."""
 _NARROW = 0.5  # mean cosine of unrelated texts; above it cosines differ little, as E5's do
@@ -60,11 +68,13 @@ class Facts:
 class Plan:
     """Attributes:
     recipe: what is trained.
+    steps: how many.
     seconds: estimated, by part.
     reasons: the settings that were derived, in sentences.
     """
 
     recipe: Recipe
+    steps: int
     seconds: dict[str, float]
     reasons: list[str] = field(default_factory=list)
 
@@ -74,8 +84,8 @@ class Plan:
 
     def lines(self) -> list[str]:
         """Return the plan for a person."""
-        parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in self.seconds.items())
-        return [*self.reasons, f"estimated: {_duration(60 * self.minutes)} ({parts})"]
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in self.seconds.items())
+        return [*self.reasons, f"estimated: {duration(60 * self.minutes)} ({parts})"]
 
 
 def make_plan(
@@ -95,11 +105,12 @@ def make_plan(
     Raises:
         UserError: the time does not suffice even for a few steps, or an override does not fit.
     """
-    queries, num_negatives = _step_size(facts)
+    queries, num_negatives = step_size(facts.device, facts.queries)
     epochs = _epochs(facts.queries)
     steps = max(MIN_STEPS, math.ceil(facts.queries * epochs / queries))
-    fixed = _fixed_seconds(facts)
     step = facts.speed.step_seconds(queries, num_negatives)
+    looks = _looks(facts, steps * step)
+    fixed = _fixed_seconds(facts, looks)
     reasons = _reasons(facts, queries, num_negatives, epochs)
     if minutes is not None:
         affordable = int((60 * minutes - sum(fixed.values())) / step)
@@ -112,13 +123,16 @@ def make_plan(
         if affordable < steps:
             reasons.append(f"{affordable:,} steps instead of {steps:,}: what fits into {minutes:g} minutes")
             steps = affordable
+    reasons.append(
+        f"ends early after {PATIENCE} of {looks} looks at the development questions without a gain"
+    )
     if not (files.training / "checkpoints").exists():  # else the run goes on with what was planned then
-        write_text(files.recipe, _yaml(facts, files, queries, num_negatives, steps, seed))
+        write_text(files.recipe, _yaml(facts, files, queries, num_negatives, steps, looks, seed))
     recipe = load_recipe(files.recipe, overrides)
     write_text(files.recipe, recipe.as_yaml())
     steps = recipe.training.steps or steps
     step = facts.speed.step_seconds(recipe.step.queries, recipe.step.num_negatives)
-    return Plan(recipe, {**fixed, f"training {steps:,} steps": steps * step}, reasons)
+    return Plan(recipe, steps, {**fixed, STEPS: steps * step}, reasons)
 
 
 @dataclass(frozen=True)
@@ -126,6 +140,10 @@ class Files:
     """Where the parts of a tuning run lie, all below one folder."""
 
     folder: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.folder / "settings.json"
 
     @property
     def pairs(self) -> Path:
@@ -152,6 +170,14 @@ class Files:
         return self.folder / "training"
 
     @property
+    def scores(self) -> Path:
+        return self.folder / "scores"
+
+    @property
+    def page(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
     def model(self) -> Path:
         return self.folder / "model"
 
@@ -168,11 +194,16 @@ class Files:
         return self.folder / "tune.json"
 
 
-def _step_size(facts: Facts) -> tuple[int, int]:
+def step_size(device: str, queries: int) -> tuple[int, int]:
     """Return queries of a step and negatives of each."""
-    if facts.device == "cuda":
-        return (64 if facts.queries >= 2_000 else 32), 7
-    return (32 if facts.queries >= 1_000 else 16), 3
+    if device == "cuda":
+        return (64 if queries >= 2_000 else 32), 7
+    return (32 if queries >= 1_000 else 16), 3
+
+
+def _looks(facts: Facts, training: float) -> int:
+    look = facts.speed.encoding_seconds(facts.development_passages, facts.development)
+    return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, int(training / (5 * look))))
 
 
 def _epochs(queries: int) -> float:
@@ -196,19 +227,21 @@ def _reasons(facts: Facts, queries: int, num_negatives: int, epochs: float) -> l
     ]
 
 
-def _fixed_seconds(facts: Facts) -> dict[str, float]:
+def _fixed_seconds(facts: Facts, looks: int) -> dict[str, float]:
     encode = facts.speed.encoding_seconds
     look = encode(facts.development_passages, facts.development)
     other = encode(facts.other_passages) / 2
     return {
-        "scoring the base and the result": 2 * (encode(facts.passages, facts.test) + other),
-        "mining": encode(facts.corpus, facts.queries),
-        "choosing": (EVALUATIONS + 1 + len(SHARES)) * look + (len(SHARES) + 1) * other,
-        "the index": encode(facts.passages),
+        SCORING: 2 * (encode(facts.passages, facts.test) + other),
+        LOOKING: encode(facts.corpus, facts.queries) + (looks + 1) * look,
+        CHOOSING: len(SHARES) * look + (len(SHARES) + 1) * other,
+        INDEXING: encode(facts.passages),
     }
 
 
-def _yaml(facts: Facts, files: Files, queries: int, num_negatives: int, steps: int, seed: int) -> str:
+def _yaml(
+    facts: Facts, files: Files, queries: int, num_negatives: int, steps: int, looks: int, seed: int
+) -> str:
     narrow = facts.background > _NARROW
     settings: dict[str, Any] = {
         "model": {"base": facts.base, "max_length": facts.max_length},
@@ -230,7 +263,8 @@ def _yaml(facts: Facts, files: Files, queries: int, num_negatives: int, steps: i
         },
         "evaluation": {
             "folder": str(files.pairs / "development"),
-            "every": max(1, math.ceil(steps / EVALUATIONS)),
+            "every": max(1, math.ceil(steps / looks)),
+            "patience": PATIENCE,
             "keep_best": True,
         },
         "output": str(files.training),
@@ -239,5 +273,5 @@ def _yaml(facts: Facts, files: Files, queries: int, num_negatives: int, steps: i
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

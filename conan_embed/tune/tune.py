@@ -12,31 +12,50 @@ The same command resumes a killed run.
 """
 
 import shutil
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from conan_embed.console import console
 from conan_embed.distributed import collectives
-from conan_embed.documents.build import PairSettings, PairsResult, build_pairs
+from conan_embed.documents.build import (
+    PairSettings,
+    PairsResult,
+    build_pairs,
+    describe_changes,
+    identity_of,
+    list_files,
+)
+from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
-from conan_embed.evaluation.results import TaskResult
 from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.training.run import train
+from conan_embed.tune.clock import Clock
 from conan_embed.tune.merge import interpolate, set_weights, weights_of
 from conan_embed.tune.other import write_other_domains
-from conan_embed.tune.plan import SHARES, Facts, Files, Plan, make_plan
+from conan_embed.tune.plan import (
+    CHOOSING,
+    INDEXING,
+    LOOKING,
+    SCORING,
+    SHARES,
+    Facts,
+    Files,
+    Plan,
+    make_plan,
+    step_size,
+)
 from conan_embed.tune.prepare import CleanPairs, clean_pairs
+from conan_embed.tune.result import Elsewhere, TuneResult, read_result
+from conan_embed.tune.scores import score_bm25, score_model
 from conan_embed.tune.searching import write_index
 from conan_embed.tune.speed import measure_speed
-from conan_embed.tune.verdict import Verdict, judge
+from conan_embed.tune.verdict import judge
 
 MAX_LOSS = 0.005
 """Of the mean score elsewhere: a share of tuned weights that loses more is not chosen if another loses less."""
@@ -65,90 +84,66 @@ class TuneSettings:
     workers: int = 1
 
 
-@dataclass(frozen=True)
-class Elsewhere:
-    """Mean score of other domains before and after, fractions of one."""
-
-    base: float
-    tuned: float
-
-    def sentence(self) -> str:
-        difference = 100 * (self.tuned - self.base)
-        return f"other domains: {100 * self.base:.1f} -> {100 * self.tuned:.1f} ({difference:+.1f})"
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """What a run found; `tune.json` holds the same.
-
-    Attributes:
-        folder: see the top of this module.
-        share: of the tuned weights in model/; the rest is the base's.
-        tried: by share, the scores on development questions and elsewhere.
-        seconds, estimated_seconds: of everything after the pairs.
-    """
-
-    folder: Path
-    verdict: Verdict
-    elsewhere: Elsewhere
-    share: float
-    tried: dict[str, dict[str, float]]
-    seconds: float
-    estimated_seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "folder": str(self.folder), "sentence": self.verdict.sentence()}
-
-    def lines(self) -> list[str]:
-        """Return the outcome for a person."""
-        percent = f"{100 * self.share:.0f} %"
-        merged = "" if self.share == 1 else f"; model/ holds {percent} tuned weights, the rest the base's"
-        return [
-            self.verdict.sentence(),
-            self.elsewhere.sentence() + merged,
-            self.verdict.advice(),
-            f"time: {self.seconds / 60:.1f} minutes, estimated {self.estimated_seconds / 60:.1f}",
-        ]
-
-
-def tune(sources: Sequence[str | Path], output: str | Path, settings: TuneSettings) -> TuneResult:
+def tune(
+    sources: Sequence[str | Path], output: str | Path, settings: TuneSettings, *, resume: bool = True
+) -> TuneResult:
     """Tune a model on documents or pairs.
 
     Args:
         sources: as for `build_pairs`.
         output: the folder to write.
+        resume: continue what is there; else remove it and start anew.
 
     Raises:
-        UserError: nothing to train on, too few questions to judge by, too little time, or a mistake in the settings.
+        UserError: `output` holds something else, nothing to train on, too few questions to judge by, too little time,
+            or a mistake in the settings.
 
     Example:
         >>> tune(["docs/"], "runs/docs", TuneSettings("intfloat/multilingual-e5-small"))  # doctest: +SKIP
     """
     files = Files(Path(output))
     model = EmbeddingModel.load(settings.model).to(collectives.start())
-    pairs = _make_pairs(sources, files, model, settings)
-    _check_same_run(files, settings)
+    pair_settings = _pair_settings(model, settings)
+    if not resume and files.settings.exists():
+        shutil.rmtree(files.folder)
+    _check_same_run(files, sources, model, pair_settings, settings)
+    if files.result.exists():
+        console.print(f"{files.folder}: is finished; --no-resume starts anew.")
+        return read_result(files.folder)
+    pairs = _make_pairs(sources, files, pair_settings)
     clean = _clean(files, settings.workers)
     console.print(clean.sentence())
-    started = time.time()
     other = settings.other or _built_in(files)
+    test, development = _questions(files, "test"), files.pairs / "development"
     plan, agreement = _plan(files, model, pairs, clean, other, settings)
     console.print("\n".join(plan.lines()))
-    base = _score(files.folder / "base.json", model, files.pairs / "test", _part(other, "test"))
-    train(plan.recipe)
+    clock = Clock(plan)
+    with clock.part(SCORING):
+        base = score_model(files.scores, "base", model, test, _half(other, "test"))
+        bm25 = score_bm25(files.scores, test)
+    with clock.part(LOOKING):
+        train(plan.recipe, on_step=clock.after_step)
     tuned = EmbeddingModel.load(files.training / "model").to(model.device)
-    share, tried = _choose_share(model, tuned, files.pairs / "development", _part(other, "development"))
-    tuned.save(files.model, card=files.training / "model" / "README.md")
-    result = _score(files.folder / "tuned.json", tuned, files.pairs / "test", _part(other, "test"))
-    _write_index(files, tuned)
+    with clock.part(CHOOSING):
+        share, tried = _choose_share(model, tuned, development, _half(other, "development"))
+        tuned.save(files.model, card=files.training / "model" / "README.md")
+    with clock.part(SCORING):
+        result = score_model(files.scores, "tuned", tuned, test, _half(other, "test"))
+    with clock.part(INDEXING):
+        _write_index(files, tuned)
     outcome = TuneResult(
         folder=files.folder,
-        verdict=judge(_items(base), _items(result), agreement=agreement, seed=settings.seed),
-        elsewhere=Elsewhere(_elsewhere(base), _elsewhere(result)),
+        verdict=judge(base.items, result.items, agreement=agreement, seed=settings.seed),
+        elsewhere=Elsewhere(
+            base.mean_elsewhere,
+            result.mean_elsewhere,
+            {key: (score, result.elsewhere[key]) for key, score in base.elsewhere.items()},
+        ),
+        bm25=float(bm25["ndcg_at_10"].mean() or 0),
         share=share,
         tried=tried,
-        seconds=round(time.time() - started, 1),
-        estimated_seconds=round(60 * plan.minutes, 1),
+        seconds=clock.seconds,
+        estimated={name: round(seconds, 1) for name, seconds in plan.seconds.items()},
     )
     write_json(files.result, outcome.to_json())
     return outcome
@@ -157,21 +152,50 @@ def tune(sources: Sequence[str | Path], output: str | Path, settings: TuneSettin
 # ------------------------------------------------------------------------------------------------ data
 
 
-def _make_pairs(
-    sources: Sequence[str | Path], files: Files, model: EmbeddingModel, settings: TuneSettings
-) -> PairsResult:
-    longest = min(_LONGEST_PASSAGE, model.max_length - _SPECIAL_TOKENS)
-    pairs = build_pairs(
-        sources,
-        files.pairs,
-        PairSettings(
-            model=settings.model,
-            max_tokens=longest,
-            hold_out=settings.hold_out,
-            seed=settings.seed,
-            workers=settings.workers,
-        ),
+def _pair_settings(model: EmbeddingModel, settings: TuneSettings) -> PairSettings:
+    return PairSettings(
+        model=settings.model,
+        max_tokens=min(_LONGEST_PASSAGE, model.max_length - _SPECIAL_TOKENS),
+        hold_out=settings.hold_out,
+        seed=settings.seed,
+        workers=settings.workers,
     )
+
+
+def _check_same_run(
+    files: Files,
+    sources: Sequence[str | Path],
+    model: EmbeddingModel,
+    pair_settings: PairSettings,
+    settings: TuneSettings,
+) -> None:
+    """Refuse a folder of other documents, settings or weights, before anything in it is touched.
+
+    Raises:
+        UserError: as said, or the folder was not written by `tune`.
+    """
+    marker = files.settings
+    identity = {
+        **identity_of(list_files(sources)[0], pair_settings),
+        "weights": fingerprint(model),
+        "minutes": settings.minutes,
+        "other": None if settings.other is None else str(settings.other),
+        "overrides": list(settings.overrides),
+    }
+    if marker.exists():
+        changes = describe_changes(read_json(marker), identity)
+        if changes:
+            raise UserError(
+                f"{files.folder}: holds a run with other {' and '.join(changes)}; "
+                "choose another folder, or start anew with --no-resume."
+            )
+    elif files.folder.is_dir() and any(files.folder.iterdir()):
+        raise UserError(f"{files.folder}: is not empty and was not written by `tune`; choose another folder.")
+    write_json(marker, identity)
+
+
+def _make_pairs(sources: Sequence[str | Path], files: Files, settings: PairSettings) -> PairsResult:
+    pairs = build_pairs(sources, files.pairs, settings)
     console.print("\n".join(pairs.lines()))
     if pairs.questions["test"] < MIN_QUESTIONS or not pairs.questions["development"]:
         raise UserError(
@@ -181,35 +205,16 @@ def _make_pairs(
     return pairs
 
 
-def _check_same_run(files: Files, settings: TuneSettings) -> None:
-    """Refuse to go on in a folder whose scores and checkpoints are of other pairs or settings."""
-    marker = files.folder / "settings.json"
-    other = None if settings.other is None else str(settings.other)
-    identity = {
-        "model": settings.model,
-        "other": other,
-        "seed": settings.seed,
-        "overrides": list(settings.overrides),
-        "pairs": read_json(files.pairs / "pairs.json")["fingerprint"],
-    }
-    before = read_json(marker) if marker.exists() else identity
-    changed = [key for key, value in identity.items() if before.get(key) != value]
-    if changed:
-        raise UserError(
-            f"{files.folder}: holds a run with other {' and '.join(changed)}; choose another folder."
-        )
-    write_json(marker, identity)
-
-
 def _clean(files: Files, workers: int) -> CleanPairs:
-    corpus = pl.read_parquet(files.pairs / "test" / "retrieval" / _name(files) / "corpus.parquet")
+    corpus = pl.read_parquet(_questions(files, "test") / "corpus.parquet")
     with atomic_write(files.corpus) as aside:
         corpus.filter(split="train").select("doc_id", "text").write_parquet(aside)
     return clean_pairs(files.pairs / "pairs.parquet", files.folder / "clean", files.clean, workers=workers)
 
 
-def _name(files: Files) -> str:
-    return str(read_json(files.pairs / "summary.json")["name"])
+def _questions(files: Files, role: str) -> Path:
+    name = read_json(files.pairs / "summary.json")["name"]
+    return files.pairs / role / "retrieval" / str(name)
 
 
 def _built_in(files: Files) -> Path:
@@ -219,7 +224,7 @@ def _built_in(files: Files) -> Path:
     return files.other
 
 
-def _part(other: Path, role: str) -> Path:
+def _half(other: Path, role: str) -> Path:
     """Return the half to choose by or to report; a user's folder without halves serves for both."""
     return other / role if (other / role).is_dir() else other
 
@@ -237,8 +242,8 @@ def _plan(
 ) -> tuple[Plan, float]:
     sample = pl.read_parquet(clean.path).sample(min(_SAMPLE, clean.queries), seed=settings.seed)
     queries, passages = sample["query"].to_list(), sample["positive"].list.first().to_list()
+    in_step, num_negatives = step_size(model.device.type, clean.queries)
     background, agreement = _look_at(model, queries, passages)
-    development = files.pairs / "development" / "retrieval" / pairs.name / "corpus.parquet"
     facts = Facts(
         base=settings.model,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -250,9 +255,9 @@ def _plan(
         passages=pairs.passages,
         test=pairs.questions["test"],
         development=pairs.questions["development"],
-        development_passages=_rows(development),
-        other_passages=sum(_rows(file) for file in _part(other, "test").glob("retrieval/*/corpus.parquet")),
-        speed=measure_speed(model, queries[:32], passages[:32]),
+        development_passages=_rows(_questions(files, "development") / "corpus.parquet"),
+        other_passages=sum(_rows(file) for file in _half(other, "test").glob("retrieval/*/corpus.parquet")),
+        speed=measure_speed(model, queries[:in_step], passages[: in_step * (1 + num_negatives)]),
     )
     plan = make_plan(facts, files, minutes=settings.minutes, seed=settings.seed, overrides=settings.overrides)
     return plan, agreement
@@ -273,24 +278,6 @@ def _look_at(model: EmbeddingModel, queries: list[str], passages: list[str]) -> 
 
 
 # ------------------------------------------------------------------------------------------------ scores
-
-
-def _score(saved: Path, model: EmbeddingModel, *folders: Path) -> list[dict[str, TaskResult]]:
-    """Return the results on each folder; those of an earlier, killed run are read."""
-    if not saved.exists():
-        results = [evaluate(model, folder, items=True) for folder in folders]
-        write_json(saved, [{key: task.to_json() for key, task in result.items()} for result in results])
-    return [{key: TaskResult.from_json(task) for key, task in result.items()} for result in read_json(saved)]
-
-
-def _items(results: list[dict[str, TaskResult]]) -> Sequence[float]:
-    [task] = results[0].values()
-    assert task.items is not None
-    return task.items
-
-
-def _elsewhere(results: list[dict[str, TaskResult]]) -> float:
-    return float(np.mean([task.main for task in results[1].values()]))
 
 
 def _choose_share(

@@ -67,6 +67,19 @@ def test_a_single_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
 CHINESE = "数据库的备份与恢复：先停止写入，再复制文件。\r\n第二行。"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Le fichier a été enregistré à l'endroit prévu. Où est-il ? Là-bas.\n" * 3,
+        "Die Größe der Datei läßt sich nicht ändern; „Öffnen“ schlägt fehl – warum?\n",
+        "¿Dónde está el archivo? El año pasado. © 2020 – “citas” y más.\n",
+        "One sentence with a naïve word.\n",
+    ],
+)
+def test_western_texts_are_not_taken_for_chinese(text: str) -> None:
+    assert decode(text.encode("cp1252")) == text
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "gb18030", "gbk"])
 def test_encodings_are_found_out(encoding: str) -> None:
     assert decode(CHINESE.encode(encoding)) == CHINESE.replace("\r\n", "\n")
@@ -83,7 +96,8 @@ def test_a_few_damaged_bytes_do_not_lose_a_file() -> None:
         (b"", "empty"),
         (b" \n\n ", "empty"),
         (b"\x7fELF\x00\x01", "binary"),
-        ("naïve café à la carte, déjà vu. ".encode("latin-1") * 3, "unknown encoding"),
+        ("Все счастливые семьи похожи друг на друга. ".encode("cp1251") * 3, "unknown encoding"),
+        ("遠端伺服器沒有回應，請稍後再試一次。".encode("big5") * 3, "unknown encoding"),
         (bytes(range(128, 256)) * 4, "unknown encoding"),
     ],
 )

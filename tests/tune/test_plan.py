@@ -1,5 +1,6 @@
 """Settings that follow from model, data and time."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.loading import load_recipe
-from conan_embed.tune.plan import MIN_STEPS, Facts, Files, make_plan
+from conan_embed.tune.plan import LOOKING, MIN_STEPS, STEPS, Facts, Files, make_plan
 from conan_embed.tune.speed import Speed
 
 FACTS = Facts(
@@ -87,14 +88,19 @@ def test_the_estimate_adds_up_what_is_encoded_and_trained(tmp_path: Path) -> Non
     plan = make_plan(FACTS, _files(tmp_path))
     steps, queries = plan.recipe.training.steps, plan.recipe.step.queries
     per_query = 15 + (1 + plan.recipe.step.num_negatives) * 150
-    assert plan.seconds[f"training {steps:,} steps"] == pytest.approx(steps * queries * per_query / 6_000)
-    assert plan.seconds["mining"] == pytest.approx((9_000 * 150 + 5_000 * 15) / 20_000)
+    assert plan.steps == steps
+    assert plan.seconds[STEPS] == pytest.approx(steps * queries * per_query / 6_000)
+    looks = math.ceil(steps / plan.recipe.evaluation.every)
+    look = (3_000 * 150 + 130 * 15) / 20_000
+    mining = (9_000 * 150 + 5_000 * 15) / 20_000
+    assert plan.seconds[LOOKING] == pytest.approx(mining + (looks + 1) * look)
+    assert looks * look < 0.25 * plan.seconds[STEPS]
     assert plan.minutes * 60 == pytest.approx(sum(plan.seconds.values()))
 
 
 def test_settings_of_the_user_come_last(tmp_path: Path) -> None:
     plan = make_plan(FACTS, _files(tmp_path), overrides=["optimizer.learning_rate=1e-6", "training.steps=33"])
     assert plan.recipe.optimizer.learning_rate == 1e-6
-    assert "training 33 steps" in plan.seconds
+    assert plan.steps == 33
     with pytest.raises(UserError, match="learning_rat"):
         make_plan(FACTS, _files(tmp_path), overrides=["optimizer.learning_rat=1e-6"])

@@ -67,8 +67,8 @@ def test_the_run_leaves_a_model_passages_and_an_index_and_resumes(project: Path,
     assert set(corpus["doc_id"]) == set(passages.filter(split="train")["doc_id"]), (
         "held-out texts are no negatives"
     )
-    with pytest.raises(UserError, match="holds a run with other seed and pairs; choose another folder"):
-        tune([table], output, _settings(project, seed=1))
+    assert tune([table], output, _settings(project)) == result, "a finished run is read"
+    assert set(result.seconds) <= set(result.estimated)
     hits = search_tuned("file and memory", output, k=3)
     assert len(hits) == 3
     assert "faq.csv#" in hits[0].doc_id and "what about" in hits[0].doc_id
@@ -78,7 +78,36 @@ def test_the_run_leaves_a_model_passages_and_an_index_and_resumes(project: Path,
     assert "changed since it was indexed" in capsys.readouterr().err
 
 
-def _killed(*_: object) -> None:
+def test_a_run_of_other_documents_or_settings_is_refused_before_anything_is_touched(
+    project: Path, monkeypatch
+) -> None:
+    table, output = _write_table(project / "faq.csv", shuffled=False), project / "out"
+    monkeypatch.setattr(module, "train", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune([table], output, _settings(project))
+    files = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    for change, message in (
+        ({"seed": 1}, r"holds a run with other seed \(was 0, is 1\); choose another folder, or start anew"),
+        ({"minutes": 3.0}, r"other minutes \(was None, is 3\.0\)"),
+        ({"hold_out": 0.2}, r"other hold_out \(was 0\.1, is 0\.2\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tune([table], output, _settings(project, **change))
+    _write_table(table, shuffled=False, rows=170)
+    with pytest.raises(UserError, match="holds a run with other documents; choose another folder"):
+        tune([table], output, _settings(project))
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == files
+    with pytest.raises(KeyboardInterrupt):
+        tune([table], output, _settings(project), resume=False)
+    assert pl.read_parquet(output / "pairs" / "passages.parquet").height == 170
+    (project / "mine").mkdir()
+    (project / "mine" / "note.txt").write_text("mine")
+    for resume in (True, False):
+        with pytest.raises(UserError, match="is not empty and was not written by `tune`"):
+            tune([table], project / "mine", _settings(project), resume=resume)
+
+
+def _killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 

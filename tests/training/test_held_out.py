@@ -1,0 +1,181 @@
+"""`evaluation.hold_out`: nothing held out is trained on, and runs resume with the same split."""
+
+import random
+from itertools import combinations
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import conan_embed.training.loop as loop_module
+from conan_embed.errors import UserError
+from conan_embed.files import read_json, read_json_lines
+from conan_embed.recipes.schema import Evaluation, Recipe
+from conan_embed.training.held_out import split_rows
+from conan_embed.training.run import mine, train
+from tests.tiny_models import make_tiny_model
+
+WORDS = ["file", "line", "memory", "python", "training", "data", "model", "negative", "answer", "park"]
+COMMON = "an answer that several questions share, in a file of the training data"
+
+
+def _rows(count: int, seed: int = 0) -> list[dict]:
+    generator = random.Random(seed)
+    phrase = lambda: " ".join(generator.choices(WORDS, k=6))  # noqa: E731
+    return [{"query": f"{phrase()} {seed}{row}", "positive": f"{phrase()} {row}"} for row in range(count)]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    make_tiny_model("bert").save(tmp_path / "base")
+    one = _rows(160)
+    for row in one[:6]:
+        row["positive"] = COMMON
+    one.append({"query": one[20]["query"] + "!", "positive": one[20]["positive"] + "."})  # a near-duplicate
+    two = [{**row, "negative": [one[7]["positive"]]} for row in _rows(60, seed=1)]
+    two[0]["positive"] = one[0]["query"]  # a text of the other data set
+    pl.DataFrame(one).write_parquet(tmp_path / "one.parquet")
+    pl.DataFrame(two).write_ndjson(tmp_path / "two.jsonl")
+    passages = [*(row["positive"] for row in one), *(f"{row['query']} passage" for row in _rows(50, seed=2))]
+    corpus = pl.DataFrame({"text": passages}).unique(maintain_order=True)
+    corpus.with_row_index("doc_id").with_columns(pl.col("doc_id").cast(pl.String)).write_parquet(
+        tmp_path / "corpus.parquet"
+    )
+    sets = [
+        {"name": "one", "path": str(tmp_path / "one.parquet"), "corpus": str(tmp_path / "corpus.parquet")},
+        {"name": "two/b", "path": str(tmp_path / "two.jsonl")},
+    ]
+    return Recipe.model_validate(
+        {
+            "model": {"base": str(tmp_path / "base")},
+            "data": {"retrieval": sets},
+            "step": {"queries": 4, "num_negatives": 2, "sts_pairs": 0},
+            "mining": {"depth": 12, "offset": 1, "precision": "float32"},
+            "training": {"steps": 6, "checkpoint_every": 2, "precision": "float32"},
+            "evaluation": {"hold_out": 0.2, "every": 2},
+            "tracking": {"tensorboard": False},
+            "output": str(tmp_path / "run"),
+            "cache": str(tmp_path / "cache"),
+        }
+    )
+
+
+def _held_out(run: Path) -> pl.DataFrame:
+    """Return role, name, query and text of every held-out question's answers."""
+    frames = []
+    for folder in sorted((run / "held_out").glob("*/retrieval/*")):
+        queries, judged, corpus = (
+            pl.read_parquet(folder / f"{name}.parquet") for name in ("queries", "qrels", "corpus")
+        )
+        answers = judged.join(queries.rename({"text": "query"}), on="query_id").join(corpus, on="doc_id")
+        frames.append(
+            answers.select(
+                pl.lit(folder.parts[-3]).alias("role"), pl.lit(folder.name).alias("name"), "query", "text"
+            )
+        )
+    return pl.concat(frames)
+
+
+def test_no_text_of_a_held_out_pair_is_trained_on_and_scores_are_reported(recipe: Recipe, capsys) -> None:
+    run = train(recipe)
+    held_out = _held_out(run)
+    assert set(held_out["role"]) == {"development", "test"}
+    assert set(held_out["name"]) == {"one", "two%2Fb"}
+    files = [pl.read_parquet(file) for file in sorted((run / "held_out" / "training").glob("*[eb].parquet"))]
+    trained = set(pl.concat(files)["query"]) | set(
+        pl.concat([pl.concat([file["positive"], file["negative"]]) for file in files]).explode()
+    )
+    corpus = pl.read_parquet(run / "held_out" / "training" / "one.corpus.parquet")
+    assert not set(held_out["text"]) & (trained | set(corpus["text"]))
+    assert not set(held_out["query"]) & trained
+    searched = pl.read_parquet(run / "held_out" / "test" / "retrieval" / "one" / "corpus.parquet")
+    assert set(searched["text"]) == set(pl.read_parquet(recipe.data.retrieval[0].corpus)["text"]) | set(
+        pl.read_parquet(recipe.data.retrieval[0].path)["positive"]
+    )
+    counts = read_json(run / "held_out" / "split.json")["counts"]
+    assert sum(counts.values()) == 161 + 60
+    scores = read_json(run / "held_out" / "scores.json")
+    assert set(scores["before"]) == set(scores["after"]) == {"retrieval/one", "retrieval/two%2Fb"}
+    assert "held out and not looked at before: ndcg_at_10" in capsys.readouterr().err
+    assert len(read_json_lines(run / "evaluation.jsonl")) == 4
+
+
+def test_a_killed_run_resumes_with_the_same_split_and_the_same_numbers(
+    recipe: Recipe, tmp_path: Path, monkeypatch
+) -> None:
+    whole = train(recipe)
+    other = recipe.model_copy(update={"output": str(tmp_path / "killed")})
+    save = loop_module.save_checkpoint
+
+    def save_and_die(*arguments, **options) -> None:
+        save(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module, "save_checkpoint", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(other)
+    monkeypatch.undo()
+    resumed = train(other)
+
+    def losses(run: Path) -> list[float]:
+        return [line["loss"] for line in read_json_lines(run / "metrics.jsonl")]
+
+    assert losses(whole) == losses(resumed)
+    assert _held_out(whole).equals(_held_out(resumed))
+    changed = other.model_copy(update={"evaluation": Evaluation(hold_out=0.3, every=2)})
+    with pytest.raises(UserError, match=r"evaluation\.hold_out \(was 0\.2, is 0\.3\)"):
+        train(changed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evaluation": {"folder": "eval"}}, "beside evaluation.folder; expected one of the two"),
+        ({"step": {"num_negatives": 0}, "data": {"stream": True}}, "beside data.stream"),
+        ({"data": {"retrieval": [{"ranking": "r"}]}}, "beside a ranking of one"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(recipe: Recipe, change: dict, message: str) -> None:
+    values = recipe.as_dict()
+    for section, settings in change.items():
+        for key, value in settings.items():
+            if key == "retrieval":
+                values["data"]["retrieval"][0] |= value[0]
+            else:
+                values[section][key] = value
+    with pytest.raises(UserError, match=rf"evaluation\.hold_out: found 0\.2 {message}"):
+        train(Recipe.model_validate(values))
+
+
+def test_pairs_that_all_share_a_text_and_mining_alone_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    pl.DataFrame([{**row, "positive": COMMON} for row in _rows(50)]).write_parquet(tmp_path / "same.parquet")
+    data = {"retrieval": [{"name": "same", "path": str(tmp_path / "same.parquet")}]}
+    with pytest.raises(UserError, match="the 50 pairs form 1 groups that share texts"):
+        train(recipe.with_(data=data))
+    with pytest.raises(UserError, match="expected 0: `train` mines what it leaves"):
+        mine(recipe, tmp_path / "mined")
+
+
+def test_rows_that_share_a_text_stay_together() -> None:
+    generator = random.Random(0)
+    sets = [
+        pl.DataFrame(
+            {
+                "query": [f"q{generator.randrange(400)}" for _ in range(300)],
+                "positive": [[f"p{generator.randrange(500)}"] for _ in range(300)],
+            }
+        )
+        for _ in range(2)
+    ]
+    roles = split_rows(sets, 0.1)
+    rows = [{query, *positives} for frame in sets for query, positives in frame.iter_rows()]
+    together = [(a, b) for a, b in combinations(range(len(rows)), 2) if rows[a] & rows[b]]
+    assert together
+    assert all(roles[a] == roles[b] for a, b in together)
+
+
+def test_held_out_questions_end_a_run_that_does_not_improve(recipe: Recipe) -> None:
+    still = recipe.with_(optimizer={"learning_rate": 1e-12}, evaluation={"patience": 2, "every": 1})
+    run = train(still)  # nothing changes, so nothing improves
+    assert [line["step"] for line in read_json_lines(run / "evaluation.jsonl")] == [0, 1, 2]
+    assert set(read_json(run / "held_out" / "scores.json")) == {"before", "after"}
