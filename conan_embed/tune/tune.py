@@ -6,7 +6,9 @@
     model/                  the result
     passages.parquet        what to search, with sources
     index/                  its embeddings under model/
-    tune.json               verdict, cost elsewhere, times (`TuneResult`)
+    scores/                 the reported questions one by one, under the base, the result and word search
+    report.html             the page: verdict, questions won and lost, cost elsewhere
+    tune.json               the same as numbers (`TuneResult`)
 
 The same command resumes a killed run.
 """
@@ -34,10 +36,12 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
 from conan_embed.files import atomic_write, read_json, write_json
+from conan_embed.reporting.page import report
 from conan_embed.training.run import train
 from conan_embed.tune.clock import Clock
 from conan_embed.tune.merge import interpolate, set_weights, weights_of
 from conan_embed.tune.other import write_other_domains
+from conan_embed.tune.page import write_page
 from conan_embed.tune.plan import (
     CHOOSING,
     INDEXING,
@@ -51,6 +55,7 @@ from conan_embed.tune.plan import (
     step_size,
 )
 from conan_embed.tune.prepare import CleanPairs, clean_pairs
+from conan_embed.tune.replaced import find_replacements
 from conan_embed.tune.result import Elsewhere, TuneResult, read_result
 from conan_embed.tune.scores import score_bm25, score_model
 from conan_embed.tune.searching import write_index
@@ -145,7 +150,10 @@ def tune(
         seconds=clock.seconds,
         estimated={name: round(seconds, 1) for name, seconds in plan.seconds.items()},
     )
-    write_json(files.result, outcome.to_json())
+    report([files.training])
+    replacements = find_replacements(plan.recipe, tuned)
+    write_page(outcome, replacements, [*pairs.lines(), clean.sentence()], plan.reasons)
+    write_json(files.result, outcome.to_json())  # last: the run is finished
     return outcome
 
 

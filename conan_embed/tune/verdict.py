@@ -47,7 +47,7 @@ class Verdict:
             f"({100 * self.difference:+.1f}, 95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}) "
             f"on {self.questions:,} held-out questions; {self.won:,} won, {self.lost:,} lost."
         )
-        return numbers if self.agreement >= MIN_AGREEMENT else f"{numbers} {self._noise()}"
+        return f"{numbers} {self.noise()}".rstrip()
 
     def advice(self) -> str:
         """Return what to try next."""
@@ -62,7 +62,10 @@ class Verdict:
             "question and answer). Few held-out questions give long intervals."
         )
 
-    def _noise(self) -> str:
+    def noise(self) -> str:
+        """Return why no gain counts, where the pairs look unrelated; else nothing."""
+        if self.agreement >= MIN_AGREEMENT:
+            return ""
         return (
             f"Only {100 * self.agreement:.0f} % of the training pairs lie nearer together than random ones do "
             "(50 % by chance): they look unrelated, so no gain counts."
