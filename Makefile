@@ -40,7 +40,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,documents,filter,peers,onnx,mteb,lora,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,peers,onnx,mteb,lora,dev]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

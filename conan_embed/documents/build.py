@@ -25,10 +25,11 @@ from xxhash import xxh3_64_hexdigest
 from conan_embed.console import console, tracked
 from conan_embed.documents.boilerplate import Repeated, find_repeated
 from conan_embed.documents.collection import Finished, finish
+from conan_embed.documents.generated import Generated, QuestionSettings, generate_questions
 from conan_embed.documents.parsing import parse_batches, plan_batches
 from conan_embed.documents.parts import make_part
 from conan_embed.documents.passages import CountTokens, estimate_tokens
-from conan_embed.documents.sources import Skipped, SourceFile, find_files
+from conan_embed.documents.sources import PYTHON, Skipped, SourceFile, find_files
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 
@@ -43,6 +44,7 @@ class PairSettings:
         overlap: tokens that a passage repeats from the one before it in its section.
         min_tokens: of a passage that may be the positive of a pair.
         hold_out: share of the questions that are never trained on; 0 for none.
+        questions: by a language model, too; None for none.
         workers: processes that read documents; with more than one, a script needs `if __name__ == "__main__"`.
     """
 
@@ -52,6 +54,7 @@ class PairSettings:
     min_tokens: int = 8
     hold_out: float = 0.1
     seed: int = 0
+    questions: QuestionSettings | None = None
     workers: int = 1
 
 
@@ -70,6 +73,7 @@ class PairsResult:
         unit: what was held out whole: document or section.
         near_duplicates: training pairs left out since they nearly equal a held-out question or answer.
         skipped: files by reason, and examples.
+        generated: what came of the language model; None without one.
     """
 
     output: Path
@@ -87,6 +91,7 @@ class PairsResult:
     near_duplicates: int
     skipped: dict[str, int]
     skipped_examples: dict[str, str]
+    generated: Generated | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -111,6 +116,7 @@ class PairsResult:
             f"held out by {self.unit}: {self.questions['test']:,} questions to report, "
             f"{self.questions['development']:,} to choose by; {self.near_duplicates:,} training pairs left out "
             "as near-duplicates of these",
+            *([self.generated.sentence()] if self.generated else []),
             *([f"skipped: {_reasons(self.skipped, self.skipped_examples)}"] if self.skipped else []),
         ]
 
@@ -125,7 +131,8 @@ def build_pairs(
     """Turn documents into passages, training pairs and held-out questions.
 
     Args:
-        sources: folders and files: Markdown, HTML, reStructuredText, plain text, PDF, Word; tables of texts or pairs.
+        sources: folders and files: Markdown, HTML, reStructuredText, plain text, PDF, Word; tables of texts or pairs;
+            `python:NAME` for the docstrings of an installed package, `python:stdlib`, `python:all`.
         output: the folder to write; see the top of this module.
         resume: go on with what an earlier run of the same sources and settings left in `output`.
 
@@ -157,9 +164,10 @@ def build_pairs(
             overlap=settings.overlap,
             min_tokens=settings.min_tokens,
         )
+    generated = _generate(work, settings)
     name = name_of(sources)
     finished = finish(work.folder("parts"), output, name, hold_out=settings.hold_out, seed=settings.seed)
-    result = _result(output, name, len(files), skipped, repeated, finished)
+    result = _result(output, name, len(files), skipped, repeated, finished, generated)
     write_json(output / "summary.json", result.to_json())
     shutil.rmtree(work.root)
     return result
@@ -178,8 +186,30 @@ def list_files(sources: Sequence[str | Path]) -> tuple[list[SourceFile], list[Sk
     return files, skipped
 
 
+def _generate(work: "_Work", settings: PairSettings) -> Generated | None:
+    if settings.questions is None:
+        return None
+    encode = None
+    if settings.model is not None:
+        from conan_embed.encoder.model import EmbeddingModel
+
+        model = EmbeddingModel.load(settings.model)
+
+        def encode(texts: Sequence[str], role: str) -> np.ndarray:
+            return model.encode_query(texts) if role == "query" else model.encode_document(texts)
+
+    cache = work.output / "answers.jsonl"
+    return generate_questions(work.folder("parts"), cache, settings.questions, encode, settings.seed)
+
+
 def _result(
-    output: Path, name: str, num_files: int, skipped: list[Skipped], repeated: Repeated, finished: Finished
+    output: Path,
+    name: str,
+    num_files: int,
+    skipped: list[Skipped],
+    repeated: Repeated,
+    finished: Finished,
+    generated: Generated | None,
 ) -> PairsResult:
     counts, examples = _count_skipped(skipped)
     return PairsResult(
@@ -193,13 +223,15 @@ def _result(
         **vars(finished),
         skipped=counts,
         skipped_examples=examples,
+        generated=generated,
     )
 
 
 def name_of(sources: Sequence[str | Path]) -> str:
     """Return a name for the evaluation set, from the first source."""
-    name = re.sub(r"[^\w-]+", "-", Path(sources[0]).expanduser().resolve().stem).strip("-")
-    return name or "documents"
+    first = str(sources[0])
+    stem = first if first.startswith(PYTHON) else Path(first).expanduser().resolve().stem
+    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "documents"
 
 
 def token_counter(model: str | None) -> CountTokens:
@@ -286,7 +318,7 @@ class _Work:
 
 def identity_of(files: Sequence[SourceFile], settings: PairSettings) -> dict[str, Any]:
     """Return what pairs depend on: the settings, and a hash of the names, sizes and times of the files."""
-    stats = json.dumps([(file.name, *_stat(file.path)) for file in files])
+    stats = json.dumps([(file.name, _stat(file)) for file in files])
     values = asdict(replace(settings, workers=1))
     return {**values, "documents": xxh3_64_hexdigest(stats.encode("utf-8", "surrogateescape"))}
 
@@ -300,11 +332,15 @@ def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
 
 
-def _stat(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+def _stat(file: SourceFile) -> list[tuple[int, int]]:
+    """Return size and time of a file, or of every source file of a package."""
+    is_package = file.format == "python" and file.path.is_dir()
+    stats = [path.stat() for path in (sorted(file.path.rglob("*.py")) if is_package else [file.path])]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
 def _read_result(output: Path) -> PairsResult:
     values = read_json(output / "summary.json")
+    if values["generated"] is not None:
+        values["generated"] = Generated(**values["generated"])
     return PairsResult(**{**values, "output": output})

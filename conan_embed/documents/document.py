@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 BlockKind = Literal["text", "list", "code", "table"]
-SectionKind = Literal["section", "faq", "definition"]
+SectionKind = Literal["section", "faq", "definition", "docstring"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Section:
         headings: the path below the document's title, outermost first; empty for what follows the title.
         line: of the heading.
         kind: "faq" where the last heading is a question taken from the text ("Q: ..."), "definition" where it is the
-            term of a definition list.
+            term of a definition list, "docstring" where it is the name of a Python object, and the document's summary
+            the first sentence of its documentation.
     """
 
     headings: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Libraries that only some formats need (the extra `documents`)."""
+"""Libraries that only some formats need (the extras `documents` and `quickstart`)."""
 
 import importlib
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from conan_embed.errors import UserError
 
 
-def load_library(module: str, package: str, file: str) -> Any:
+def load_library(module: str, package: str, file: str, *, extra: str = "documents") -> Any:
     """Import the library that reads `file`.
 
     Raises:
@@ -16,5 +16,5 @@ def load_library(module: str, package: str, file: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f'{file}: reading it needs {package}; pip install "conan-embed[documents]" brings it.'
+            f'{file}: reading it needs {package}; pip install "conan-embed[{extra}]" brings it.'
         ) from error

@@ -8,6 +8,8 @@
 | faq        | "Q: ...", or the query of a table of pairs         | the answer                                 |
 | definition | the term of a definition list                      | its definition                             |
 | summary    | the description in the document's front matter     | the document's first section               |
+| docstring  | the first sentence of a Python object's docstring  | its name, signature and the rest           |
+| generated  | by a language model (generated.py)                 | the passage it was asked about             |
 | sentence   | a passage's first sentence, where it has no other  | the rest of it                             |
 """
 
@@ -20,7 +22,9 @@ from conan_embed.documents.boilerplate import Repeated
 from conan_embed.documents.passages import Passage, StoredSection, split_sentences
 from conan_embed.documents.questions import is_question
 
-PairKind = Literal["title", "heading", "question", "faq", "definition", "summary", "sentence"]
+PairKind = Literal[
+    "title", "heading", "question", "faq", "definition", "summary", "docstring", "sentence", "generated"
+]
 
 MAX_POSITIVES = 4  # passages of a long section that answer its heading: the first ones
 _MIN_WORDS, _MIN_HAN = 4, 8  # of a heading that may stand without its title
@@ -65,6 +69,8 @@ def make_queries(
         repeated: headings that do not tell one section from another.
         min_tokens: of a passage that may be a positive.
     """
+    if section.kind == "docstring":
+        return list(_of_docstring(section, passages))
     enough = tuple(place for place, passage in enumerate(passages) if passage.num_tokens >= min_tokens)
     if section.kind == "faq":  # a short answer is an answer
         enough = tuple(range(len(passages)))
@@ -78,6 +84,12 @@ def make_queries(
         for query in _first_sentence(passages[place], place)
     ]
     return queries
+
+
+def _of_docstring(section: StoredSection, passages: list[Passage]) -> Iterator[Query]:
+    if section.summary and section.summary in passages[0].text:
+        rest = passages[0].text.replace(section.summary, "", 1)
+        yield Query("docstring", section.summary, (0,), re.sub(r"\n\s*\n", "\n", rest).strip())
 
 
 def _of_headings(section: StoredSection, repeated: Repeated) -> Iterator[tuple[PairKind, str]]:

@@ -26,6 +26,7 @@ from conan_embed.documents.document import Document
 from conan_embed.documents.html import parse_html
 from conan_embed.documents.markdown import parse_markdown
 from conan_embed.documents.office import UnreadableError, parse_pdf, parse_word
+from conan_embed.documents.optional import load_library
 from conan_embed.documents.plain import parse_plain
 from conan_embed.documents.questions import take_out_questions
 from conan_embed.documents.rst import parse_rst
@@ -72,7 +73,8 @@ def plan_batches(files: Iterable[SourceFile]) -> list[Batch]:
     waiting: list[SourceFile] = []
     size = 0
     for file in files:
-        size += file.path.stat().st_size
+        # How much of a package is documentation is not known before.
+        size += _BATCH_BYTES // 8 if file.format == "python" else file.path.stat().st_size
         waiting.append(file)
         if size >= _BATCH_BYTES or len(waiting) >= _BATCH_FILES:
             batches.append(Batch(len(batches), tuple(waiting)))
@@ -131,6 +133,8 @@ def _parse(file: SourceFile) -> Iterator[Document]:
     match file.format:
         case "pdf":
             yield parse_pdf(file.name, file.path)
+        case "python":
+            yield from _parse_python(file)
         case "word":
             yield parse_word(file.name, file.path)
         case "table":
@@ -145,6 +149,14 @@ def _parse(file: SourceFile) -> Iterator[Document]:
         case _:
             for text, line in split_text(read_text(file.path)):
                 yield _PARSERS[file.format](file.name, text, line)
+
+
+def _parse_python(file: SourceFile) -> Iterator[Document]:
+    load_library("griffe", "griffelib", file.name, extra="quickstart")
+    from conan_embed.documents.docstring_documents import parse_package
+    from conan_embed.documents.python_packages import package_at
+
+    yield from parse_package(file.name, package_at(file.path))
 
 
 def split_text(text: str, most: int = _PIECE_CHARACTERS) -> Iterator[tuple[str, int]]:

@@ -32,7 +32,7 @@ _PASSAGES = pa.schema(
         *(("key", pa.uint64()), ("rest", pa.string())),
     ]
 )
-_PAIRS = pa.schema(
+PAIRS = pa.schema(
     [
         *((name, pa.string()) for name in ("query", "positive", "kind", "file", "heading")),
         *(("line", pa.int64()), ("document", pa.int64()), ("section", pa.int32())),
@@ -65,7 +65,7 @@ def make_part(
         atomic_write(passages_file) as passages_aside,
         atomic_write(pairs_file) as pairs_aside,
         _RowWriter(passages_aside, _PASSAGES) as passages,
-        _RowWriter(pairs_aside, _PAIRS) as pairs,
+        _RowWriter(pairs_aside, PAIRS) as pairs,
     ):
         used: Counter[str] = Counter()
         for number, (section, parts) in enumerate(cut):

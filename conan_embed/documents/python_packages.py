@@ -40,6 +40,17 @@ class Package:
     name: str
     folder: Path
 
+    @property
+    def path(self) -> Path:
+        """Its folder, or its one file."""
+        folder = self.folder / self.name
+        return folder if folder.is_dir() else folder.with_suffix(".py")
+
+
+def package_at(path: Path) -> Package:
+    """Return the package whose `path` this is, without its distribution."""
+    return Package("", path.stem, path.parent)
+
 
 @dataclass(frozen=True)
 class PythonObject:
@@ -75,8 +86,10 @@ def installed_packages() -> list[Package]:
         distribution = sorted(distributions)[0]
         folder = Path(str(metadata.distribution(distribution).locate_file("")))
         # This package is left out: a checkout and an installation should give the same.
-        if distribution.lower() != "conan-embed" and name.isidentifier() and not _is_skipped(name):
-            packages[name] = Package(distribution, name, folder)
+        package = Package(distribution, name, folder)
+        is_ours = distribution.lower() == "conan-embed"
+        if not is_ours and name.isidentifier() and not _is_skipped(name) and package.path.exists():
+            packages[name] = package
     root = Path(sysconfig.get_path("stdlib"))
     for name in sys.stdlib_module_names:
         if not _is_skipped(name) and (root / name).with_suffix(".py").exists() | (root / name).is_dir():

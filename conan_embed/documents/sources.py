@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conan_embed.documents.office import UnreadableError
+from conan_embed.documents.optional import load_library
 from conan_embed.errors import UserError, suggestion
 from conan_embed.texts.formats import format_of
 
@@ -19,6 +20,7 @@ FORMATS = {
     ".pdf": "pdf",
     ".docx": "word",
 }
+PYTHON = "python:"
 _SKIPPED_FOLDERS = frozenset({"node_modules", "__pycache__", "site-packages", "dist-packages", "venv"})
 _BARE_NAMES = re.compile(
     r"(?i)readme|license|copying|changes|changelog|authors|contributing|news|todo|notice|history"
@@ -34,7 +36,7 @@ class SourceFile:
 
     Attributes:
         name: under which it is shown.
-        format: a value of FORMATS, or "table".
+        format: a value of FORMATS, "table", or "python": an installed package, of which `path` is the folder or file.
         named: whether the user named the file itself, so that it must be readable.
     """
 
@@ -63,7 +65,9 @@ def find_files(sources: list[str]) -> Iterator[SourceFile | Skipped]:
     visited: set[tuple[int, int]] = set()
     for source in sources:
         path = Path(source).expanduser()
-        if path.is_dir():
+        if source.startswith(PYTHON) and not path.exists():
+            yield from _packages(source)
+        elif path.is_dir():
             yield from _walk(path, visited)
         elif path.is_file():
             format_ = _format(path, alone=True)
@@ -76,6 +80,26 @@ def find_files(sources: list[str]) -> Iterator[SourceFile | Skipped]:
                 yield SourceFile(path, str(path), format_, named=True)
         else:
             raise UserError(f"{path}: no such file or folder{_nearest(path)}.")
+
+
+def _packages(source: str) -> Iterator[SourceFile]:
+    """Yield the installed packages of one name: of a package, a distribution, "stdlib", or "all" of them."""
+    load_library("griffe", "griffelib", source, extra="quickstart")
+    from conan_embed.documents.python_packages import STANDARD_LIBRARY, installed_packages
+
+    name = source.removeprefix(PYTHON)
+    every = installed_packages()
+    wanted = STANDARD_LIBRARY if name == "stdlib" else name.lower().replace("-", "_")
+    chosen = [
+        package
+        for package in every
+        if name == "all" or wanted in (package.name.lower(), package.distribution.lower().replace("-", "_"))
+    ]
+    if not chosen:
+        names = {package.name for package in every} | {package.distribution for package in every}
+        raise UserError(f"{source}: no such package is installed{suggestion(name, names)}.")
+    for package in chosen:
+        yield SourceFile(package.path, f"{PYTHON}{package.name}", "python", named=len(chosen) == 1)
 
 
 def _nearest(path: Path) -> str:

