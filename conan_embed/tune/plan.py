@@ -131,7 +131,7 @@ def make_plan(
     recipe = load_recipe(files.recipe, overrides)
     write_text(files.recipe, recipe.as_yaml())
     steps = recipe.training.steps or steps
-    step = facts.speed.step_seconds(recipe.step.queries, recipe.step.num_negatives)
+    step = facts.speed.step_seconds(recipe.step.queries, recipe.step.num_negatives, recipe.model.max_length)
     return Plan(recipe, steps, {**fixed, STEPS: steps * step}, reasons)
 
 

@@ -20,20 +20,28 @@ class Speed:
     encode: tokens a second without gradient.
     train: tokens a second of whole steps.
     passage_tokens, query_tokens: tokens of a text on average, as the model reads them.
+    lengths: tokens of some passages, for what a smaller bound leaves of them.
     """
 
     encode: float
     train: float
     passage_tokens: float
     query_tokens: float
+    lengths: tuple[int, ...] = ()
 
     def encoding_seconds(self, passages: int, queries: int = 0) -> float:
         return (passages * self.passage_tokens + queries * self.query_tokens) / self.encode
 
-    def step_seconds(self, queries: int, num_negatives: int) -> float:
-        """Return the seconds of a step with one positive and `num_negatives` for each query."""
-        tokens = queries * (self.query_tokens + (1 + num_negatives) * self.passage_tokens)
-        return tokens / self.train
+    def step_seconds(self, queries: int, num_negatives: int, max_length: int | None = None) -> float:
+        """Return the seconds of a step with one positive and `num_negatives` for each query.
+
+        Args:
+            max_length: tokens that training reads of a text, where it is less than what the model reads.
+        """
+        passage_tokens = self.passage_tokens
+        if max_length is not None and self.lengths:
+            passage_tokens = float(np.minimum(self.lengths, max_length).mean())
+        return queries * (self.query_tokens + (1 + num_negatives) * passage_tokens) / self.train
 
 
 def measure_speed(model: EmbeddingModel, queries: Sequence[str], passages: Sequence[str]) -> Speed:
@@ -63,6 +71,7 @@ def measure_speed(model: EmbeddingModel, queries: Sequence[str], passages: Seque
         train=len(tokens) / _seconds(train, model.device),
         passage_tokens=len(tokens) / len(passages),
         query_tokens=float(query_tokens.mean()),
+        lengths=tuple(np.diff(offsets).tolist()),
     )
 
 

@@ -104,3 +104,11 @@ def test_settings_of_the_user_come_last(tmp_path: Path) -> None:
     assert plan.steps == 33
     with pytest.raises(UserError, match="learning_rat"):
         make_plan(FACTS, _files(tmp_path), overrides=["optimizer.learning_rat=1e-6"])
+
+
+def test_a_shorter_length_makes_steps_shorter(tmp_path: Path) -> None:
+    facts = replace(FACTS, speed=replace(FACTS.speed, lengths=(50, 250)))
+    short = make_plan(facts, _files(tmp_path), overrides=["model.max_length=64"])
+    assert short.seconds[STEPS] == pytest.approx(
+        short.steps * short.recipe.step.queries * (15 + (1 + short.recipe.step.num_negatives) * 57) / 6_000
+    )
