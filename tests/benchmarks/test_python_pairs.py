@@ -13,11 +13,10 @@ from benchmarks.python_pairs import (
     choose,
     graded_pairs,
     held_out_objects,
-    is_document,
-    is_query,
     passage,
     retrieval_pairs,
 )
+from conan_embed.documents.docstring_documents import is_document, is_query
 from conan_embed.documents.python_packages import STANDARD_LIBRARY, PythonObject
 
 LONG = "It reads every line of the file and keeps those that match, in the order in which they stand there."
