@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from conan_embed.errors import UserError
+
 Command = TypeVar("Command", bound=Callable[..., None])
 Result = TypeVar("Result")
 
@@ -16,9 +18,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="""Train text-embedding models whose negatives stay hard.
 
-    **New here?** `conan-embed quickstart` trains a search engine for the Python documentation on this machine.
+    **Your documents:** `conan-embed tune docs/ --model intfloat/multilingual-e5-small`: a better search, and the proof.
 
-    **Your own data:** `conan-embed recipe small > my.yaml`, fill in your files, then `conan-embed train my.yaml`.
+    **New here?** `conan-embed quickstart` is that command on Python documentation of this machine.
+
+    **Recipes:** `conan-embed recipe small > my.yaml`, fill in your files, then `conan-embed train my.yaml`.
 
     Any setting of a recipe can be given on the command line: `conan-embed train my.yaml optimizer.learning_rate=2e-5`.
     """,
@@ -34,8 +38,21 @@ Sources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Folders and files: Markdown, HTML, reST, text, PDF, Word, tables of texts or pairs.",
+        help="Folders and files: Markdown, HTML, reST, text, PDF, Word, tables of texts or pairs; "
+        "python:NAME for the docstrings of an installed package.",
     ),
+]
+QuestionsFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Let a language model ask questions, too: an OpenAI-compatible endpoint such as "
+        "http://localhost:8000/v1. A key is read from OPENAI_API_KEY.",
+    ),
+]
+LanguageModelName = Annotated[str | None, typer.Option("--llm", help="The language model's name there.")]
+LanguageModelTokens = Annotated[
+    int, typer.Option(min=1, help="Most tokens to spend; only as many passages are asked about.")
 ]
 Resume = Annotated[bool, typer.Option(help="Continue an interrupted run, if there is one.")]
 
@@ -63,6 +80,18 @@ def _expand_home(value: Any) -> Any:
     if isinstance(value, list):
         return [_expand_home(each) for each in value]
     return value.expanduser() if isinstance(value, Path) else value
+
+
+def question_settings(url: str | None, llm: str | None, tokens: int) -> Any:
+    """Return the settings of questions by a language model (`QuestionSettings`), None without one."""
+    from conan_embed.documents.generated import QuestionSettings
+    from conan_embed.documents.language_model import Endpoint
+
+    if url is None and llm is None:
+        return None
+    if url is None or llm is None:
+        raise UserError("--questions-from and --llm: found one without the other, expected both or none.")
+    return QuestionSettings(Endpoint(url, llm), max_tokens=tokens)
 
 
 def run_in_group(work: Callable[[], Result]) -> Result | None:

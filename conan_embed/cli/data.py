@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from conan_embed.cli.app import Overrides, Resume, Sources, command
+from conan_embed.cli.app import (
+    LanguageModelName,
+    LanguageModelTokens,
+    Overrides,
+    QuestionsFrom,
+    Resume,
+    Sources,
+    command,
+    question_settings,
+)
 from conan_embed.console import console
 
 PANEL = "Data"
@@ -26,10 +35,13 @@ def pairs(
         float, typer.Option(min=0, max=0.5, help="Share of the questions kept out of training.")
     ] = 0.1,
     seed: Annotated[int, typer.Option(help="Decides which questions are held out.")] = 0,
+    questions_from: QuestionsFrom = None,
+    llm: LanguageModelName = None,
+    llm_tokens: LanguageModelTokens = 5_000_000,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")] = None,
     resume: Resume = True,
 ) -> None:
-    """Turn documents into passages, training pairs and held-out questions, without a language model.
+    """Turn documents into passages, training pairs and held-out questions; a language model is not needed.
 
     Writes passages.parquet, pairs.parquet, test/ and development/ (evaluation folders) and summary.json.
     """
@@ -43,6 +55,7 @@ def pairs(
         overlap=overlap,
         hold_out=hold_out,
         seed=seed,
+        questions=question_settings(questions_from, llm, llm_tokens),
         workers=workers or os.cpu_count() or 1,
     )
     result = build_pairs(sources, output, settings, resume=resume)

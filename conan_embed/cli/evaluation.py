@@ -104,19 +104,25 @@ def report(
 @command(PANEL)
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
-    model: Annotated[Path, typer.Option(help="A model folder.")] = Path("runs/quickstart/model"),
-    corpus: Annotated[Path, typer.Option(help="Passages: JSON lines, Parquet or CSV.")] = Path(
-        "runs/quickstart/data/documents.parquet"
+    model: Annotated[Path, typer.Option(help="The folder of a `tune` run, or a model folder.")] = Path(
+        "runs/quickstart"
     ),
+    corpus: Annotated[
+        Path | None, typer.Option(help="Passages for a model folder: JSON lines, Parquet or CSV.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="Number of hits.")] = 5,
 ) -> None:
-    """Search a file of passages; by default, the quickstart's documentation with the quickstart's model.
+    """Search the passages of a `tune` run (default: the quickstart's), each shown with file, line and heading.
 
-    With the folder of a `tune` run as the model, its passages are searched, each shown with file, line and heading.
+    With a model folder, search the file of passages that `--corpus` names.
     """
     from conan_embed.search.index import search as run
     from conan_embed.search.index import show
     from conan_embed.tune.searching import is_tuned, search_tuned
 
-    hits = search_tuned(query, model, k=k) if is_tuned(model) else run(query, model, corpus, k=k)[0]
+    if corpus is None and not is_tuned(model):
+        raise UserError(
+            f"{model}: not the folder of a finished `tune` run; expected one, or --corpus beside a model."
+        )
+    hits = search_tuned(query, model, k=k) if corpus is None else run(query, model, corpus, k=k)[0]
     stdout.print(show(hits))

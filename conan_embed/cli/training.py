@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from conan_embed.cli.app import Overrides, RecipeArgument, Resume, Sources, command, run_in_group
+from conan_embed.cli.app import (
+    LanguageModelName,
+    LanguageModelTokens,
+    Overrides,
+    QuestionsFrom,
+    RecipeArgument,
+    Resume,
+    Sources,
+    command,
+    question_settings,
+    run_in_group,
+)
 from conan_embed.console import console, stdout
 
 PANEL = "Train"
@@ -16,7 +27,7 @@ def quickstart(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/quickstart"),
 ) -> None:
-    """Train a search engine for the Python documentation on this machine, in about ten minutes on two cores."""
+    """Tune a small model on Python documentation of this machine, in less than ten minutes on two cores."""
     from conan_embed.quickstart.run import quickstart as run
 
     run(output, overrides)
@@ -67,9 +78,13 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe. Repeatable."),
     ] = None,
+    questions_from: QuestionsFrom = None,
+    llm: LanguageModelName = None,
+    llm_tokens: LanguageModelTokens = 5_000_000,
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit with status 1 unless the verdict is BETTER.")
     ] = False,
+    resume: Resume = True,
 ) -> None:
     """Tune a model on a folder of documents, and compare it with its base on questions held out.
 
@@ -88,10 +103,12 @@ def tune(
         hold_out=hold_out,
         seed=seed,
         overrides=tuple(set_ or ()),
+        questions=question_settings(questions_from, llm, llm_tokens),
         workers=os.cpu_count() or 1,
     )
-    result = run(sources, output, settings)
+    result = run(sources, output, settings, resume=resume)
     stdout.print("\n".join(result.lines()), soft_wrap=True)
+    console.print(f"report: {output / 'report.html'}")
     console.print(f'search: conan-embed search "..." --model {output}')
     if require_better and result.verdict.word != "BETTER":
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from conan_embed.search.index import show
 from conan_embed.tune.searching import search_tuned
 from conan_embed.tune.tune import TuneSettings, tune
 
-SOURCES = ("python:rich", "python:pydantic", "python:huggingface_hub")
+SOURCES = ("python:rich", "python:huggingface_hub")
 SETTINGS = (
     "training.steps=60",
     "model.max_length=96",
@@ -21,9 +21,9 @@ SETTINGS = (
     "hard_negatives.rule=each",
 )
 QUERIES = (
-    "read a csv file without loading it whole",
+    "download a file only if it has changed",
     "show a progress bar while downloading",
-    "validate a value before it is assigned",
+    "print text in colour",
 )
 
 

@@ -17,7 +17,7 @@ from xxhash import xxh3_64_intdigest
 from conan_embed.documents.held_out import write_questions
 from conan_embed.documents.passages import split_sentences
 
-MAX_PASSAGES = 1_500
+MAX_PASSAGES = 1_000
 MAX_QUESTIONS = 600
 _SHORTEST = 120  # characters of an answer
 _SKIPPED = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "pydoc_data"})
