@@ -20,7 +20,7 @@ from conan_embed.documents.pairs import make_queries
 from conan_embed.documents.passages import CountTokens, StoredSection, cut_sections
 from conan_embed.files import atomic_write
 
-_PASSAGES = pa.schema(
+PASSAGES = pa.schema(
     [
         *((name, pa.string()) for name in ("doc_id", "text", "title", "headings", "file")),
         *(
@@ -64,7 +64,7 @@ def make_part(
     with (
         atomic_write(passages_file) as passages_aside,
         atomic_write(pairs_file) as pairs_aside,
-        _RowWriter(passages_aside, _PASSAGES) as passages,
+        _RowWriter(passages_aside, PASSAGES) as passages,
         _RowWriter(pairs_aside, PAIRS) as pairs,
     ):
         used: Counter[str] = Counter()

@@ -126,6 +126,8 @@ def make_plan(
     reasons.append(
         f"ends early after {PATIENCE} of {looks} looks at the development questions without a gain"
     )
+    if overrides:
+        reasons.append(f"set by hand, whatever stands above: {', '.join(overrides)}")
     if not (files.training / "checkpoints").exists():  # else the run goes on with what was planned then
         write_text(files.recipe, _yaml(facts, files, queries, num_negatives, steps, looks, seed))
     recipe = load_recipe(files.recipe, overrides)

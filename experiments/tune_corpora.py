@@ -1,0 +1,154 @@
+"""`tune` at default settings on folders of documents, beside BM25 and sentence-transformers' usual recipe.
+
+    python experiments/tune_corpora.py --base MODEL --corpora FOLDER... [--minutes M] [--write]
+
+Each corpus is a folder of documents. `tune` makes pairs and held-out questions of it; sentence-transformers trains on
+the same pairs: negatives mined by `mine_hard_negatives`, MultipleNegativesRankingLoss, its trainer's defaults, batches
+of 16 without duplicates, one epoch. All are scored on the same held-out questions against all passages, and on the
+built-in questions of other domains. Wall-clock of tune is that of the whole command after the pairs, scores included;
+of sentence-transformers that of mining and training. Each corpus and side is kept in runs/tune-corpora/, so that an
+interrupted experiment resumes.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from result_file import kept, write_result
+
+from conan_embed.ablation.statistics import paired_differences
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.tune.plan import Files
+from conan_embed.tune.result import read_result
+from conan_embed.tune.scores import score_model
+from conan_embed.tune.tune import TuneSettings, tune
+
+BATCH, RATE = 16, 5e-5  # sentence-transformers' examples, and its trainer's default
+NEGATIVES = 3  # as many as tune uses on a CPU
+
+
+def run_tune(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict[str, Any]:
+    """Tune on a corpus; return what tune.json says."""
+    settings = TuneSettings(str(arguments.base), minutes=arguments.minutes, workers=arguments.workers)
+    if not Files(output).result.exists():
+        tune([corpus], output, settings)
+    return read_result(output).to_json()
+
+
+def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str, Any]:
+    """Train with sentence-transformers on the pairs of a tuning run; return its scores, and seconds."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.training_args import BatchSamplers
+    from sentence_transformers.util import mine_hard_negatives
+
+    files = Files(run)
+    pairs = pl.read_parquet(files.pairs / "pairs.parquet", columns=["query", "positive"]).unique(
+        maintain_order=True
+    )
+    started = time.perf_counter()
+    model = SentenceTransformer(str(arguments.base), device="cpu")
+    rows = Dataset.from_dict({"anchor": pairs["query"].to_list(), "positive": pairs["positive"].to_list()})
+    triples = mine_hard_negatives(
+        rows, model, num_negatives=NEGATIVES, batch_size=32, output_format="n-tuple", verbose=False
+    )
+    trainer = SentenceTransformerTrainer(
+        model,
+        SentenceTransformerTrainingArguments(
+            str(output / "trainer"),
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH,
+            learning_rate=RATE,
+            warmup_ratio=0.1,
+            batch_sampler=BatchSamplers.NO_DUPLICATES,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+        ),
+        train_dataset=triples,
+        loss=MultipleNegativesRankingLoss(model),
+    )
+    trainer.train()
+    seconds = time.perf_counter() - started
+    model.save(str(output / "model"))
+    name = read_result(run).folder.name
+    [test] = sorted((files.pairs / "test" / "retrieval").iterdir())
+    scores = score_model(
+        output / "scores", name, EmbeddingModel.load(output / "model"), test, files.other / "test"
+    )
+    base = pl.read_parquet(files.scores / "base.parquet")["ndcg_at_10"].to_list()
+    estimate = paired_differences(
+        {"retrieval": np.array([base, scores.items], np.float64)[:, None, :]}, 0, seed=0
+    )["retrieval"][1]
+    return {
+        "ndcg": float(np.mean(scores.items)),
+        "difference": [estimate.value, estimate.low, estimate.high],
+        "elsewhere": scores.mean_elsewhere,
+        "seconds": seconds,
+        "triples": len(triples),
+    }
+
+
+def line_of(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
+    """Return the row of a corpus in the table."""
+    verdict, elsewhere = ours["verdict"], ours["elsewhere"]
+    low, high = 100 * verdict["low"], 100 * verdict["high"]
+    cells = [
+        name,
+        verdict["questions"],
+        f"{100 * ours['bm25']:.1f}",
+        f"{100 * verdict['base']:.1f}",
+        f"{100 * verdict['tuned']:.1f} ({low:+.1f} to {high:+.1f})",
+        verdict["word"],
+        f"{100 * peer['ndcg']:.1f}",
+        f"{100 * (elsewhere['tuned'] - elsewhere['base']):+.1f}",
+        f"{100 * (peer['elsewhere'] - elsewhere['base']):+.1f}",
+        f"{sum(ours['seconds'].values()) / 60:.1f}",
+        f"{peer['seconds'] / 60:.1f}",
+    ]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", type=Path, required=True, help="the model to start from")
+    parser.add_argument("--corpora", type=Path, nargs="+", required=True, help="folders of documents")
+    parser.add_argument("--minutes", type=float, help="of tune, for each corpus; else what it finds right")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/tune-corpora"), help="where results are kept"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="write the dated result file")
+    arguments = parser.parse_args()
+    lines = [
+        "| corpus | questions | BM25 | base | tune (interval of the gain) | verdict | sentence-transformers "
+        "| elsewhere, tune | elsewhere, s-t | minutes, tune | minutes, s-t |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    raw: dict[str, Any] = {}
+    for corpus in arguments.corpora:
+        run, peer = arguments.output / corpus.name, arguments.output / f"{corpus.name}-peer"
+        ours = run_tune(arguments, corpus, run)
+        theirs = kept(
+            peer / "result.json",
+            lambda run=run, peer=peer: run_peer(arguments, run, peer),  # type: ignore[misc]
+            f"{corpus.name}: sentence-transformers",
+        )
+        raw[corpus.name] = {"tune": ours, "sentence-transformers": theirs}
+        lines.append(line_of(corpus.name, ours, theirs))
+    what = f"nDCG@10 on held-out questions, in points of 100; base {arguments.base.name}; {BATCH} pairs a batch in s-t."
+    write_result("tune on folders of documents", what, lines, raw, arguments.write)
+
+
+if __name__ == "__main__":
+    main()
