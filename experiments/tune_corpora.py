@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from result_file import kept, write_result
 
-from conan_embed.ablation.statistics import paired_differences
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.statistics import paired_differences
 from conan_embed.tune.plan import Files
 from conan_embed.tune.result import read_result
 from conan_embed.tune.scores import score_model
