@@ -147,7 +147,7 @@ def tune(
             result.mean_elsewhere,
             {key: (score, result.elsewhere[key]) for key, score in base.elsewhere.items()},
         ),
-        bm25=float(bm25["ndcg_at_10"].mean() or 0),
+        bm25=float(np.mean(bm25["ndcg_at_10"].to_numpy())),
         share=share,
         tried=tried,
         seconds=clock.seconds,
