@@ -1,5 +1,6 @@
 """Recipes as text: the shipped ones, and the list of all keys with defaults and meanings."""
 
+import textwrap
 from pathlib import Path
 from types import UnionType
 from typing import Literal, Union, get_args, get_origin
@@ -12,6 +13,8 @@ from pydantic_core import PydanticUndefined
 from conan_embed.errors import UserError, suggestion
 from conan_embed.recipes.loading import shipped_recipes
 from conan_embed.recipes.schema import Recipe
+
+_MEANING_WIDTH = 78
 
 
 def list_recipes() -> str:
@@ -61,7 +64,9 @@ def _lines(schema: type[BaseModel], depth: int) -> list[str]:
 def _key(name: str, field: FieldInfo, depth: int) -> str:
     default = "(needed)" if field.default is PydanticUndefined else _yaml(field.default)
     meaning = f"{_kind(field.annotation)}{'; ' + field.description if field.description else ''}"
-    return f"{'  ' * depth}{name}: {default}".ljust(36) + f" # {meaning}"
+    first, *others = textwrap.wrap(meaning, _MEANING_WIDTH)
+    lines = [f"{'  ' * depth}{name}: {default}".ljust(36) + f" # {first}"]
+    return "\n".join([*lines, *(f"{'':36} #   {line}" for line in others)])
 
 
 def _yaml(value: object) -> str:
