@@ -320,7 +320,9 @@ def _check_dense_tensors(path: Path, tensors: dict[str, torch.Tensor], config: d
     """Refuse tensors that are no linear layer, or another one than `config` says, or not finite."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     out_features, in_features = shapes.get("weight", (0,)) if len(shapes.get("weight", ())) == 2 else (0, 0)
-    expected = {"weight": (config.get("out_features", out_features), config.get("in_features", in_features))}
+    expected: dict[str, tuple[Any, ...]] = {
+        "weight": (config.get("out_features", out_features), config.get("in_features", in_features))
+    }
     if "bias" in shapes:
         expected["bias"] = expected["weight"][:1]
     if shapes != expected:
