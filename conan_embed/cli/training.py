@@ -27,7 +27,7 @@ def quickstart(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("runs/quickstart"),
 ) -> None:
-    """Tune a small model on Python documentation of this machine, in less than ten minutes on two cores."""
+    """Tune a small model on Python documentation of this machine, in minutes on two cores."""
     from conan_embed.quickstart.run import quickstart as run
 
     run(output, overrides)

@@ -1,4 +1,4 @@
-"""The quickstart's data, built from a small package written for the purpose."""
+"""The data of the benchmarks, built from a small package written for the purpose."""
 
 import json
 from pathlib import Path
