@@ -51,7 +51,7 @@ negatives() { # scope: what a query's negatives are beside its own (experiments/
     seeds="0 1 2"
     if [ -n "$small" ]; then
         arms="static 'ranking, v1'" size="--layers 2 --train-queries 64 --held-out-queries 40" seeds="0 1"
-        settings="step.queries=16 step.num_negatives=2 training.epochs=null training.steps=4 mining.depth=40"
+        settings="step.queries=16 step.num_negatives=2 training.epochs=1 mining.depth=40"
         base="--set-base training.steps=4 step.queries=8"
     fi
     so_far=
@@ -59,7 +59,9 @@ negatives() { # scope: what a query's negatives are beside its own (experiments/
         so_far="$so_far $seed"
         eval limited "$python" experiments/hard-negatives/run.py --base "$work/model" --data "$here/data" \
             --output "$work/negatives" --scope "'$scope'" --seeds $so_far --arms $arms $size $base --set $settings \
-            > "$work/table.md" || return 75
+            > "$work/table.md"
+        status=$?
+        case $status in 0) ;; 124 | 137) return 75 ;; *) return $status ;; esac
         cp "$work/table.md" "$out/negatives-$name.md"
         tar -czf "$out/negatives-$name.tar.gz" -C "$work/negatives" \
             $(cd "$work/negatives" && find . -name '*.json' -size -2000k -not -path '*/model/*' -not -path './cache/*')
