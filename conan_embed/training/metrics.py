@@ -30,7 +30,7 @@ def evaluation_numbers(results: Mapping[str, Mapping[str, Any]]) -> dict[str, fl
         f"_at_{width}": {key: task["widths"][width] for key, task in results.items()}
         for width in sorted(widths, key=int, reverse=True)
     }
-    numbers = {}
+    numbers: dict[str, float] = {}
     for suffix, scores in scores_by_suffix.items():
         numbers |= {f"evaluation{suffix}/{name}": mean for name, mean in summarise(scores).items()}
         numbers |= {f"evaluation_sets{suffix}/{key}": score for key, score in scores.items()}
