@@ -43,6 +43,7 @@ _GENERIC = frozenset(
     参数 返回值 其他 其它 相关 相关链接 更多 前提条件 准备工作 许可证 致谢 另请参阅 延伸阅读 常见问题 下一步 更新日志
     """.split()  # noqa: SIM905
 )
+_LEGIBLE = re.compile(r"\w")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def make_queries(
     if section.kind == "faq":  # a short answer is an answer
         enough = tuple(range(len(passages)))
     positives = enough[:MAX_POSITIVES]
-    queries = [Query(*query, positives) for query in _of_headings(section, repeated)] if positives else []
+    # Of "Question:" alone nothing is left to ask.
+    asked = [(kind, text) for kind, text in _of_headings(section, repeated) if _LEGIBLE.search(text)]
+    queries = [Query(*query, positives) for query in asked] if positives else []
     answered = set(positives) if queries else set()
     queries += [
         query

@@ -53,6 +53,13 @@ def test_a_generic_heading_alone_asks_nothing() -> None:
     assert [query.kind for query in _queries(("Overview",), title="")] == ["sentence"]
 
 
+@pytest.mark.parametrize("heading", ["", "？", "--"])
+@pytest.mark.parametrize("kind", ["faq", "definition", "section"])
+def test_a_heading_without_a_word_asks_nothing(kind, heading) -> None:
+    """ "Question:", with its answer below, has an empty heading."""
+    assert all(query.text.strip("？- ") for query in _queries((heading,), kind=kind, title=""))
+
+
 def test_a_first_sentence_is_the_query_where_there_is_no_other_and_the_rest_its_answer() -> None:
     [query] = _queries((), TEXT, title="")
     assert (query.kind, query.text) == ("sentence", "The server keeps a log.")
