@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow test-cluster test-clients lint docs clean
+.PHONY: quickstart test test-slow test-cluster test-scale test-clients lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/conan-embed quickstart
@@ -19,6 +19,10 @@ test-slow: $(VENV)/.installed-dev
 # Nodes as network namespaces, cut off and back: minutes, and root (or the right to make namespaces).
 test-cluster: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m cluster
+
+# Millions of passages: a quarter of an hour.
+test-scale: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m scale
 
 # Other programs that read our folders, each in an environment of its own under .clients (gigabytes; node for one).
 test-clients: $(VENV)/.installed-dev

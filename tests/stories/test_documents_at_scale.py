@@ -1,6 +1,6 @@
 """Documents at scale: 20,000 tiny files, one file of 200 MB, a million passages; memory stays bounded.
 
-`SCALE` makes them smaller, for a quick look: SCALE=0.05 pytest -m slow tests/stories/test_documents_at_scale.py
+`SCALE` makes them smaller, for a quick look: SCALE=0.05 pytest -m scale tests/stories/test_documents_at_scale.py
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from conan_embed.documents.parts import PAIRS, PASSAGES
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.scale
 SCALE = float(os.environ.get("SCALE", "1"))
 _BUILD = """
 import json, resource, sys
