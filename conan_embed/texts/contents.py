@@ -143,7 +143,7 @@ def _token_hashes(
         is_framed = _starts_with(frame.start, rows, tokens, offsets) & frame.known
         begin[rows[is_framed]] += len(frame.start)
         seed[rows[~is_framed]] = number
-        has_unknown[rows] = _holds_unknown(frame, rows, tokens, offsets)
+        has_unknown[rows] = _holds_unknown(frame, rows, tokens, offsets, begin)
     data = np.ascontiguousarray(tokens, np.int32).view(np.uint8).data
     ranges = zip((4 * begin).tolist(), (4 * offsets[1:]).tolist(), seed.tolist(), strict=True)
     hashes = [xxhash.xxh3_64_intdigest(data[first:last], seed) for first, last, seed in ranges]
@@ -154,12 +154,16 @@ def _token_hashes(
     return result
 
 
-def _holds_unknown(frame: Frame, rows: np.ndarray, tokens: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return bool [rows]: does that text hold an unknown word, and is it not cut?"""
+def _holds_unknown(
+    frame: Frame, rows: np.ndarray, tokens: np.ndarray, offsets: np.ndarray, begin: np.ndarray
+) -> np.ndarray:
+    """Return bool [rows]: does that text, which begins at `begin`, hold an unknown word, and is it not cut?"""
     if frame.unknown is None:
         return np.zeros(len(rows), bool)
     holds = np.zeros(len(offsets) - 1, bool)
-    holds[np.searchsorted(offsets, np.flatnonzero(tokens == frame.unknown), side="right") - 1] = True
+    position = np.flatnonzero(tokens == frame.unknown)
+    text = np.searchsorted(offsets, position, side="right") - 1
+    holds[text[position >= begin[text]]] = True  # an unknown word of the prompt is in all of them
     return holds[rows] & (frame.max_length is None or offsets[rows + 1] - offsets[rows] < frame.max_length)
 
 

@@ -223,7 +223,7 @@ def _pdf(path: Path, pages: list[list[str]], outline: list[tuple[str, int]] = []
         stream.set_data(f"BT /F1 12 Tf 50 800 Td {shown} ET".encode())
         page[NameObject("/Contents")] = writer._add_object(stream)
     for title, number in outline:
-        writer.add_outline_item(title, number)
+        writer.add_outline_item(title=title, page_number=number)
     writer.write(path)
     assert len(PdfReader(path).pages) == len(pages)
 

@@ -17,12 +17,20 @@ from tests.tiny_models import SENTENCES, make_tiny_model
 sentence_transformers = pytest.importorskip("sentence_transformers")
 datasets = pytest.importorskip("datasets")
 
-from sentence_transformers.losses import (  # noqa: E402
-    CachedMultipleNegativesRankingLoss,
-    CoSENTLoss,
-    MatryoshkaLoss,
-    MultipleNegativesRankingLoss,
-)
+try:
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        CoSENTLoss,
+        MatryoshkaLoss,
+        MultipleNegativesRankingLoss,
+    )
+except ImportError:  # before version 6
+    from sentence_transformers.losses import (
+        CachedMultipleNegativesRankingLoss,
+        CoSENTLoss,
+        MatryoshkaLoss,
+        MultipleNegativesRankingLoss,
+    )
 
 from conan_embed.integrations.in_use import OUT_OF_PLACE, WithoutFalseNegatives  # noqa: E402
 from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Replacement  # noqa: E402

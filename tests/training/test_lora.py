@@ -66,4 +66,6 @@ def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):
         theirs = client.encode(list(SENTENCES), prompt_name="query", normalize_embeddings=True)
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
         unadapted = EmbeddingModel.load(tmp_path / "qwen")
-        assert np.abs(unadapted.encode(SENTENCES, prompt=model.prompts["query"]) - ours).max() > 1e-2
+        assert (
+            np.abs(unadapted.encode(SENTENCES, prompt=model.prompts["query"]) - ours).max() > 1e-3
+        )  # beyond rounding, 2e-6

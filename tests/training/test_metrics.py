@@ -38,7 +38,7 @@ def test_lines_after_the_checkpoint_and_a_broken_one_are_forgotten(tmp_path):
 
 def test_a_new_run_forgets_the_evaluation_of_step_0_too(tmp_path):
     log = open_log(tmp_path, -1)
-    log.write("evaluation", {"step": 0, "summary": {"average": 0.5}})
+    log.write("evaluation", {"step": 0, "results": {"sts/A": {"main_score": 0.5}}})
     log.close()
     open_log(tmp_path, -1).close()
     assert read_json_lines(tmp_path / "evaluation.jsonl") == []
@@ -56,12 +56,20 @@ def test_trackers_get_numbers_by_the_name_of_their_log(tmp_path):
     log = open_log(tmp_path, -1, tracker)
     log.write("metrics", {"step": 1, "loss": 2.0, "loss/sts": None, "note": "text"})
     log.write("negatives", {"step": 1, "replaced": 3})
-    log.write("evaluation", {"step": 1, "results": {}, "summary": {"average": 0.25}})
+    log.write("evaluation", {"step": 1, "results": {"sts/A": {"main_score": 0.25}}, "summary": {}})
     log.close()
     assert tracker.numbers == [
         (1, {"loss": 2.0}),
         (1, {"negatives/replaced": 3}),
-        (1, {"evaluation/average": 0.25}),
+        (
+            1,
+            {
+                **dict.fromkeys(
+                    ("evaluation/sts", "evaluation/average", "evaluation/average_of_tasks"), 0.25
+                ),
+                "evaluation_sets/sts/A": 0.25,
+            },
+        ),
     ]
     assert tracker.closed
 
