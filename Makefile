@@ -10,7 +10,7 @@ quickstart: $(VENV)/.installed
 
 # One process per core, one thread each; the files of a process's tests stay whole.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 # Only the tests that take a minute or more each (the notebook, killed runs).
 test-slow: $(VENV)/.installed-dev

@@ -14,9 +14,9 @@ settings.load_profile("conan-embed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files first, so that no process is left with one of them at the end."""
+    """Slow files and stories first, so that no process is left with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, "stories" not in item.path.parts))
 
 
 TinyModel = Callable[..., EmbeddingModel]
