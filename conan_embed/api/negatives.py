@@ -15,7 +15,7 @@ from conan_embed.api.pairs import CACHE, Frame, Pairs, read_pairs, read_passages
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.negatives import mining
 from conan_embed.negatives.embedding import embed_with
-from conan_embed.negatives.false_negatives import MARGIN, best_of_pairs, first_positives
+from conan_embed.negatives.false_negatives import MARGIN, beside_best_positive, first_positives
 from conan_embed.negatives.rankings import NONE, Ranking, save_ranking
 from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.sections import Mining
@@ -193,9 +193,8 @@ def find_false_negatives(
     query_P, negative_P = data.query_Q[row_P], mined.ranking.ids_QK[row_P, rank_P]
     pair_X, positive_X = first_positives(data, store, row_P)
     query_PD = _embed(model, store, "query", query_P)
-    negative_score_P = (query_PD * _embed(model, store, "passage", negative_P)).sum(axis=1)
-    score_X = (query_PD[pair_X] * _embed(model, store, "passage", positive_X)).sum(axis=1)
-    best_P = best_of_pairs(pair_X, score_X, len(row_P))
+    negative_PD, positive_XD = (_embed(model, store, "passage", ids) for ids in (negative_P, positive_X))
+    negative_score_P, score_X, best_P = beside_best_positive(query_PD, negative_PD, positive_XD, pair_X)
     frame = pl.DataFrame(
         {
             "query": texts_of(store, query_P),

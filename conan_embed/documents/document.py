@@ -1,6 +1,5 @@
 """A document as every format is read: a title, and sections of blocks under their headings."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -108,11 +107,3 @@ class DocumentBuilder:
         if self._blocks:
             self.sections.append(Section(self._headings(), self._line, tuple(self._blocks)))
             self._blocks = []
-
-
-def blocks_of(documents: list[Document]) -> Iterator[tuple[Document, Section, Block]]:
-    """Yield every block with the document and section it belongs to."""
-    for document in documents:
-        for section in document.sections:
-            for block in section.blocks:
-                yield document, section, block

@@ -112,9 +112,7 @@ def _score(
     texts, inverse = np.unique(np.concatenate([query_P, pairs.negative_P, positive_X]), return_inverse=True)
     vectors = embed(texts, f"{data.name}: hard negatives").cpu().numpy()[inverse]
     query_PD, negative_PD, positive_XD = np.split(vectors, [len(pairs), 2 * len(pairs)])
-    negative_score_P = (query_PD * negative_PD).sum(axis=1)
-    score_X = (query_PD[pair_X] * positive_XD).sum(axis=1)
-    best_P = best_of_pairs(pair_X, score_X, len(pairs))
+    negative_score_P, score_X, best_P = beside_best_positive(query_PD, negative_PD, positive_XD, pair_X)
     hardest = []
     for p in range(len(pairs)):
         positive, negative = round(float(score_X[best_P[p]]), 4), round(float(negative_score_P[p]), 4)
@@ -149,6 +147,19 @@ def first_positives(
     pair_X, positive_X = pair_X[other_X], positive_X[other_X]
     first_X = np.arange(len(pair_X)) - np.searchsorted(pair_X, pair_X) < _MAX_POSITIVES
     return pair_X[first_X], positive_X[first_X]
+
+
+def beside_best_positive(
+    query_PD: np.ndarray, negative_PD: np.ndarray, positive_XD: np.ndarray, pair_X: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the cosine of each negative [P], of each positive [X], and the position of each pair's best positive [P].
+
+    Args:
+        query_PD, negative_PD, positive_XD: float, rows of length 1.
+        pair_X: the pair of each positive, ascending (`first_positives`).
+    """
+    score_X = (query_PD[pair_X] * positive_XD).sum(axis=1)
+    return (query_PD * negative_PD).sum(axis=1), score_X, best_of_pairs(pair_X, score_X, len(query_PD))
 
 
 def best_of_pairs(pair_X: np.ndarray, score_X: np.ndarray, num_pairs: int) -> np.ndarray:

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from conan_embed.documents.held_out import connected_groups
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.files import atomic_write, write_json
 
@@ -64,12 +63,10 @@ def _read_documentation(data: Path) -> pl.DataFrame:
     pairs = pl.concat([pl.read_parquet(file, columns=["query", "positive"]) for file in files])
     pairs = pairs.filter(pl.col("query").str.len_chars() >= SHORTEST_QUERY).unique(maintain_order=True)
     query = pairs["query"].rank("dense").to_numpy().astype(np.int64) - 1
-    passage = pairs["positive"].rank("dense").to_numpy().astype(np.int64) - 1
-    first_passage = query.max() + 1
-    num_nodes = first_passage + passage.max() + 1
-    edges = coo_array((np.ones(len(pairs)), (query, first_passage + passage)), shape=(num_nodes, num_nodes))
-    _, component = connected_components(edges, directed=False)
-    return pairs.with_columns(passage=pl.Series(passage), component=pl.Series(component[query]))
+    return pairs.with_columns(
+        passage=pl.col("positive").rank("dense").cast(pl.Int64) - 1,
+        component=pl.Series(connected_groups(query, pairs["positive"])),
+    )
 
 
 def _split(queries: pl.DataFrame, num_held_out: int, num_train: int) -> tuple[pl.DataFrame, pl.DataFrame]:

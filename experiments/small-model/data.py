@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from conan_embed.documents.held_out import connected_groups
 from conan_embed.files import atomic_write
 from conan_embed.filtering.pipeline import filter_pairs
 from conan_embed.filtering.recipe import FilterRecipe
@@ -88,11 +87,8 @@ def write(frame: pl.DataFrame, path: Path) -> None:
 
 def _components(left: pl.Series, right: pl.Series) -> np.ndarray:
     """Return int [rows]: rows with a text in common, directly or through others, have one number."""
-    codes = pl.concat([left, right]).rank("dense").to_numpy().astype(np.int64) - 1
-    edges = coo_array(
-        (np.ones(len(left)), (codes[: len(left)], codes[len(left) :])), shape=(codes.max() + 1,) * 2
-    )
-    return connected_components(edges, directed=False)[1][codes[: len(left)]]
+    rows = np.arange(len(left))
+    return connected_groups(np.concatenate([rows, rows]), pl.concat([left, right]))[: len(left)]
 
 
 def _drawn(component: np.ndarray, count: int) -> pl.Series:
