@@ -32,12 +32,12 @@ for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):
 import polars as pl  # noqa: E402
 
 from conan_embed.files import read_json  # noqa: E402
-from conan_embed.filtering import filter_pairs  # noqa: E402
 from conan_embed.filtering.duplicates import find_duplicates  # noqa: E402
 from conan_embed.filtering.language import Languages  # noqa: E402
 from conan_embed.filtering.measures import Measures  # noqa: E402
 from conan_embed.filtering.minhash import fingerprints  # noqa: E402
 from conan_embed.filtering.normalise import Normaliser  # noqa: E402
+from conan_embed.filtering.pipeline import filter_pairs  # noqa: E402
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES, PromptResponseRules  # noqa: E402
 from conan_embed.filtering.readers import plan_shards, read_shard  # noqa: E402
 from conan_embed.filtering.recipe import Decontaminate, Engine, FilterRecipe, Source  # noqa: E402

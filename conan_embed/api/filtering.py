@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from conan_embed.filtering.pipeline import filter_pairs as run_filter
+from conan_embed.errors import missing_extra
 from conan_embed.filtering.recipe import FilterRecipe, read_filter_recipe
 from conan_embed.filtering.summary import Summary
 
@@ -34,6 +34,10 @@ def filter_pairs(
         >>> summary.read
         12
     """
+    try:
+        from conan_embed.filtering.pipeline import filter_pairs as run_filter
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from None
     from conan_embed.reporting.page import report
 
     if not isinstance(recipe, FilterRecipe):

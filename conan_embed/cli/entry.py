@@ -5,7 +5,7 @@ from rich.text import Text
 from conan_embed.cli.app import app
 from conan_embed.console import console
 from conan_embed.distributed import failures
-from conan_embed.errors import UserError
+from conan_embed.errors import UserError, missing_extra
 from conan_embed.files import disk_error
 
 
@@ -22,6 +22,9 @@ def main() -> None:
     except KeyboardInterrupt:
         failures.exit_all(130, lambda: console.print("interrupted"))
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (mistake := missing_extra(error)) is not None:
+            message = str(mistake)
+            failures.exit_all(2, lambda: _print_error(message))
         if (reason := disk_error(error)) is not None:
             file = getattr(error, "filename", None)
             message = f"{file + ': ' if file else ''}cannot be written: {reason}."

@@ -6,9 +6,3 @@ duplicates, safety, quality, decontamination, teacher. A stage is an object with
 (`stage.Stage`). `steps.py` applies them to one shard, `engine.py` runs a step over all shards (Daft), and
 `pipeline.filter_pairs` is the whole run. `docs/filtering.md` tells how to use and extend it.
 """
-
-from conan_embed.filtering.pipeline import filter_pairs
-from conan_embed.filtering.recipe import FilterRecipe, Source, read_filter_recipe
-from conan_embed.filtering.summary import Summary
-
-__all__ = ["FilterRecipe", "Source", "Summary", "filter_pairs", "read_filter_recipe"]

@@ -16,15 +16,17 @@ import polars as pl
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.filtering import FilterRecipe, Source, filter_pairs, pipeline
-from conan_embed.filtering.recipe import Decontaminate, Engine, Teacher
+from conan_embed.filtering import pipeline
+from conan_embed.filtering.pipeline import filter_pairs
+from conan_embed.filtering.recipe import Decontaminate, Engine, FilterRecipe, Source, Teacher
 from conan_embed.reporting.page import report
 from tests.tiny_models import make_tiny_model
 
 HAN = [chr(c) for c in range(0x4E00, 0x4E00 + 3000)]
 RUN = """
 import sys
-from conan_embed.filtering import filter_pairs, read_filter_recipe
+from conan_embed.filtering.pipeline import filter_pairs
+from conan_embed.filtering.recipe import read_filter_recipe
 if __name__ == "__main__":
     filter_pairs(read_filter_recipe(sys.argv[1]), sys.argv[2], runner=sys.argv[3])
 """

@@ -5,8 +5,8 @@ from importlib import resources
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.filtering import FilterRecipe, read_filter_recipe
 from conan_embed.filtering.prompt_response import PROMPT_RESPONSE_RULES
+from conan_embed.filtering.recipe import FilterRecipe, read_filter_recipe
 from conan_embed.filtering.rules import RULES, active_rules
 
 
