@@ -3,8 +3,9 @@
     benchmarks/gpu.sh [--device cuda|cpu] [--small] [--minutes 9] [--folder FOLDER] [--write]
 
 Every part (gpu_parts.py) runs in a process of its own under a time limit, so that one that fails or hangs loses only
-itself; what it had printed by then counts. Correctness comes first. Parts for which no time is left are named as
-skipped. The short table stands last, and all results as JSON lines in FOLDER/results.jsonl.
+itself; what it had printed by then counts, and stays in FOLDER if everything is killed. Correctness comes first. Parts
+for which no time is left are named as skipped. The short table stands last, and all results as JSON lines in
+FOLDER/results.jsonl.
 """
 
 import argparse
@@ -24,13 +25,13 @@ PARTS = [
     ("world", "", 60),
     ("train", "bert-large", 150),
     ("peers", "bert-large", 70),
+    ("profile", "bert-large", 40),
     ("search", "", 45),
     ("loss", "", 40),
+    ("resume", "", 120),
     ("train", "bert-base", 80),
-    ("resume", "", 60),
     ("encode", "bert-base", 35),
     ("train", "minilm", 70),
-    ("profile", "bert-large", 40),
     ("peers", "bert-base", 50),
     ("peers", "minilm", 40),
 ]
@@ -47,24 +48,25 @@ def run_part(arguments: argparse.Namespace, part: str, argument: str, limit: flo
     ]
     command += ["--device", arguments.device, "--folder", str(arguments.folder)]
     command += ["--small"] if arguments.small else []
-    failure = ""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-        output, errors = done.stdout, done.stderr
-        if done.returncode:
-            failure = (errors.strip().splitlines() or ["no word"])[-1][:160]
-    except subprocess.TimeoutExpired as expired:
-        output, errors = _text(expired.stdout), _text(expired.stderr)
-        failure = f"stopped after {limit:.0f} s"
-    (arguments.folder / f"{part}-{argument}.log").write_text(errors, encoding="utf-8")
-    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    name, failure = f"{part}-{argument}".rstrip("-"), ""
+    written, log = arguments.folder / f"{name}.jsonl", arguments.folder / f"{name}.log"
+    with written.open("w", encoding="utf-8") as output, log.open("w", encoding="utf-8") as errors:
+        try:
+            done = subprocess.run(command, stdout=output, stderr=errors, timeout=limit, check=False)
+        except subprocess.TimeoutExpired:
+            failure = f"stopped after {limit:.0f} s"
+        else:
+            if done.returncode:
+                last = (
+                    log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no word"]
+                )[-1]
+                failure = last[:160]
+    found = [
+        json.loads(line) for line in written.read_text(encoding="utf-8").splitlines() if line.startswith("{")
+    ]
     if failure:
         found.append({"name": f"{part} {argument}".strip(), "failed": failure})
     return found
-
-
-def _text(output: str | bytes | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
 def table(results: list[dict[str, Any]]) -> list[str]:
@@ -122,6 +124,20 @@ def _beside(result: dict[str, Any], padded: dict[tuple[str, int], float]) -> str
     return ", ".join(facts)
 
 
+def _chosen(only: list[str] | None, small: bool) -> list[tuple[str, str, int]]:
+    """Return the parts to run; small ones have one size, so that each runs once."""
+    by_name = {name: part for part in PARTS for name in (part[0], f"{part[0]}:{part[1]}")}
+    unknown = [name for name in only or () if name not in by_name]
+    if unknown:
+        raise SystemExit(f"--only {unknown[0]}: no such part; expected some of {', '.join(by_name)}.")
+    chosen = [part for part in PARTS if not only]
+    for name in only or ():
+        chosen += [part for part in PARTS if name in (part[0], f"{part[0]}:{part[1]}")]
+    if small:
+        chosen = list({part: (part, "tiny" if size else "", limit) for part, size, limit in chosen}.values())
+    return chosen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -131,16 +147,16 @@ def main() -> None:
         "--small", action="store_true", help="tiny models and data: a test of the scripts themselves"
     )
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything together")
+    parser.add_argument("--seconds", type=float, help="the same, finer")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-gpu"))
-    parser.add_argument("--only", nargs="*", help="names of parts; else all")
+    parser.add_argument(
+        "--only", nargs="*", help="parts in this order, as `loss` or `train:minilm`; else all"
+    )
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + 60 * arguments.minutes - 10
-    parts = [(p, "tiny" if a and arguments.small else a, s) for p, a, s in PARTS]
-    parts = [p for p in dict.fromkeys(parts) if not arguments.only or p[0] in arguments.only]
-    if arguments.small:  # one size: a part once
-        parts = list({(part, argument): (part, argument, limit) for part, argument, limit in parts}.values())
+    end = time.monotonic() + (arguments.seconds or 60 * arguments.minutes - 10)
+    parts = _chosen(arguments.only, arguments.small)
     results: list[dict[str, Any]] = []
     with (arguments.folder / "results.jsonl").open("w", encoding="utf-8") as file:
         for part, argument, limit in parts:

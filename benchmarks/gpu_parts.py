@@ -310,14 +310,14 @@ def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: boo
         def look_ahead() -> None:
             ahead.append(run.make_ready(len(seconds) + 1))
 
-        began, budget = time.perf_counter(), 2.0 if bench.small else 9.0
+        began, budget = time.perf_counter(), 2.0 if bench.small else 5.0
         while len(seconds) < 5 or (time.perf_counter() - began < budget and len(seconds) < 40):
             started, ready = time.perf_counter(), ahead.pop()
             result = run.step(len(seconds), ready, look_ahead)
             seconds.append(time.perf_counter() - started)
             tokens.append(result.tokens)
             flops.append(SIZES[size].training_flops(run.store.lengths(ready.plan.text_ids)))
-            if len(seconds) > 3 and time.perf_counter() - began > 25:
+            if len(seconds) > 3 and time.perf_counter() - began > 12:
                 break
         taken = sum(seconds[2:])  # the first two warm up, and compile
         say(
@@ -443,7 +443,7 @@ def _peer(bench: Bench, size: str, attention: str) -> None:
             bench.wait()
             if number:
                 done.append(lengths[:, place * queries : (place + 1) * queries].ravel())
-                if time.perf_counter() - started > 15:
+                if time.perf_counter() - started > 8:
                     break
         taken = time.perf_counter() - started
         say(

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Everything that is to be measured on a GPU, in pieces; lies as run.sh in the folder that benchmarks/gpu_bundle.py makes.
 #
-#   sh run.sh measure|negatives|negatives-in-batch [--device cpu --small]
+#   sh run.sh measure|negatives|negatives-in-batch [--device cpu --small] [--only PART ...]
 #
-# A piece ends after MINUTES (9). It needs python3 (PYTHON) with torch, transformers and sentence-transformers, no
-# network and no installation. WORK (/tmp/conan-gpu) holds models and checkpoints, from which the same call resumes;
-# OUT (./out) gets the few small files worth keeping. Exit status 75: not finished, call again.
+# A piece ends after SECONDS_LEFT (540); what it has done by then is in OUT. It needs python3 (PYTHON) with torch,
+# transformers and sentence-transformers, no network and no installation. WORK (/tmp/conan-gpu) holds models and
+# checkpoints, from which the same call resumes; OUT (./out) gets the few small files worth keeping. Exit status 75: not
+# finished, call again.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 piece=${1:?measure, negatives or negatives-in-batch}
@@ -15,7 +16,7 @@ for option; do [ "$option" = --small ] && small=1; done
 work=${WORK:-/tmp/conan-gpu} out=${OUT:-out} python=${PYTHON:-python3}
 mkdir -p "$work" "$out"
 out=$(cd "$out" && pwd)
-end=$(($(date +%s) + ${MINUTES:-9} * 60 - 10))
+end=$(($(date +%s) + ${SECONDS_LEFT:-540} - 10))
 packages= # those carried are for Python 3.12; another one has to bring its own
 [ "$("$python" -c 'import sys; print(*sys.version_info[:2])')" = "3 12" ] && packages=":$work/packages"
 export PYTHONPATH="$here/code$packages" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
@@ -29,49 +30,53 @@ fi
 
 limited() { # a command, for the time that is left
     left=$((end - $(date +%s)))
-    [ "$left" -gt 20 ] || exit 75
+    [ "$left" -gt 20 ] || return 75
     timeout --signal=TERM --kill-after=10 "$left" "$@"
 }
 
-measure() {
-    limited "$python" -m benchmarks.gpu --minutes "${MINUTES:-9}" --folder "$work/measure" "$@" > "$out/measure.md"
+measure() { # the script keeps its own time, a little shorter
+    name=measure
+    left=$((end - $(date +%s)))
+    limited "$python" -m benchmarks.gpu --seconds $((left - 10)) --folder "$work/$name" "$@" > "$out/$name.md"
     status=$?
-    cat "$out/measure.md"
-    cp "$work/measure/results.jsonl" "$out/measure.jsonl"
-    tar -czf "$out/measure-logs.tar.gz" -C "$work/measure" $(cd "$work/measure" && ls | grep '\.log$')
+    cat "$out/$name.md"
+    (cd "$work/$name" && cat [a-z]*-*.jsonl [a-z]*.jsonl 2> "$work/none" | sort -u > "$out/$name.jsonl")
+    tar -czf "$out/$name-logs.tar.gz" -C "$work/$name" $(cd "$work/$name" && ls | grep '\.log$')
     return $status
 }
 
-negatives() { # scope: what a query's negatives are beside its own (experiments/hard-negatives)
-    scope=$1 name=$(echo "$1" | tr -d "'" | tr ' ' -)
-    arms="static 'ranking, v1' 'ranking, v2' 'bank, share' 'remine, share' 'in-batch only'"
-    size="--layers 4 --train-queries 16000"
-    settings="step.queries=96 step.num_negatives=7 training.checkpoint_every=500"
+experiment() { # the experiment on hard negatives, with further options
+    size="--layers 4 --train-queries 8000" settings="step.queries=48 step.num_negatives=4 training.checkpoint_every=500"
     base=
-    seeds="0 1 2"
     if [ -n "$small" ]; then
-        arms="static 'ranking, v1'" size="--layers 2 --train-queries 64 --held-out-queries 40" seeds="0 1"
+        size="--layers 2 --train-queries 64 --held-out-queries 40" base="--set-base training.steps=4 step.queries=8"
         settings="step.queries=16 step.num_negatives=2 training.epochs=1 mining.depth=40"
-        base="--set-base training.steps=4 step.queries=8"
     fi
-    so_far=
-    for seed in $seeds; do # so that each seed leaves a table
-        so_far="$so_far $seed"
-        eval limited "$python" experiments/hard-negatives/run.py --base "$work/model" --data "$here/data" \
-            --output "$work/negatives" --scope "'$scope'" --seeds $so_far --arms $arms $size $base --set $settings \
-            > "$work/table.md"
-        status=$?
-        case $status in 0) ;; 124 | 137) return 75 ;; *) return $status ;; esac
-        cp "$work/table.md" "$out/negatives-$name.md"
-        tar -czf "$out/negatives-$name.tar.gz" -C "$work/negatives" \
-            $(cd "$work/negatives" && find . -name '*.json' -size -2000k -not -path '*/model/*' -not -path './cache/*')
-    done
-    cat "$out/negatives-$name.md"
+    limited "$python" experiments/hard-negatives/run.py --base "$work/model" --data "$here/data" \
+        --output "$work/negatives" $size $base --set $settings "$@"
 }
 
+negatives() { # scope (what a query's negatives are beside its own), seeds, jobs, arms
+    scope=$1 seeds=$2 jobs=$3 name=$(echo "$1" | tr -d "'" | tr ' ' -)
+    shift 3
+    experiment --scope "$scope" --seeds $seeds --jobs "$jobs" --arms "$@" --against "$1" > "$work/table-$name.md"
+    status=$?
+    [ $status = 0 ] && cp "$work/table-$name.md" "$out/negatives-$name.md"
+    tar -czf "$out/negatives-$name.tar.gz" -C "$work/negatives" $(cd "$work/negatives" &&
+        find "$name" \( -name 'seed-*.json' -o -name 'metrics.jsonl' -o -name 'seed-*.log' \) -size -2000k)
+    case $status in 0) cat "$out/negatives-$name.md" ;; 124 | 137 | 2) return 75 ;; *) return $status ;; esac
+}
+
+seeds="0 1 2" jobs=${JOBS:-12} # more at a time on one H200 and 16 cores took three times as long for each
+[ -n "$small" ] && seeds="0 1"
 case $piece in
     measure) measure "$@" ;;
-    negatives) negatives own ;;
-    negatives-in-batch) negatives "data set" ;;
+    negatives)
+        negatives own "$seeds" $jobs "static, bound" "bank, share, bound" "remine, share, bound" "in-batch only" \
+            "ranking, v1, bound" "ranking, v2, bound"
+        ;;
+    negatives-in-batch)
+        negatives "data set" "$seeds" $jobs "static, bound" "bank, share, bound" "remine, share, bound" "in-batch only"
+        ;;
     *) echo "$piece: unknown; measure, negatives or negatives-in-batch" >&2; exit 64 ;;
 esac

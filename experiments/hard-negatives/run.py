@@ -45,6 +45,10 @@ BOUND = (  # with it the top ranks are best (arXiv 2407.15831)
     *("mining.offset=0", "mining.max_positive_ratio=0.95", "mining.subtract_background=true"),
     "mining.min_usable=40",
 )
+V2 = (
+    *("hard_negatives.source=ranking", "hard_negatives.rule=each", "hard_negatives.interval=1"),
+    *("hard_negatives.decay=1.2", "hard_negatives.max_score=0.7"),
+)
 ARMS = {
     "in-batch only": (
         "step.num_negatives=0",
@@ -54,15 +58,15 @@ ARMS = {
     "static": (),
     "static, bound": BOUND,
     "ranking, v1": ("hard_negatives.source=ranking",),
-    "ranking, v2": (
-        *("hard_negatives.source=ranking", "hard_negatives.rule=each", "hard_negatives.interval=1"),
-        *("hard_negatives.decay=1.2", "hard_negatives.max_score=0.7"),
-    ),
+    "ranking, v2": V2,
     "ranking, share": ("hard_negatives.source=ranking", *SHARE),
     "bank, share": (*BANK, *SHARE),
     "remine, share": ("hard_negatives.source=remine", *SHARE, "hard_negatives.interval=209"),
     "static, guard": ("loss.ignore_above_positive=0.1",),
     "bank, share, bound": (*BANK, *SHARE, *BOUND),
+    "remine, share, bound": ("hard_negatives.source=remine", *SHARE, "hard_negatives.interval=209", *BOUND),
+    "ranking, v1, bound": ("hard_negatives.source=ranking", *BOUND),
+    "ranking, v2, bound": (*V2, *BOUND),
     "bank, share, guard": (*BANK, *SHARE, "loss.ignore_above_positive=0.1"),
 }
 CHANGED_LOSS = {
@@ -82,12 +86,14 @@ def main() -> None:
     parser = options(__doc__, "runs/hard-negatives")
     parser.add_argument("--scope", choices=list(SCOPES), default="own")
     parser.add_argument("--arms", nargs="*", choices=[*ARMS, *CHANGED_LOSS], default=[*ARMS, *CHANGED_LOSS])
+    parser.add_argument("--against", default="static", help="the arm that the others are compared with")
     parser.add_argument("--train-queries", type=int, default=4000)
     parser.add_argument("--held-out-queries", type=int, default=2400)
     parser.add_argument("--layers", type=int, default=2, help="of the base; the upper half is drawn anew")
     parser.add_argument(
         "--set-base", nargs="*", default=[], metavar="KEY=VALUE", help="other settings of the base's training"
     )
+    parser.add_argument("--prepare", action="store_true", help="only write data and base")
     parser.add_argument("--jobs", type=int, default=1, help="arms at a time")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings of all arms"
@@ -98,6 +104,8 @@ def main() -> None:
         arguments.data, domain, num_train=arguments.train_queries, num_held_out=arguments.held_out_queries
     )
     os.environ |= {"CONAN_DOMAIN": str(domain), "CONAN_BASE": str(make_base(arguments))}
+    if arguments.prepare:
+        return
     arms = [Arm("base", trained=False), *(Arm(name, ARMS.get(name, ())) for name in arguments.arms)]
     write(arguments, arms, run(arguments, arms))
 
@@ -139,7 +147,7 @@ def make_base(arguments: argparse.Namespace) -> Path:
 
 
 def write(arguments: argparse.Namespace, arms: list[Arm], results: Results) -> None:
-    against = next(number for number, arm in enumerate(arms) if arm.name == "static")
+    against = next(number for number, arm in enumerate(arms) if arm.name == arguments.against)
     title = f"Hard negatives, scope {arguments.scope}"
     comparison = compare(arms, arguments.seeds, by_domain(results), against, title)
     what = (
@@ -147,7 +155,7 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: Results) -> N
         "on other domains; "
         f"scope of negatives: {arguments.scope}; {arguments.train_queries:,} training queries, "
         f"{arguments.held_out_queries:,} held out against the whole pool; other domains: {', '.join(OTHER_DOMAINS)}. "
-        f"{len(arms) - 2} comparisons with static on {1 + len(OTHER_DOMAINS)} sets and their mean. {EXPECTED}"
+        f"{len(arms) - 2} comparisons with {arguments.against!r} on {1 + len(OTHER_DOMAINS)} sets and their mean. {EXPECTED}"
     )
     write_result(
         title,
