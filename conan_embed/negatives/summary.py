@@ -66,6 +66,12 @@ class MiningSummary:
             f"{name}: {self.queries:,} queries, {self.passages:,} passages; mean score of positives "
             f"{self.mean_positive_score:.3f}, of the first negatives {negative}"
         )
+        if self.mean_negative_score is not None and self.mean_negative_score > self.mean_positive_score:
+            console.print(
+                f"{name}: the first negatives score above the positives. Many may be answers that nobody labelled, "
+                "and training pushes them away; mining.max_positive_ratio: 0.95 with mining.subtract_background: true "
+                "leaves those out (docs/negatives.md)."
+            )
         if self.too_few:
             console.print(
                 f"{name}: {self.too_few:,} of {self.queries:,} queries have fewer usable ranks than "

@@ -1,5 +1,7 @@
 """Figures of what was mined, against the arrays that they are taken from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,12 @@ def test_figures_of_a_collection_smaller_than_the_offset(tmp_path):
         None,
         0.0,
     )
+
+
+@pytest.mark.parametrize(("negative", "warns"), [(0.61, True), (0.59, False), (None, False)])
+def test_negatives_above_the_positives_are_said(tmp_path, capsys, negative, warns):
+    data, store = make_set(tmp_path, ["q"], [["p"]], ["w"])
+    chosen = Mining(depth=5, offset=0, precision="float32")
+    summary = summarize(data, store, mine(data, store, embed_from(embeddings(store)), chosen), chosen)
+    replace(summary, mean_positive_score=0.6, mean_negative_score=negative).print("faq")
+    assert ("faq: the first negatives score above the positives" in capsys.readouterr().err) == warns
