@@ -21,9 +21,10 @@ from conan_embed.planning.queries import Queries
 from conan_embed.recipes.data import Data
 from conan_embed.recipes.sections import Step
 from conan_embed.texts.ragged import Ragged
+from conan_embed.texts.shared_positives import with_equal_queries_merged, with_shared_positives
 from conan_embed.texts.store import TextStoreBuilder, Tokenize
 from conan_embed.texts.stream import PairStream
-from conan_embed.texts.tasks import RetrievalDataset, with_equal_queries_merged, with_shared_positives
+from conan_embed.texts.tasks import RetrievalDataset
 
 _PAIRS_IN_MESSAGES = 8  # of each data set
 

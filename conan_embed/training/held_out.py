@@ -37,7 +37,7 @@ from conan_embed.files import file_name, read_json, write_json
 from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.readers import read_retrieval
-from conan_embed.texts.tasks import read_passages
+from conan_embed.texts.tables import read_passages
 
 _SEED = 0
 ROLES = ("training", "development", "test")

@@ -14,8 +14,9 @@ from conan_embed.planning.planner import Planner
 from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
 from conan_embed.recipes.sections import Model, Step, Training
+from conan_embed.texts.loading import load_tasks
 from conan_embed.texts.task_files import read_tasks, write_tasks
-from conan_embed.texts.tasks import Tasks, load_tasks
+from conan_embed.texts.tasks import Tasks
 
 
 def load_base_model(settings: Model, seed: int) -> EmbeddingModel:

@@ -17,7 +17,7 @@ from conan_embed.planning.streaming import StreamPlanner, open_streams
 from conan_embed.recipes.data import Data
 from conan_embed.recipes.schema import Recipe
 from conan_embed.recipes.sections import Step
-from conan_embed.texts.tasks import load_tasks
+from conan_embed.texts.loading import load_tasks
 from conan_embed.training.run import mine, train
 from tests.support.many_processes import start_world
 from tests.support.small_runs import assert_same_run, interrupt_at, killed, lines

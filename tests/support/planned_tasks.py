@@ -14,9 +14,10 @@ from conan_embed.negatives.rankings import NONE
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.data import Data
 from conan_embed.recipes.sections import Step
+from conan_embed.texts.loading import load_tasks
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
-from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks, load_tasks
+from conan_embed.texts.tasks import RetrievalDataset, StsDataset, Tasks
 
 CACHE = tempfile.TemporaryDirectory()  # removed when the tests end
 

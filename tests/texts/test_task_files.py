@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.texts.loading import load_tasks
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.task_files import read_tasks, write_tasks
-from conan_embed.texts.tasks import load_tasks
-from tests.texts.test_tasks import PROMPTS, Folder, tokenize
+from tests.texts.test_loading import PROMPTS, Folder, tokenize
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
-from conan_embed.texts.tasks import load_tasks
+from conan_embed.texts.loading import load_tasks
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "sts": "s: "}
 
