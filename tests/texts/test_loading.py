@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.recipes.data import ClassificationData, Data, RetrievalData, StsData
+from conan_embed.recipes.data import ClassificationData, Data, RetrievalData
 from conan_embed.texts.loading import load_tasks
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "sts": "s: "}
@@ -135,77 +135,6 @@ def test_a_corpus_is_what_is_mined_from(folder, source):
 def test_a_corpus_that_nothing_is_mined_from_is_not_read(folder, source):
     _, found = folder.retrieval([{"query": "a", "positive": ["1"]}], corpus=[], negative_source=source)
     assert len(found.passages) == 1
-
-
-def test_titles_stand_before_passages_as_they_do_in_the_positives(folder):
-    corpus = [{"title": "T", "text": "one"}, {"title": "U", "text": "two"}]
-    store, found = folder.retrieval([{"query": "a", "positive": ["T\none"]}], corpus=corpus)
-    assert sorted(texts(store, found.passages)) == ["T\none", "U\ntwo"]
-    store, found = folder.retrieval([{"query": "a", "positive": ["one"]}], corpus=corpus)
-    assert sorted(texts(store, found.passages)) == ["one", "two"]
-    store, found = folder.retrieval([{"query": "a", "positive": ["x"]}], corpus=corpus)
-    assert sorted(texts(store, found.passages)) == ["T\none", "U\ntwo", "x"]
-    store, found = folder.retrieval(
-        [{"query": "a", "positive": ["one"]}], corpus=corpus, corpus_columns={"title": "title"}
-    )
-    assert sorted(texts(store, found.passages)) == ["T\none", "U\ntwo", "one"]
-
-
-def test_classes_become_sets_of_positives(folder, capsys):
-    rows = [
-        ("x", "one"),
-        ("y", "two"),
-        ("x", "three"),
-        ("lonely", "four"),
-        ("y", "five"),
-        ("y", "one"),
-        ("x", "six"),
-    ]
-    path = folder.write("c", [{"label": label, "text": text} for label, text in rows])
-    tasks = folder.load(classification=[ClassificationData(name="c", path=path)])
-    (found,) = tasks.retrieval
-    queries = texts(tasks.store, found.query_Q)
-    assert queries == ["one", "two", "three", "five", "six"]
-    x, y = ["one", "six", "three"], ["five", "one", "two"]  # "one" has both labels
-    assert [sorted(texts(tasks.store, found.positives[i])) for i in found.list_Q] == [
-        sorted({*x, *y}),
-        y,
-        x,
-        y,
-        x,
-    ]
-    assert sorted(texts(tasks.store, found.passages)) == sorted(queries)
-    assert prompted(tasks.store, found.query_Q[0]) == "s: one"
-    printed = " ".join(capsys.readouterr().err.split())
-    assert "left out 1 classes" in printed and "1 labels are further ones of their text" in printed
-
-
-def test_a_single_class_is_refused(folder):
-    path = folder.write(
-        "c", [{"label": "x", "text": "1"}, {"label": "x", "text": "2"}, {"label": "y", "text": "3"}]
-    )
-    with pytest.raises(UserError, match="found 1 class of two texts or more, expected at least 2"):
-        folder.load(classification=[ClassificationData(name="c", path=path)])
-
-
-def test_sts_pairs(folder):
-    path = folder.write(
-        "s", [{"text_a": "1", "text_b": "2", "score": 3.5}, {"text_a": "2", "text_b": "2", "score": 5}]
-    )
-    rows = folder.write("r", [{"query": "1", "positive": ["2"]}] * 3)
-    tasks = folder.load(
-        sts=[StsData(name="s", path=path, weight=2.0)],
-        retrieval=[RetrievalData(name="r", path=rows, limit=2)],
-    )
-    (found,) = tasks.sts
-    assert texts(tasks.store, found.left_P) == ["1", "2"]
-    assert texts(tasks.store, found.right_P) == ["2", "2"]
-    assert found.left_P[1] == found.right_P[1] == found.right_P[0]
-    assert found.score_P.tolist() == [3.5, 5.0]
-    assert found.weight == 2.0
-    # Three prompts, one content.
-    assert len(set(tasks.store.content)) == 2
-    assert len(tasks.store) == 4
 
 
 # ------------------------------------------------------------------------------- texts that are read alike
