@@ -35,7 +35,7 @@ def main() -> None:
             curve = factor * mean_curve(arguments.folder / folder_of(arm), column)
             axes.plot(np.arange(len(curve)) + SMOOTHED / 2, curve, label=arm)
         axes.set(title=title, xlabel="step", ylabel=unit)
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(arguments.to, dpi=160)
