@@ -126,13 +126,15 @@ def _beside(result: dict[str, Any], padded: dict[tuple[str, int], float]) -> str
 
 def _chosen(only: list[str] | None, small: bool) -> list[tuple[str, str, int]]:
     """Return the parts to run; small ones have one size, so that each runs once."""
-    by_name = {name: part for part in PARTS for name in (part[0], f"{part[0]}:{part[1]}")}
-    unknown = [name for name in only or () if name not in by_name]
-    if unknown:
-        raise SystemExit(f"--only {unknown[0]}: no such part; expected some of {', '.join(by_name)}.")
-    chosen = [part for part in PARTS if not only]
-    for name in only or ():
-        chosen += [part for part in PARTS if name in (part[0], f"{part[0]}:{part[1]}")]
+    names = {f"{part}:{size}".rstrip(":"): (part, size, limit) for part, size, limit in PARTS}
+    known = {*names, *(part for part, _, _ in PARTS)}
+    if unknown := [name for name in only or () if name not in known]:
+        raise SystemExit(f"--only {unknown[0]}: no such part; expected some of {', '.join(names)}.")
+    chosen = (
+        [part for wanted in only for name, part in names.items() if wanted in (name, part[0])]
+        if only
+        else PARTS
+    )
     if small:
         chosen = list({part: (part, "tiny" if size else "", limit) for part, size, limit in chosen}.values())
     return chosen

@@ -35,13 +35,12 @@ limited() { # a command, for the time that is left
 }
 
 measure() { # the script keeps its own time, a little shorter
-    name=measure
     left=$((end - $(date +%s)))
-    limited "$python" -m benchmarks.gpu --seconds $((left - 10)) --folder "$work/$name" "$@" > "$out/$name.md"
+    limited "$python" -m benchmarks.gpu --seconds $((left - 10)) --folder "$work/measure" "$@" > "$out/measure.md"
     status=$?
-    cat "$out/$name.md"
-    (cd "$work/$name" && cat [a-z]*-*.jsonl [a-z]*.jsonl 2> "$work/none" | sort -u > "$out/$name.jsonl")
-    tar -czf "$out/$name-logs.tar.gz" -C "$work/$name" $(cd "$work/$name" && ls | grep '\.log$')
+    cat "$out/measure.md"
+    cat "$work/measure"/*.jsonl | sort -u > "$out/measure.jsonl" # of parts that were killed, too
+    tar -czf "$out/measure-logs.tar.gz" -C "$work/measure" $(cd "$work/measure" && ls | grep '\.log$')
     return $status
 }
 
@@ -67,7 +66,7 @@ negatives() { # scope (what a query's negatives are beside its own), seeds, jobs
     case $status in 0) cat "$out/negatives-$name.md" ;; 124 | 137 | 2) return 75 ;; *) return $status ;; esac
 }
 
-seeds="0 1 2" jobs=${JOBS:-12} # more at a time on one H200 and 16 cores took three times as long for each
+seeds="0 1 2" jobs=${JOBS:-12} # eight already fill an H200; more only end later
 [ -n "$small" ] && seeds="0 1"
 case $piece in
     measure) measure "$@" ;;

@@ -45,6 +45,7 @@ BOUND = (  # with it the top ranks are best (arXiv 2407.15831)
     *("mining.offset=0", "mining.max_positive_ratio=0.95", "mining.subtract_background=true"),
     "mining.min_usable=40",
 )
+REMINE = ("hard_negatives.source=remine", "hard_negatives.interval=209", *SHARE)
 V2 = (
     *("hard_negatives.source=ranking", "hard_negatives.rule=each", "hard_negatives.interval=1"),
     *("hard_negatives.decay=1.2", "hard_negatives.max_score=0.7"),
@@ -61,10 +62,10 @@ ARMS = {
     "ranking, v2": V2,
     "ranking, share": ("hard_negatives.source=ranking", *SHARE),
     "bank, share": (*BANK, *SHARE),
-    "remine, share": ("hard_negatives.source=remine", *SHARE, "hard_negatives.interval=209"),
+    "remine, share": REMINE,
     "static, guard": ("loss.ignore_above_positive=0.1",),
     "bank, share, bound": (*BANK, *SHARE, *BOUND),
-    "remine, share, bound": ("hard_negatives.source=remine", *SHARE, "hard_negatives.interval=209", *BOUND),
+    "remine, share, bound": (*REMINE, *BOUND),
     "ranking, v1, bound": ("hard_negatives.source=ranking", *BOUND),
     "ranking, v2, bound": (*V2, *BOUND),
     "bank, share, guard": (*BANK, *SHARE, "loss.ignore_above_positive=0.1"),
@@ -99,6 +100,8 @@ def main() -> None:
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings of all arms"
     )
     arguments = parser.parse_args()
+    if arguments.against not in ["base", *arguments.arms]:  # now, not after hours
+        parser.error(f"--against: found {arguments.against!r}, expected one of the arms.")
     domain = arguments.output / "domain"
     write_domain(
         arguments.data, domain, num_train=arguments.train_queries, num_held_out=arguments.held_out_queries
