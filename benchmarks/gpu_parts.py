@@ -300,7 +300,7 @@ def train(bench: Bench) -> None:
 
 
 def _train_case(bench: Bench, size: str, count: int, queries: int, compiled: bool) -> None:
-    from conan_embed.encoder.model import compiled_graphs
+    from conan_embed.encoder.packed_encoder import compiled_graphs
 
     with _stepping(bench, size, count, queries, compile=compiled) as run:
         seconds: list[float] = []

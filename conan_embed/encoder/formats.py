@@ -5,15 +5,11 @@ Normalize, plus prompts in `config_sentence_transformers.json`; every version's 
 without `modules.json` is one of plain transformers. Weights are read from safetensors only: a pickle can run code.
 """
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
+from conan_embed.encoder.dense import DenseLayer, check_input_and_output, check_keys, read_dense_layer
 from conan_embed.encoder.prompts import Prompts, read_prompts
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_object
@@ -24,20 +20,6 @@ POOLING_KEYS = {
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
 }
-ACTIVATIONS: dict[str, type[torch.nn.Module]] = {
-    f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (
-        torch.nn.Identity,
-        torch.nn.Tanh,
-        torch.nn.ReLU,
-        torch.nn.GELU,
-        torch.nn.SiLU,
-        torch.nn.Sigmoid,
-    )
-}
-"""Activations of Dense layers. All work on single numbers, so a prefix of an embedding can be cut from the weights."""
-
-NO_DENSE_ACTIVATION = "torch.nn.modules.linear.Identity"
 _DEFAULT_LENGTH = (
     512  # of plain transformers folders, which say what the encoder can, not what it was made for
 )
@@ -58,10 +40,6 @@ _ONLY_VALUES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("query_length", "document_length", "query_expansion"), (None,)),
 }
 _POOLING_CONFIG_KEYS = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt")
-_DENSE_CONFIG_KEYS = (
-    *("in_features", "out_features", "bias", "activation_function"),
-    *("module_input_name", "module_output_name", "use_residual"),
-)
 # Arguments of `from_pretrained` that change where and how weights are loaded, not what they compute.
 _HARMLESS_MODEL_SETTINGS = frozenset(
     {
@@ -76,27 +54,6 @@ _HARMLESS_MODEL_SETTINGS = frozenset(
         *("trust_remote_code", "add_pooling_layer", "revision", "cache_dir", "token", "local_files_only"),
     }
 )
-
-
-@dataclass(frozen=True)
-class DenseLayer:
-    """A linear layer after pooling.
-
-    Attributes:
-        tensors: "weight" [out, in] and perhaps "bias" [out].
-        activation: a key of ACTIVATIONS.
-    """
-
-    tensors: dict[str, torch.Tensor]
-    activation: str = NO_DENSE_ACTIVATION
-
-    @property
-    def in_features(self) -> int:
-        return self.tensors["weight"].shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.tensors["weight"].shape[0]
 
 
 @dataclass(frozen=True)
@@ -155,7 +112,7 @@ def read_layout(folder: Path) -> ModelLayout:
     (_, transformer), (_, pooling), *after = modules
     normalized = bool(after) and after[-1][0] == "Normalize"
     prompts, similarity = read_prompts(folder / "config_sentence_transformers.json")
-    dense = tuple(_dense(path) for kind, path in after if kind == "Dense")
+    dense = tuple(read_dense_layer(path) for kind, path in after if kind == "Dense")
     return ModelLayout(
         transformer,
         pooling=(mode := _pooling(pooling / "config.json")),
@@ -197,7 +154,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
             f"{path}: modules in the order {', '.join(kinds)}; expected Transformer, Pooling, any Dense, Normalize."
         )
     if kinds[-1] == "Normalize" and (path := modules[-1][1] / "config.json").exists():
-        _check_input_and_output(path, read_object(path))
+        check_input_and_output(path, read_object(path))
     return [(kind, path) for kind, (_, path) in zip(kinds, modules, strict=True)]
 
 
@@ -205,14 +162,6 @@ def _is_module(value: Any) -> bool:
     return (
         isinstance(value, dict) and isinstance(value.get("type"), str) and isinstance(value.get("path"), str)
     )
-
-
-def _check_input_and_output(path: Path, config: dict[str, Any]) -> None:
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise UserError(
-                f"{path}: {key}: {config[key]!r} is not supported; expected 'sentence_embedding'."
-            )
 
 
 def _transformer_settings(folder: Path) -> dict[str, Any]:
@@ -267,17 +216,9 @@ def _tokenizer_length(folder: Path) -> int | None:
     return int(length) if length is not None and length < 1e9 else None
 
 
-def _check_keys(path: Path, config: dict[str, Any], known: Collection[str]) -> None:
-    for key in config:
-        if key not in known:
-            raise UserError(
-                f"{path}: unknown key {key!r}; expected a setting that sentence-transformers writes."
-            )
-
-
 def _pooling(path: Path) -> str:
     config = read_object(path)
-    _check_keys(
+    check_keys(
         path, config, {*_POOLING_CONFIG_KEYS, *(key for key in config if key.startswith("pooling_mode_"))}
     )
     modes = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
@@ -294,56 +235,6 @@ def _pooling(path: Path) -> str:
             f"{path}: pooling {' and '.join(modes) or 'none'} is not supported; expected one of {', '.join(POOLINGS)}."
         )
     return names[modes[0]]
-
-
-def _dense(folder: Path) -> DenseLayer:
-    path = folder / "config.json"
-    config = read_object(path)
-    _check_keys(path, config, _DENSE_CONFIG_KEYS)
-    activation = str(
-        config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    )  # the library's default
-    if activation not in ACTIVATIONS:
-        raise UserError(
-            f"{path}: activation {activation!r} is not supported; expected one of {', '.join(ACTIVATIONS)}."
-        )
-    _check_input_and_output(path, config)
-    if config.get("use_residual"):
-        raise UserError(f"{path}: use_residual is not supported; expected a plain linear layer.")
-    tensors = read_tensors(folder / "model.safetensors")
-    tensors = {name.removeprefix("linear."): tensor for name, tensor in tensors.items()}
-    _check_dense_tensors(folder / "model.safetensors", tensors, config)
-    return DenseLayer(tensors, activation)
-
-
-def _check_dense_tensors(path: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """Refuse tensors that are no linear layer, or another one than `config` says, or not finite."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    out_features, in_features = shapes.get("weight", (0,)) if len(shapes.get("weight", ())) == 2 else (0, 0)
-    expected: dict[str, tuple[Any, ...]] = {
-        "weight": (config.get("out_features", out_features), config.get("in_features", in_features))
-    }
-    if "bias" in shapes:
-        expected["bias"] = expected["weight"][:1]
-    if shapes != expected:
-        raise UserError(f"{path}: found the tensors {shapes}, expected those of a linear layer, {expected}.")
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: the weights {name} hold NaN or infinity; expected finite numbers.")
-
-
-def check_chain(folder: Path, layers: Sequence[DenseLayer], hidden: int) -> None:
-    """Refuse dense layers that do not take what the module before them gives.
-
-    Args:
-        hidden: width of the encoder.
-    """
-    for number, layer in enumerate(layers, 2):
-        if layer.in_features != hidden:
-            raise UserError(
-                f"{folder}: module {number} takes {layer.in_features} numbers, but the one before it gives {hidden}."
-            )
-        hidden = layer.out_features
 
 
 def _prompt_settings(folder: Path) -> dict[str, Any]:
@@ -366,37 +257,6 @@ def _as_widths(path: Path, key: str) -> tuple[int, ...]:
     if not isinstance(widths, list | tuple) or not all(type(width) is int for width in widths):
         raise UserError(f"{path}: {key}: found {widths!r}, expected a list of widths.")
     return tuple(widths)
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file.
-
-    Raises:
-        UserError: the file is missing (perhaps there is a pickle instead) or is not whole.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: {missing_weights(path.parent)}")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}.") from None
-
-
-def missing_weights(folder: Path, model: str | None = None) -> str:
-    """Return why `folder` without safetensors is refused, and the command that converts a pickle.
-
-    Args:
-        model: folder or hub name of the whole model.
-    """
-    pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(kind))
-    found = f"found only the pickled {pickles[0]}" if pickles else "no such file"
-    model = model or str(folder.parent)
-    name = Path(model).name
-    return (
-        f"{found}; weights are read from safetensors only, since a pickle can run code. To convert a model that you "
-        f'trust: python -c "from sentence_transformers import SentenceTransformer as S; '
-        f"S('{model}').save('{name}-safetensors')\""
-    )
 
 
 def check_widths(widths: Any, width: int) -> tuple[int, ...]:

@@ -23,11 +23,12 @@ from conan_embed.encoder.adapter import (
 )
 from conan_embed.encoder.card import Interface, write_card
 from conan_embed.encoder.decoders import append_end_token, check_attention, set_attention, set_padding_side
-from conan_embed.encoder.dense import Dense
-from conan_embed.encoder.formats import ModelLayout, check_chain, missing_weights, read_layout
+from conan_embed.encoder.dense import Dense, check_chain
+from conan_embed.encoder.formats import ModelLayout, read_layout
 from conan_embed.encoder.positions import usable_positions
 from conan_embed.encoder.self_test import check_finite
 from conan_embed.encoder.tokenizer import lowercase
+from conan_embed.encoder.weight_files import missing_weights
 from conan_embed.encoder.writing import make_config_portable, make_tokenizer_portable, write_layout
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, read_object

@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 
 from conan_embed.console import progress_bar
 from conan_embed.encoder.fingerprint import fingerprint
-from conan_embed.encoder.formats import read_tensors
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.weight_files import read_tensors
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
 from conan_embed.search.exact import top_k

@@ -4,10 +4,10 @@ import xxhash
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
+from conan_embed.evaluation.discovery import discover, select
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.neighbours import examples_after, examples_before, neighbours
 from conan_embed.evaluation.results import EvaluationResult
-from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import read_json, write_json
 from conan_embed.recipes.sections import Evaluation
 from conan_embed.training.metrics import Log

@@ -17,7 +17,8 @@ from conan_embed.distillation.loading import load_teacher
 from conan_embed.distillation.teacher import Teacher
 from conan_embed.distributed import collectives
 from conan_embed.encoder.adapter import frozen_identity
-from conan_embed.encoder.model import EmbeddingModel, compiled_graphs
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.packed_encoder import compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.false_negatives import hard_negatives

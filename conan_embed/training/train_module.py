@@ -29,7 +29,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from conan_embed.distributed import collectives
-from conan_embed.encoder.model import EmbeddingModel, encoder_layers
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.packed_encoder import encoder_layers
 from conan_embed.encoder.packing import Chunk
 from conan_embed.encoder.passes import num_passes
 from conan_embed.recipes.sections import Optimizer, Training

@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch.nn.attention import varlen
 
-from conan_embed.encoder import attention
-from conan_embed.encoder import model as model_module
-from conan_embed.encoder.model import compiled_graphs
+from conan_embed.encoder import attention, packed_encoder
+from conan_embed.encoder.packed_encoder import compiled_graphs
 from conan_embed.encoder.packing import PADDED_TO
 from tests.encoder.test_packed_equals_padded import (
     LENGTHS,
@@ -83,8 +82,8 @@ def as_on_a_gpu(monkeypatch):
     def layout(packed):
         return packed.offsets_N1, packed.max_length
 
-    monkeypatch.setattr(model_module, "layout_arguments", layout)
-    monkeypatch.setattr(model_module.EmbeddingModel, "_pads_stream", True)
+    monkeypatch.setattr(packed_encoder, "layout_arguments", layout)
+    monkeypatch.setattr(packed_encoder.PackedEncoder, "_pads_stream", True)
     CALLS.clear()
 
 
@@ -152,7 +151,7 @@ def test_a_stream_filled_up_embeds_the_same(monkeypatch):
     text_ids = np.arange(len(LENGTHS))
     with torch.no_grad():
         expected = plain.embed_tokens(tokens, offsets, text_ids)
-        monkeypatch.setattr(model_module.EmbeddingModel, "_pads_stream", True)
+        monkeypatch.setattr(packed_encoder.PackedEncoder, "_pads_stream", True)
         chunks = list(plain.pack(tokens, offsets, text_ids, token_budget=70))
         found = plain.embed_chunks(chunks, num_passes=9)
     assert len(chunks) > 2

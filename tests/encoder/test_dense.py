@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conan_embed.encoder.dense import Dense
-from conan_embed.encoder.formats import DenseLayer
+from conan_embed.encoder.dense import Dense, DenseLayer
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from tests.tiny_models import SENTENCES, make_tiny_model
