@@ -12,8 +12,9 @@ import xxhash
 
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
+from conan_embed.texts.checked_rows import check_rows
 from conan_embed.texts.columns import CORPUS, RETRIEVAL, ColumnNames, TableSchema
-from conan_embed.texts.readers import OnBadRow, check_rows, read_corpus, read_retrieval
+from conan_embed.texts.readers import OnBadRow, read_corpus, read_retrieval
 from conan_embed.texts.rows import columnar
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def json_batches(path: Path, part: Part | None) -> Iterator[tuple[Sequence[int],
 
 
 def _line(path: Path, part: Part | None, number: int) -> str:
-    """Return the place of a line that is counted from the beginning of its part."""
+    """Return the location of a line whose number is counted from the beginning of its part."""
     if part and part[0]:
         with path.open("rb") as file:
             number += file.read(_first_line_at(path, part[0])).count(b"\n")

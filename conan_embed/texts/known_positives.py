@@ -69,7 +69,7 @@ class KnownPositives:
         return np.concatenate([known_row, own_row]), order[column]
 
     def _lists_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return places in `rows` and lists of positives: those of each query, and of all queries equal to it."""
+        """Return positions in `rows` and lists of positives: those of each query, and of all queries equal to it."""
         group_Q, lists_of_group = self._groups
         return lists_of_group.rows(group_Q[rows])
 

@@ -84,9 +84,9 @@ def _print_cut(info: StoreInfo) -> None:
 
 def _report_unread(tables: Sequence[Table], unread: pl.Series, on_bad_row: OnBadRow) -> None:
     """Refuse texts of which the tokenizer leaves nothing, or print how many are dropped; by file and row."""
-    places = (find_text(*file, unread[0]) for table in tables for file in table.files())
-    place = next((place for place in places if place), "data")
-    found = f"{place}: found the text {unread[0]!r}, of which the tokenizer leaves nothing"
+    locations = (find_text(*file, unread[0]) for table in tables for file in table.files())
+    location = next(filter(None, locations), "data")
+    found = f"{location}: found the text {unread[0]!r}, of which the tokenizer leaves nothing"
     if on_bad_row == "error":
         raise UserError(f"{found}, expected texts that the model can read.")
     console.print(f"dropped {len(unread):,} texts that the model cannot read; the first is {found}.")

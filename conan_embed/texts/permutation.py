@@ -1,4 +1,4 @@
-"""Order without state: the place of every example in every epoch is a function of (seed, epoch).
+"""Order without state: the position of every example in every epoch is a function of (seed, epoch).
 
 A Feistel network permutes the numbers below a power of four; numbers outside the data set are sent through again until
 they fall inside (cycle walking). Nothing is stored, not even an index array: position 3 of epoch 7 of 400 M pairs costs
@@ -22,18 +22,18 @@ def hashed(values: np.ndarray, *keys: int) -> np.ndarray:
     return mixed
 
 
-def permuted(places: np.ndarray, size: int, *keys: int) -> np.ndarray:
-    """Return where the permutation with these keys sends each place.
+def permuted(positions: np.ndarray, size: int, *keys: int) -> np.ndarray:
+    """Return where the permutation with these keys sends each position.
 
     Args:
-        places: int64, each in 0 .. size - 1.
-        size: how many places there are.
+        positions: int64, each in 0 .. size - 1.
+        size: how many positions there are.
         keys: integers, such as seed and epoch; other keys, another permutation.
     """
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     half = np.uint64(half_bits)
     mask = np.uint64((1 << half_bits) - 1)
-    result = places.astype(np.uint64)
+    result = positions.astype(np.uint64)
     outside = np.ones(len(result), bool)
     while outside.any():
         left, right = result[outside] >> half, result[outside] & mask

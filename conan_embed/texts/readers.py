@@ -20,30 +20,28 @@ included.
 import contextlib
 import glob
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from conan_embed.console import console, tracked
 from conan_embed.errors import UserError, suggestion
-from conan_embed.texts.cells import Fault, describe, has_text
+from conan_embed.texts.cells import has_text
+from conan_embed.texts.checked_rows import CheckedRows, check_rows
 from conan_embed.texts.columns import (
     CLASSIFICATION,
     CORPUS,
     RETRIEVAL,
     STS,
-    Column,
     ColumnNames,
     TableSchema,
     listed,
 )
 from conan_embed.texts.formats import READERS, format_of, names_in
-from conan_embed.texts.rows import COMPRESSIONS, Part, Rows, first_not_utf8
+from conan_embed.texts.rows import COMPRESSIONS, Part, first_not_utf8
 
 OnBadRow = Literal["error", "drop"]
 
@@ -183,40 +181,6 @@ def data_files(path: str | Path) -> list[Path]:
     raise UserError(f"{path}: no such file{'' if missing == path else f': no {missing}'}{near}.")
 
 
-@dataclass(frozen=True)
-class CheckedRows:
-    """Rows in our columns, good and bad.
-
-    Attributes:
-        frame: the rows that could be decoded, R of them.
-        good: bool [R].
-        numbers: int64 [R], the number of each in its file or part, from 1.
-        faults: the rows that could not be decoded, and the first of each other kind, by number.
-        reasons: bad rows by reason.
-        place: number -> "line 7" of the file.
-    """
-
-    frame: pl.DataFrame
-    good: np.ndarray
-    numbers: np.ndarray
-    faults: dict[int, Fault]
-    reasons: Counter[str]
-    place: Callable[[int], str]
-
-    def good_rows(self) -> pl.DataFrame:
-        return self.frame.filter(pl.Series(self.good, dtype=pl.Boolean))
-
-    @property
-    def num_rows(self) -> int:
-        """Rows read, good or bad."""
-        return int(self.good.sum()) + self.reasons.total()
-
-    def first_fault(self) -> str | None:
-        """Return place and fault of the first bad row: "line 7: column 'query': found ..., expected ..."."""
-        number = min(self.faults, default=None)
-        return None if number is None else f"{self.place(number)}: {self.faults[number]}"
-
-
 def read_rows(file: Path, schema: TableSchema, part: Part | None = None) -> CheckedRows:
     """Read one file, or a part of it, and check its rows; bad rows are marked, not refused.
 
@@ -254,7 +218,7 @@ def find_text(path: str | Path, schema: TableSchema, columns: ColumnNames | None
         for name, dtype in rows.frame.schema.items():
             has = pl.col(name).list.contains(text) if dtype == pl.List(pl.String) else pl.col(name) == text
             if dtype != pl.Float64 and (found := rows.frame.select(has.fill_null(False)).to_series()).any():
-                return f"{file}: {rows.place(int(rows.numbers[found.arg_max()]))}: column {name!r}"
+                return f"{file}: {rows.location(int(rows.numbers[found.arg_max()]))}: column {name!r}"
     return None
 
 
@@ -290,93 +254,3 @@ def _read_good_rows(file: Path, schema: TableSchema, on_bad_row: OnBadRow) -> pl
         raise UserError(f"{file}: none of the {rows.num_rows} rows can be used; {first}.")
     print_dropped(file, rows.num_rows, rows.reasons, first)
     return rows.good_rows()
-
-
-# -------------------------------------------------------------------------------------------------- checks
-
-
-def check_rows(rows: Rows, schema: TableSchema) -> CheckedRows:
-    """Bring rows into our columns and check every cell."""
-    frame = _in_our_columns(rows, schema) if len(rows.numbers) else pl.DataFrame()
-    faults = dict(rows.faults)
-    reasons = Counter(fault.reason for fault in faults.values())
-    good = np.ones(len(frame), dtype=bool)
-    for check in _checks(frame, schema):
-        failed = check.failed & good
-        if failed.any():
-            row = int(failed.argmax())
-            reasons[check.reason] += int(failed.sum())
-            faults.setdefault(int(rows.numbers[row]), check.fault(frame[row, check.column.name], rows))
-            good &= ~failed
-    return CheckedRows(frame, good, rows.numbers, faults, reasons, rows.place)
-
-
-def _in_our_columns(rows: Rows, schema: TableSchema) -> pl.DataFrame:
-    """Return the rows in our columns, several of the file's columns joined into one list."""
-    ours = {column.name: _column(column, rows) for column in schema.columns}
-    frame = rows.frame.select(**ours)
-    return frame if schema.transform is None else schema.transform(frame)
-
-
-def _column(column: Column, rows: Rows) -> pl.Expr:
-    sources = rows.sources[column.name]
-    none = pl.lit([], dtype=pl.List(pl.String))
-    if column.kind != "texts":
-        return pl.col(sources[0]) if sources else pl.lit(None, dtype=pl.String)
-    if not sources:
-        return none
-    return pl.concat_list(
-        pl.col(source).fill_null(none)
-        if isinstance(rows.frame.schema[source], pl.List)
-        else pl.concat_list(source).list.drop_nulls()
-        for source in sources
-    )
-
-
-@dataclass(frozen=True)
-class _Check:
-    """One thing that each row of a column must fulfil, and the rows that do not."""
-
-    column: Column
-    reason: str
-    expected: str
-    failed: np.ndarray  # [rows] bool
-
-    def fault(self, cell: Any, rows: Rows) -> Fault:
-        """Return what is wrong with a row that failed, given its cell in our column."""
-        value = cell.to_list() if isinstance(cell, pl.Series) else cell
-        found = rows.missing if value is None else describe(value)
-        names = rows.sources[self.column.name] or [self.column.name]
-        return Fault(self.reason, found, self.expected, ", ".join(names))
-
-
-def _checks(frame: pl.DataFrame, schema: TableSchema) -> Iterator[_Check]:
-    for column in schema.columns:
-        if column.name not in frame.columns:
-            continue
-        for reason, expected, good in _conditions(column):
-            failed = frame.select(~good.fill_null(False)).to_series().to_numpy()
-            yield _Check(column, reason, expected, failed)
-
-
-def _conditions(column: Column) -> list[tuple[str, str, pl.Expr]]:
-    """Return reason, what is expected, and whether a cell fulfils it."""
-    cell, name = pl.col(column.name), column.name
-    filled = [(f"no {name}", "at least one text", cell.list.len() > 0)] if column.kind == "texts" else []
-    match column.kind:
-        case "texts":
-            all_have_text = cell.list.eval(has_text(pl.element())).list.all()
-            empty = ("empty text", "texts with something to read", all_have_text)
-            return [*filled, empty] if column.filled else [empty]
-        case "number":
-            return [("not a number", "a finite number", cell.is_finite())]
-        case "binary":
-            return [("not 0 or 1", "0 or 1", cell.is_in([0.0, 1.0]))]
-        case _ if not column.filled:
-            return []
-        case "text":
-            return [("empty text", "a text with something to read", has_text(cell))]
-        case "name":
-            return [(f"no {name}", f"a {name}", has_text(cell))]
-        case _:
-            return [(f"no {name}", "at least one message", cell.list.len() > 0)]

@@ -1,7 +1,7 @@
 """What every format is brought into: rows in the file's own columns, and faults by their position in the file.
 
 A row that cannot be brought into this form (broken JSON, a number for a text, a field too many) is not among the rows
-but among the faults. Whether a row of the right form is a good row is not asked here (see `readers`).
+but among the faults. Whether a row of the right form is a good row is not asked here (see `checked_rows`).
 """
 
 import codecs
@@ -36,7 +36,7 @@ class Rows:
         numbers: int64 [rows], ascending: where each row of `frame` stands in the file (or in the part of it).
         faults: the rows that are not in `frame`, by the same numbers.
         sources: our column -> the file's columns that make it.
-        place: number -> "line 7".
+        location: number -> "line 7".
         missing: what a cell without a value looks like in this format.
     """
 
@@ -44,7 +44,7 @@ class Rows:
     numbers: np.ndarray
     faults: dict[int, Fault]
     sources: dict[str, list[str]]
-    place: Callable[[int], str] = "row {}".format
+    location: Callable[[int], str] = "row {}".format
     missing: str = "null"
 
 
@@ -162,7 +162,9 @@ class Batches:
         self.frames.append(pl.DataFrame(series))
         self.numbers += numbers
 
-    def rows(self, sources: dict[str, list[str]], place: Callable[[int], str], missing: str = "null") -> Rows:
+    def rows(
+        self, sources: dict[str, list[str]], location: Callable[[int], str], missing: str = "null"
+    ) -> Rows:
         faults = dict(self.faults)
         for name in used(sources):
             faults = self.misfits.get(name, {}) | faults  # a row's first fault counts
@@ -170,7 +172,7 @@ class Batches:
         numbers = np.array(self.numbers, dtype=np.int64)
         good = ~np.isin(numbers, list(faults))
         frame = frame.select(used(sources)).filter(pl.Series(good)) if self.numbers else frame
-        return Rows(frame, numbers[good], faults, sources, place, missing)
+        return Rows(frame, numbers[good], faults, sources, location, missing)
 
 
 def _wrong_type(name: str, kind: Kind, value: Any) -> Fault:

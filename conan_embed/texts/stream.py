@@ -25,9 +25,10 @@ import xxhash
 from conan_embed.console import tracked
 from conan_embed.errors import UserError
 from conan_embed.recipes.data import RetrievalData
+from conan_embed.texts.checked_rows import CheckedRows, check_rows
 from conan_embed.texts.columns import RETRIEVAL
 from conan_embed.texts.permutation import permuted
-from conan_embed.texts.readers import CheckedRows, check_rows, data_files, print_dropped
+from conan_embed.texts.readers import data_files, print_dropped
 from conan_embed.texts.rows import columnar
 
 _MAX_WINDOWS = 2  # a step may begin in one window and end in the next

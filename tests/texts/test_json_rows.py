@@ -21,7 +21,7 @@ def test_blank_and_broken_lines_keep_the_places_of_the_others(tmp_path, end):
         7: "broken JSON",
         8: "wrong type",
     }
-    assert rows.place(9) == "line 9"
+    assert rows.location(9) == "line 9"
 
 
 @pytest.mark.parametrize("cut", range(1, 70, 7))
@@ -32,7 +32,7 @@ def test_a_line_is_in_the_part_in_which_it_begins(tmp_path, cut):
     texts = [part.frame["text"].to_list() if len(part.numbers) else [] for part in parts]
     assert texts[0] + texts[1] == ["0", "1", "2", "3"] and len(texts[0]) >= 1
     if texts[1]:
-        assert parts[1].place(1) == f"line {len(texts[0]) + 1}"
+        assert parts[1].location(1) == f"line {len(texts[0]) + 1}"
 
 
 def test_an_array_and_lines_in_a_file_of_one_name(tmp_path):
@@ -41,4 +41,4 @@ def test_an_array_and_lines_in_a_file_of_one_name(tmp_path):
     for name, place in (("array.json", "row 2"), ("lines.json", "line 2")):
         rows = read_json(tmp_path / name, CLASSIFICATION, None)
         assert rows.frame.rows() == [("a", "x")] * 2
-        assert [rows.place(number) for number in rows.faults] == [place]
+        assert [rows.location(number) for number in rows.faults] == [place]

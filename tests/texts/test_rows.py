@@ -40,7 +40,7 @@ def test_typed_columns_keep_their_places():
     )
     sources = {"query": ["query"], "positive": ["positive"], "negative": []}
     rows = columnar(Path("x.parquet"), RETRIEVAL, sources, frame, first=41)
-    assert rows.numbers.tolist() == [41, 42] and rows.place(41) == "row 41"
+    assert rows.numbers.tolist() == [41, 42] and rows.location(41) == "row 41"
     assert rows.frame.schema == {"query": pl.String, "positive": pl.List(pl.String)}
     with pytest.raises(
         UserError, match=r"x.parquet: column 'query': found values of type Int64, expected a string"
