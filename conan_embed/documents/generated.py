@@ -187,7 +187,7 @@ def _ask(
 
 
 def _prompt(title: str, headings: str, text: str, row: int, count: int) -> str:
-    styles = [_STYLES[(row + place) % len(_STYLES)] for place in range(count)]
+    styles = [_STYLES[(row + number) % len(_STYLES)] for number in range(count)]
     path = " > ".join(filter(None, (title, headings)))
     return _PROMPT.format(
         count=count,

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from conan_embed.documents.boilerplate import Repeated
-from conan_embed.documents.passages import Passage, StoredSection, split_sentences
+from conan_embed.documents.passages import Passage, StoredSection
 from conan_embed.documents.questions import is_question
+from conan_embed.documents.sentences import split_sentences
 
 PairKind = Literal[
     "title", "heading", "question", "faq", "definition", "summary", "docstring", "sentence", "generated"
@@ -51,7 +52,7 @@ class Query:
     """A query, and the passages of its section that answer it.
 
     Attributes:
-        positives: their places among the section's passages.
+        positives: their numbers among the section's passages.
         text: of the positive where it is not the passage as it stands (the passage without its first sentence).
     """
 
@@ -72,7 +73,7 @@ def make_queries(
     """
     if section.kind == "docstring":
         return list(_of_docstring(section, passages))
-    enough = tuple(place for place, passage in enumerate(passages) if passage.num_tokens >= min_tokens)
+    enough = tuple(number for number, passage in enumerate(passages) if passage.num_tokens >= min_tokens)
     if section.kind == "faq":  # a short answer is an answer
         enough = tuple(range(len(passages)))
     positives = enough[:MAX_POSITIVES]
@@ -82,9 +83,9 @@ def make_queries(
     answered = set(positives) if queries else set()
     queries += [
         query
-        for place in enough
-        if place not in answered
-        for query in _first_sentence(passages[place], place)
+        for number in enough
+        if number not in answered
+        for query in _first_sentence(passages[number], number)
     ]
     return queries
 
@@ -144,8 +145,8 @@ def _stands_alone(heading: str) -> bool:
     return len(heading.split()) >= _MIN_WORDS or len(_HAN.findall(heading)) >= _MIN_HAN
 
 
-def _first_sentence(passage: Passage, place: int) -> Iterator[Query]:
-    sentences = split_sentences(passage.text)
+def _first_sentence(passage: Passage, number: int) -> Iterator[Query]:
+    sentences = split_sentences(passage.text, at_lines=True)
     first, rest = sentences[0].strip(), "".join(sentences[1:]).strip()
     characters = len(_HAN.findall(first))
     if not passage.is_prose or sum(map(str.isalpha, first)) < 0.6 * len(first.replace(" ", "")):
@@ -155,4 +156,4 @@ def _first_sentence(passage: Passage, place: int) -> Iterator[Query]:
         and len(first) <= 300
         and len(rest) >= max(40, len(first)) // (2 if characters else 1)
     ):
-        yield Query("sentence", first.lstrip("- "), (place,), rest)
+        yield Query("sentence", first.lstrip("- "), (number,), rest)

@@ -174,10 +174,10 @@ def split_text(text: str, most: int = _PIECE_CHARACTERS) -> Iterator[tuple[str, 
 def _rows_in_parts(documents: Iterable[Document], first: int) -> Iterator[dict[str, list]]:
     rows: dict[str, list] = {name: [] for name in BLOCKS.names}
     for number, document in enumerate(documents, first):
-        for place, section in enumerate(document.sections):
+        for position, section in enumerate(document.sections):
             for block in section.blocks:
                 values = (
-                    *(number, document.file, document.title, document.summary, place, list(section.headings)),
+                    *(number, document.file, document.title, document.summary, position, list(section.headings)),
                     *(section.kind, section.line, block.kind, block.text, block.line, block_key(block.text)),
                 )
                 for name, value in zip(BLOCKS.names, values, strict=True):

@@ -70,21 +70,21 @@ def make_part(
         used: Counter[str] = Counter()
         for number, (section, parts) in enumerate(cut):
             queries = make_queries(section, parts, repeated, min_tokens=min_tokens)
-            rest_of = {place: query.rest for query in queries for place in query.positives if query.rest}
+            rest_of = {position: query.rest for query in queries for position in query.positives if query.rest}
             keys = [xxh3_64_intdigest(part.text.encode()) for part in parts]
             path = " > ".join(section.headings)
-            for place, (part, key) in enumerate(zip(parts, keys, strict=True)):
+            for position, (part, key) in enumerate(zip(parts, keys, strict=True)):
                 doc_id = _doc_id(section.file, part.line, used)
                 passages.add(
                     *(doc_id, part.text, section.title, path, section.file, part.line, part.num_tokens),
-                    *(section.document, number, key, rest_of.get(place)),
+                    *(section.document, number, key, rest_of.get(position)),
                 )
             for query in queries:
                 query_key = xxh3_64_intdigest(query.text.lower().encode())
-                for place in query.positives:
+                for position in query.positives:
                     pairs.add(
-                        *(query.text, query.rest or parts[place].text, query.kind, section.file, path),
-                        *(parts[place].line, section.document, number, query_key, keys[place]),
+                        *(query.text, query.rest or parts[position].text, query.kind, section.file, path),
+                        *(parts[position].line, section.document, number, query_key, keys[position]),
                     )
 
 

@@ -4,26 +4,21 @@ A passage never crosses a heading. Code is cut between lines, a table between ro
 each part can be read by itself.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from conan_embed.documents.document import Block, SectionKind
+from conan_embed.documents.sentences import split_sentences
 
 CountTokens = Callable[[Sequence[str]], NDArray[np.integer]]
 """Texts to their numbers of tokens, int [N], special tokens not counted."""
 
 _SECTIONS_AT_ONCE = 2_000
-_SENTENCE_END = re.compile(
-    r"[。！？!?…；]+[”’」』）)]*"  # Chinese: nothing need follow
-    r"|[.!?]+[\"'”’)\]]*(?=\s+[\"'“‘(\[A-Z0-9\u4e00-\u9fff])"
-    r"|\n+"
-)
 
 
 @dataclass(frozen=True)
@@ -63,13 +58,6 @@ class _Piece:
     glue: str  # what stands between it and a piece before it
     is_prose: bool = True  # such a piece may stand again at the start of the next passage
     header: str = ""  # of the table it is from, for a passage that begins with it
-
-
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text, Chinese or English, with the spaces behind them; joined they are the text."""
-    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
-    parts = [text[start:end] for start, end in pairwise([0, *ends, len(text)])]
-    return [part for part in parts if part]
 
 
 def estimate_tokens(texts: Sequence[str]) -> NDArray[np.integer]:
@@ -112,7 +100,7 @@ def _pieces(blocks: list[tuple[Block, int]], max_tokens: int) -> list[_Piece]:
 
 def _cut(block: Block, size: int, max_tokens: int) -> Iterator[_Piece]:
     lines = [f"{line}\n" for line in block.text.split("\n")]
-    parts = split_sentences(block.text) if block.kind == "text" else lines
+    parts = split_sentences(block.text, at_lines=True) if block.kind == "text" else lines
     header = parts[0] if block.kind == "table" else ""
     most = max(1, max_tokens * len(block.text) // size)  # characters that are about as many tokens
     glue, line = "\n\n", block.line
@@ -152,7 +140,7 @@ def _pack(
 
 
 def _join(pieces: list[tuple[_Piece, int]]) -> Passage:
-    text = "".join((piece.glue if place else "") + piece.text for place, (piece, _) in enumerate(pieces))
+    text = "".join((piece.glue if number else "") + piece.text for number, (piece, _) in enumerate(pieces))
     return Passage(
         text.strip("\n").rstrip(),
         pieces[0][0].line,

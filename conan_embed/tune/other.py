@@ -15,7 +15,7 @@ import polars as pl
 from xxhash import xxh3_64_intdigest
 
 from conan_embed.documents.held_out import write_questions
-from conan_embed.documents.passages import split_sentences
+from conan_embed.documents.sentences import split_sentences
 
 MAX_PASSAGES = 1_000
 MAX_QUESTIONS = 600
@@ -64,7 +64,7 @@ def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             continue
         text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "")
-        first = split_sentences(text)[:1]
+        first = split_sentences(text, at_lines=True)[:1]
         rest = text[len(first[0]) :].strip() if first else ""
         if first and len(first[0].split()) >= 4 and len(rest) >= _SHORTEST:
             yield " ".join(first[0].split()), rest

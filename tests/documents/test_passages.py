@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conan_embed.documents.document import Block
-from conan_embed.documents.passages import StoredSection, cut_sections, estimate_tokens, split_sentences
+from conan_embed.documents.passages import StoredSection, cut_sections, estimate_tokens
+from conan_embed.documents.sentences import split_sentences
 
 words = st.lists(st.sampled_from(["word", "备份", "数据库", "e.g.", "3.14"]), min_size=1, max_size=12).map(
     " ".join
@@ -30,29 +31,13 @@ def _cut(*blocks: Block, max_tokens: int, overlap: int = 0) -> list[str]:
     return [passage.text for passage in passages]
 
 
-@given(texts)
-def test_sentences_joined_are_the_text(text: str) -> None:
-    assert "".join(split_sentences(text)) == text
-
-
-def test_sentences_end_where_a_reader_ends_them() -> None:
-    assert split_sentences("See 3.14, e.g. this. Then “stop!” Now. 备份完成。再恢复？是的") == [
-        "See 3.14, e.g. this.",
-        " Then “stop!”",
-        " Now.",
-        " 备份完成。",
-        "再恢复？",
-        "是的",
-    ]
-
-
 @settings(deadline=None)
 @given(st.lists(texts, min_size=1, max_size=6), st.integers(5, 40))
 def test_passages_hold_every_word_in_order_and_keep_the_bound(blocks: list[str], bound: int) -> None:
     kept = [Block("text", text, number) for number, text in enumerate(blocks, 1) if text.strip()]
     passages = _cut(*kept, max_tokens=bound)
     assert "".join("".join(passages).split()) == "".join("".join(block.text for block in kept).split())
-    longest = max(len(part.split()) for block in kept for part in split_sentences(block.text))
+    longest = max(len(part.split()) for block in kept for part in split_sentences(block.text, at_lines=True))
     assert count_words(passages).max() <= max(bound, longest)
 
 
