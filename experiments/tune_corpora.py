@@ -1,12 +1,13 @@
 """`tune` at default settings on folders of documents, beside BM25 and sentence-transformers' usual recipe.
 
-    python experiments/tune_corpora.py --base MODEL --corpora FOLDER... [--minutes M] [--write]
+    python experiments/tune_corpora.py --base MODEL --corpora FOLDER... [--dynamic] [--without-peer] [--write]
 
 Each corpus is a folder of documents. `tune` makes pairs and held-out questions of it; sentence-transformers trains on
 the same pairs: negatives mined by `mine_hard_negatives`, MultipleNegativesRankingLoss, its trainer's defaults, batches
 of 16 without duplicates, one epoch. All are scored on the same held-out questions against all passages, and on the
 built-in questions of other domains. Wall-clock of tune is that of the whole command after the pairs, scores included;
-of sentence-transformers that of mining and training. Each corpus and side is kept in runs/tune-corpora/, so that an
+of sentence-transformers that of mining and training. `--dynamic` tunes a second time with dynamic negatives (DYNAMIC
+below) and compares question by question. Each corpus and side is kept in runs/tune-corpora/, so that an
 interrupted experiment resumes.
 """
 
@@ -28,11 +29,16 @@ from conan_embed.tune.tune import TuneSettings, tune
 
 BATCH, RATE = 16, 5e-5  # sentence-transformers' examples, and its trainer's default
 NEGATIVES = 3  # as many as tune uses on a CPU
+DYNAMIC = ("hard_negatives.source=bank", "hard_negatives.rule=share")
 
 
-def run_tune(arguments: argparse.Namespace, corpus: Path, output: Path) -> dict[str, Any]:
+def run_tune(
+    arguments: argparse.Namespace, corpus: Path, output: Path, overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Tune on a corpus; return what tune.json says."""
-    settings = TuneSettings(str(arguments.base), minutes=arguments.minutes, workers=arguments.workers)
+    settings = TuneSettings(
+        str(arguments.base), minutes=arguments.minutes, overrides=overrides, workers=arguments.workers
+    )
     if not Files(output).result.exists():
         tune([corpus], output, settings)
     return read_result(output).to_json()
@@ -85,19 +91,35 @@ def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str
         output / "scores", name, EmbeddingModel.load(output / "model"), test, files.other / "test"
     )
     base = pl.read_parquet(files.scores / "base.parquet")["ndcg_at_10"].to_list()
-    estimate = paired_differences(
-        {"retrieval": np.array([base, scores.items], np.float64)[:, None, :]}, 0, seed=0
-    )["retrieval"][1]
     return {
         "ndcg": float(np.mean(scores.items)),
-        "difference": [estimate.value, estimate.low, estimate.high],
+        "difference": difference(base, scores.items),
         "elsewhere": scores.mean_elsewhere,
         "seconds": seconds,
         "triples": len(triples),
     }
 
 
-def line_of(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
+def difference(first: list[float], second: list[float]) -> list[float]:
+    """Return by how much the second is better than the first, and the interval over questions."""
+    estimate = paired_differences(
+        {"retrieval": np.array([first, second], np.float64)[:, None, :]}, 0, seed=0
+    )["retrieval"][1]
+    return [estimate.value, estimate.low, estimate.high]
+
+
+def run_dynamic(arguments: argparse.Namespace, corpus: Path, run: Path, output: Path) -> dict[str, Any]:
+    """Tune with dynamic negatives; return tune.json, and the difference to the run at default settings."""
+    result = run_tune(arguments, corpus, output, DYNAMIC)
+    default, dynamic = (pl.read_parquet(Files(each).scores / "tuned.parquet") for each in (run, output))
+    assert default["query"].equals(dynamic["query"]), corpus
+    scores = default["ndcg_at_10"].to_list(), dynamic["ndcg_at_10"].to_list()
+    return {**result, "difference_to_default": difference(*scores)}
+
+
+def line_of(
+    name: str, ours: dict[str, Any], dynamic: dict[str, Any] | None, peer: dict[str, Any] | None
+) -> str:
     """Return the row of a corpus in the table."""
     verdict, elsewhere = ours["verdict"], ours["elsewhere"]
     low, high = 100 * verdict["low"], 100 * verdict["high"]
@@ -108,13 +130,18 @@ def line_of(name: str, ours: dict[str, Any], peer: dict[str, Any]) -> str:
         f"{100 * verdict['base']:.1f}",
         f"{100 * verdict['tuned']:.1f} ({low:+.1f} to {high:+.1f})",
         verdict["word"],
-        f"{100 * peer['ndcg']:.1f}",
+        "–" if dynamic is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*_percent(dynamic)),
+        "–" if peer is None else f"{100 * peer['ndcg']:.1f}",
         f"{100 * (elsewhere['tuned'] - elsewhere['base']):+.1f}",
-        f"{100 * (peer['elsewhere'] - elsewhere['base']):+.1f}",
+        "–" if peer is None else f"{100 * (peer['elsewhere'] - elsewhere['base']):+.1f}",
         f"{sum(ours['seconds'].values()) / 60:.1f}",
-        f"{peer['seconds'] / 60:.1f}",
+        "–" if peer is None else f"{peer['seconds'] / 60:.1f}",
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _percent(dynamic: dict[str, Any]) -> list[float]:
+    return [100 * value for value in dynamic["difference_to_default"]]
 
 
 def main() -> None:
@@ -127,25 +154,33 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/tune-corpora"), help="where results are kept"
     )
+    parser.add_argument("--dynamic", action="store_true", help="tune with dynamic negatives, too")
+    parser.add_argument("--without-peer", action="store_true", help="leave sentence-transformers out")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
     lines = [
-        "| corpus | questions | BM25 | base | tune (interval of the gain) | verdict | sentence-transformers "
-        "| elsewhere, tune | elsewhere, s-t | minutes, tune | minutes, s-t |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| corpus | questions | BM25 | base | tune (interval of the gain) | verdict | dynamic negatives, against tune "
+        "| sentence-transformers | elsewhere, tune | elsewhere, s-t | minutes, tune | minutes, s-t |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     raw: dict[str, Any] = {}
     for corpus in arguments.corpora:
         run, peer = arguments.output / corpus.name, arguments.output / f"{corpus.name}-peer"
         ours = run_tune(arguments, corpus, run)
-        theirs = kept(
-            peer / "result.json",
-            lambda run=run, peer=peer: run_peer(arguments, run, peer),  # type: ignore[misc]
-            f"{corpus.name}: sentence-transformers",
-        )
-        raw[corpus.name] = {"tune": ours, "sentence-transformers": theirs}
-        lines.append(line_of(corpus.name, ours, theirs))
+        raw[corpus.name] = {"tune": ours}
+        dynamic = theirs = None
+        if arguments.dynamic:
+            dynamic = run_dynamic(arguments, corpus, run, arguments.output / f"{corpus.name}-dynamic")
+            raw[corpus.name]["dynamic"] = dynamic
+        if not arguments.without_peer:
+            theirs = kept(
+                peer / "result.json",
+                lambda run=run, peer=peer: run_peer(arguments, run, peer),  # type: ignore[misc]
+                f"{corpus.name}: sentence-transformers",
+            )
+            raw[corpus.name]["sentence-transformers"] = theirs
+        lines.append(line_of(corpus.name, ours, dynamic, theirs))
     what = f"nDCG@10 on held-out questions, in points of 100; base {arguments.base.name}; {BATCH} pairs a batch in s-t."
     write_result("tune on folders of documents", what, lines, raw, arguments.write)
 
