@@ -32,9 +32,9 @@ from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from conan_embed.evaluation.discovery import discover, select
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.results import TaskResult
-from conan_embed.evaluation.sets import discover, select
 from conan_embed.files import lock_folder, read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.loading import changed_keys
 from conan_embed.recipes.sections import Evaluation

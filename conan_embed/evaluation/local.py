@@ -10,9 +10,9 @@ from pathlib import Path
 from conan_embed.console import progress_bar
 from conan_embed.errors import UserError, suggestion
 from conan_embed.evaluation.cached_encoder import CachedEncoder, Embedder, for_dataset
+from conan_embed.evaluation.discovery import TYPES, LocalTask, discover, select
 from conan_embed.evaluation.results import EvaluationResult, TaskResult, check_finite
 from conan_embed.evaluation.scorers import MAIN_SCORES, scorer_of
-from conan_embed.evaluation.sets import TYPES, LocalTask, discover, select
 
 
 def evaluate(

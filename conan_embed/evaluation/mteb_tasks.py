@@ -32,10 +32,10 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
 
 from conan_embed.errors import UserError, suggestion
-from conan_embed.evaluation import sets
+from conan_embed.evaluation import discovery, sets
+from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.evaluation.published import C_MTEB
 from conan_embed.evaluation.scorers import MAIN_SCORES, few_shot_size
-from conan_embed.evaluation.sets import LocalTask
 
 TYPES = {
     "Retrieval": "retrieval",
@@ -162,9 +162,9 @@ def _named(tasks: Sequence[AbsTask], names: Sequence[str]) -> list[AbsTask]:
 
 def _sets_of(folder: Path | None) -> list[LocalTask]:
     """Return the sets that a folder holds in our layout, if any."""
-    if folder is None or not any((folder / type_).is_dir() for type_ in sets.TYPES):
+    if folder is None or not any((folder / type_).is_dir() for type_ in discovery.TYPES):
         return []
-    return sets.discover(folder)
+    return discovery.discover(folder)
 
 
 def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bool:
@@ -189,10 +189,10 @@ def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bo
 
 def _hub_copy(folder: Path, repository: str, name: str) -> Path | None:
     """Return the folder in which a copy of a hub data set stands, or None."""
-    places = [folder / repository, folder / repository.rsplit("/", 1)[-1], folder / name]
+    folders = [folder / repository, folder / repository.rsplit("/", 1)[-1], folder / name]
     snapshots = folder / f"datasets--{repository.replace('/', '--')}" / "snapshots"
     newest = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((place for place in (*places, *newest) if place.is_dir() and any(place.iterdir())), None)
+    return next((path for path in (*folders, *newest) if path.is_dir() and any(path.iterdir())), None)
 
 
 def _point_at(task: AbsTask, path: Path) -> None:

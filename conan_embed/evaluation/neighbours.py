@@ -9,7 +9,7 @@ import torch
 
 from conan_embed.evaluation import sets
 from conan_embed.evaluation.cached_encoder import Embedder
-from conan_embed.evaluation.sets import LocalTask
+from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.search.exact import top_k
 
 

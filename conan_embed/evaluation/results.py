@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from conan_embed.errors import NotFinite, UserError
-from conan_embed.evaluation.sets import TYPES
+from conan_embed.evaluation.discovery import TYPES
 from conan_embed.files import read_json
 
 _OTHER_KEYS = ("main_score", "metric", "rows", "seconds", "widths", "items", "dataset")

@@ -31,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 
 from conan_embed.errors import UserError
-from conan_embed.evaluation import metrics, sets
+from conan_embed.evaluation import discovery, metrics, sets
 from conan_embed.evaluation.cached_encoder import Embedder, encode_finite, prefix
-from conan_embed.evaluation.sets import LocalTask
+from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.search.exact import top_k
 
 MAIN_SCORES = {
@@ -167,7 +167,7 @@ class StsScorer:
         first, second = np.split(self.vectors.rows_N, 2)
         cosine_P = metrics.pair_cosines(self.vectors.distinct(width), first, second)
         if np.ptp(cosine_P) == 0:
-            sets.print_once(
+            discovery.print_once(
                 f"{self.path}: all {self.rows:,} pairs have one cosine, which tells nothing apart."
             )
         return self._metrics(cosine_P, self.data.score)

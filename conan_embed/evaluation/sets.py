@@ -1,28 +1,9 @@
-"""Evaluation sets on disk: which tasks a folder holds, and what is in their files.
-
-A folder has one sub-folder per type of task:
-
-    retrieval/NAME/           corpus (doc_id, text and, if there are any, title),
-                              queries (query_id, text), qrels (query_id, doc_id, score),
-                              task.json (optional): {"ignore_identical_ids": true}
-    reranking/NAME            query, positive (list), negative (list)
-    sts/NAME                  text_a, text_b, score (higher is closer)
-    pair_classification/NAME  text_a, text_b, score (1 positive, 0 not)
-    classification/NAME/      train, test (text, label)
-    clustering/NAME           text, label
-    bitext/NAME               two columns of text, named as you like; row i translates row i
-
-Each table is a file of any format that `texts.readers` reads, with the same column names as training. A retrieval
-folder as BEIR publishes it works unchanged: `_id` instead of doc_id and query_id, qrels in `qrels/test.tsv`. What mteb
-puts up with in such folders is put up with here, in the same way, and printed: judged documents that the corpus lacks
-(never found), judged queries that are not there (left out), empty documents (ranked like any other).
+"""What the files of an evaluation set hold (see discovery.py for the files).
 
 Everything is read into lists of texts and arrays of indices into them.
 """
 
-import functools
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from conan_embed.console import console
-from conan_embed.errors import UserError, suggestion
+from conan_embed.errors import UserError
+from conan_embed.evaluation.discovery import print_once, table_path
 from conan_embed.files import read_json
 from conan_embed.texts.columns import (
     CLASSIFICATION,
@@ -44,11 +25,7 @@ from conan_embed.texts.columns import (
     Column,
     TableSchema,
 )
-from conan_embed.texts.formats import format_of
 from conan_embed.texts.readers import column_names, read_table
-
-TYPES = ("retrieval", "reranking", "sts", "pair_classification", "classification", "clustering", "bitext")
-_FOLDER_TYPES = {"retrieval": ("corpus", "queries", "qrels"), "classification": ("train", "test")}
 
 _BEIR_NAMES = ("arguana", "fever", "fiqa", "msmarco", "quora")
 _MTEB_NAMES = """
@@ -67,83 +44,6 @@ _MTEB_NAMES = """
 """
 IGNORES_IDENTICAL_IDS = frozenset((*_MTEB_NAMES.split(), *_BEIR_NAMES))
 """Retrieval tasks of mteb in which the document with the query's own id is no answer (as of mteb 2.26)."""
-
-
-@dataclass(frozen=True)
-class LocalTask:
-    """One evaluation set: its type (a member of `TYPES`), its name, and its folder or file."""
-
-    type: str
-    name: str
-    path: Path
-
-    @property
-    def key(self) -> str:
-        """The name under which results are kept, for example `retrieval/MedicalQA`."""
-        return f"{self.type}/{self.name}"
-
-
-def discover(folder: str | Path) -> list[LocalTask]:
-    """Return the tasks in `folder`, by type (in the order of `TYPES`) and name.
-
-    Raises:
-        UserError: no such folder, no task in it, or two files for one task.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of evaluation sets.")
-    for other in sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in TYPES):
-        if other[0] != ".":
-            print_once(
-                f"{folder / other}: not read: {other!r} is no type of task{suggestion(other.lower(), TYPES)}."
-            )
-    tasks = [task for type_ in TYPES for task in _tasks_of(type_, folder / type_)]
-    if not tasks:
-        raise UserError(
-            f"{folder}: holds no evaluation set; expected folders like retrieval/NAME/ or files like "
-            f"sts/NAME.parquet in it (types: {', '.join(TYPES)})."
-        )
-    for key, count in Counter(task.key for task in tasks).items():
-        if count > 1:
-            raise UserError(f"{folder / key}: found {count} files of that name, expected one.")
-    return tasks
-
-
-def _tasks_of(type_: str, folder: Path) -> list[LocalTask]:
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    visible = [path for path in paths if not path.name.startswith(".")]
-    if type_ in _FOLDER_TYPES:
-        return [LocalTask(type_, path.name, path) for path in visible if path.is_dir()]
-    return [LocalTask(type_, _stem(path), path) for path in visible if path.is_file() and format_of(path)]
-
-
-def _stem(path: Path) -> str:
-    """Return a file's name without the endings that say its format and compression."""
-    while format_of(path) and path.suffix:
-        path = path.with_suffix("")
-    return path.name
-
-
-def select(tasks: Sequence[LocalTask], names: Iterable[str] | None) -> list[LocalTask]:
-    """Return the tasks that `names` has by type (`"sts"`) or by key (`"sts/STSB"`), in their order; None: all.
-
-    Raises:
-        UserError: a name fits no task.
-    """
-    if names is None:
-        return list(tasks)
-    names = list(names)
-    known = {name for task in tasks for name in (task.type, task.key)}
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"evaluation task {name!r} is not in the folder{suggestion(name, known)}; "
-                f"expected a type or type/name among {', '.join(task.key for task in tasks)}."
-            )
-    return [task for task in tasks if task.type in names or task.key in names]
-
-
-# ---- what the files hold -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -207,9 +107,9 @@ class BitextSet:
 
 def read_retrieval(path: Path, limit: int | None = None) -> RetrievalSet:
     """Read a retrieval folder; `limit` keeps that many of the judged queries, and the whole corpus."""
-    qrels_file = _table_path(path, "qrels", "qrels/test", "qrels/dev")
-    queries = read_table(_table_path(path, "queries"), JUDGED_QUERIES)
-    corpus = read_table(_table_path(path, "corpus"), JUDGED_CORPUS)
+    qrels_file = table_path(path, "qrels", "qrels/test", "qrels/dev")
+    queries = read_table(table_path(path, "queries"), JUDGED_QUERIES)
+    corpus = read_table(table_path(path, "corpus"), JUDGED_CORPUS)
     corpus = corpus.sort("doc_id", descending=True).with_row_index("document")
     judgements = read_table(qrels_file, JUDGEMENTS)
     qrels = judgements.unique(["query_id", "doc_id"], keep="last", maintain_order=True)
@@ -296,12 +196,6 @@ def _print_judgement_oddities(path: Path, judgements: pl.DataFrame, qrels: pl.Da
             print_once(f"{path}: {count:,} {what}.")
 
 
-@functools.cache
-def print_once(line: str) -> None:
-    """Print a line unless it was printed before."""
-    console.print(line)  # a run evaluates the same sets many times
-
-
 def read_reranking(path: Path, limit: int | None = None) -> RerankingSet:
     """Read a reranking file; rows without a positive or without a negative are left out, as in mteb."""
     groups = [row for row in read_table(path, RERANKING).iter_rows() if row[1] and row[2]]
@@ -343,7 +237,7 @@ def read_labelled(path: Path, limit: int | None = None) -> LabelledSet:
 
 def read_classification(path: Path, limit: int | None = None) -> tuple[LabelledSet, LabelledSet]:
     """Read a classification folder: training and test texts; `limit` is for the test texts."""
-    train_file, test_file = _table_path(path, "train"), _table_path(path, "test")
+    train_file, test_file = table_path(path, "train"), table_path(path, "test")
     train, test = read_labelled(train_file), read_labelled(test_file, limit)
     unknown = set(test.labels) - set(train.labels)
     if unknown:
@@ -371,20 +265,3 @@ def _sample(num_rows: int, limit: int | None) -> list[int]:
     if limit is None or limit >= num_rows:
         return list(range(num_rows))
     return sorted(np.random.default_rng(0).permutation(num_rows)[:limit].tolist())
-
-
-def _table_path(folder: Path, *names: str) -> Path:
-    """Return the one file of a folder that holds the table of the first of these names that is there."""
-    for name in names:
-        parent = (folder / name).parent
-        siblings = sorted(parent.iterdir()) if parent.is_dir() else []
-        files = [
-            file for file in siblings if _stem(file) == Path(name).name and file.is_file() and format_of(file)
-        ]
-        if len(files) > 1:
-            raise UserError(
-                f"{folder}: has {' and '.join(file.name for file in files)}, expected one of them."
-            )
-        if files:
-            return files[0]
-    raise UserError(f"{folder}: has no {names[0]}.parquet and no {names[0]}.jsonl.")

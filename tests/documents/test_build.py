@@ -10,7 +10,7 @@ from conan_embed.documents import build
 from conan_embed.documents.build import PairSettings, PairsResult, build_pairs
 from conan_embed.documents.held_out import HeldOutTexts
 from conan_embed.errors import UserError
-from conan_embed.evaluation.sets import discover
+from conan_embed.evaluation.discovery import discover
 
 MakeFolder = Callable[..., Path]
 THINGS = ["backup", "restore", "index", "schema", "replica", "shard", "cursor", "vacuum", "trigger", "view"]

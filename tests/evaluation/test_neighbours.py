@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from conan_embed.evaluation.discovery import discover
 from conan_embed.evaluation.neighbours import QueryNeighbours, examples_after, examples_before, neighbours
-from conan_embed.evaluation.sets import discover
 from tests.support.evaluation_fakes import BagOfWords, small_tables, write_tables
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.evaluation import sets
-from conan_embed.evaluation.sets import discover
+from conan_embed.evaluation import discovery, sets
+from conan_embed.evaluation.discovery import discover
 from tests.support.evaluation_fakes import small_tables, write_lines, write_tables
 
 SHARED = Path(__file__).parents[2] / "../shared/data/eval"
@@ -348,7 +348,7 @@ def without(column: str):
 def test_what_is_wrong_in_a_row_is_named(tmp_path: Path, table: str, change, message: str) -> None:
     folder = broken(tmp_path, table, change)
     key = "/".join(table.split("/")[:2])
-    (task,) = sets.select(discover(folder), [key])
+    (task,) = discovery.select(discover(folder), [key])
     read = {
         "retrieval": sets.read_retrieval,
         "reranking": sets.read_reranking,
@@ -408,7 +408,7 @@ def test_a_folder_without_sets_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real evaluation sets are not there")
 def test_the_real_sets_are_read() -> None:
     tasks = discover(SHARED)
-    assert {task.type for task in tasks} == set(sets.TYPES)
+    assert {task.type for task in tasks} == set(discovery.TYPES)
     medical = next(task for task in tasks if task.key == "retrieval/MedicalQA")
     data = sets.read_retrieval(medical.path)
     assert (len(data.queries), len(data.documents), len(data.judged_gain)) == (1000, 2000, 1000)
