@@ -141,9 +141,9 @@ class WithoutFalseNegatives:
     def _without_false_negatives(self, features: list[dict[str, Any]]) -> list[dict[str, Any]]:
         labels = np.array([each["label"] for each in features])
         rows, ids_BN = labels[:, 1], labels[:, 3:]
-        _, place = self.known.pairs(rows, ids_BN.ravel())
+        _, position = self.known.pairs(rows, ids_BN.ravel())
         features = [dict(each) for each in features]
-        for number, slot in zip(*np.divmod(np.unique(place), ids_BN.shape[1]), strict=True):
+        for number, slot in zip(*np.divmod(np.unique(position), ids_BN.shape[1]), strict=True):
             text = self._next(rows, number, ids_BN[number])
             if text != NONE:
                 ids_BN[number, slot] = text

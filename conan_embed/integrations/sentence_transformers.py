@@ -38,19 +38,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from conan_embed.console import console
 from conan_embed.distributed import collectives
-from conan_embed.errors import UserError, suggestion
+from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
-from conan_embed.integrations.in_use import AddNegatives, Hook, NegativesInUse, WithoutFalseNegatives
-from conan_embed.negatives.background import above_background, background_cosine
+from conan_embed.integrations.in_use import AddNegatives, NegativesInUse, WithoutFalseNegatives
+from conan_embed.integrations.loss_scores import LossScores, scale_of
+from conan_embed.integrations.pairs import check_texts, read_column, retrieval_dataset, rows_with_enough
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.rankings import known_scores
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.sections import Mining, Replacement
-from conan_embed.texts.cells import describe, has_text
-from conan_embed.texts.ragged import Ragged
-from conan_embed.texts.store import TextStore, TextStoreBuilder
-from conan_embed.texts.tasks import RetrievalDataset
 
 try:
     import datasets
@@ -125,9 +122,9 @@ class HardNegatives(TrainerCallback):
             anchor: given.get(anchor, ""),
             **dict.fromkeys([positive, *added], given.get(positive, "")),
         }
-        frame = pl.DataFrame({"anchor": _column(pairs, anchor), "positive": _column(pairs, positive)})
-        passages = _checked("corpus", list(corpus))
-        self.data, self.store = _retrieval_set(
+        frame = pl.DataFrame({"anchor": read_column(pairs, anchor), "positive": read_column(pairs, positive)})
+        passages = check_texts("corpus", list(corpus))
+        self.data, self.store = retrieval_dataset(
             name, frame, passages, (self.prompts[anchor], self.prompts[positive]), Path(cache)
         )
         ranking = mine(self.data, self.store, self._embed, mining)
@@ -136,7 +133,7 @@ class HardNegatives(TrainerCallback):
         initial = np.full((len(frame), per_query), np.nan, np.float32)
         initial[:, : scores.shape[1]] = scores[:, :per_query]
         self.table = NegativeTable(usable.ids_QK, per_query, initial)
-        rows = _rows_with_enough(self.table, self.data, mining.offset)
+        rows = rows_with_enough(self.table, self.data, mining.offset)
         self._dynamic = DynamicNegatives(
             replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
         )
@@ -149,9 +146,7 @@ class HardNegatives(TrainerCallback):
         self._add = AddNegatives(self._in_use, self.store, columns, added, self._mark)
         self.dataset.set_transform(self._add)
         self._trainer: SentenceTransformerTrainer | None = None
-        self._outputs: list[torch.Tensor] | None = None  # embeddings of the loss at work
-        self._seen: list[tuple[torch.Tensor, ...]] = []  # labels, scores and shares since the last check
-        self._consumed = 0  # batches that a loss took, this epoch
+        self._scores = LossScores(self._mark, per_query, subtract_background=replacement.subtract_background)
 
     # ------------------------------------------------------------------------------------------- scores
 
@@ -168,56 +163,15 @@ class HardNegatives(TrainerCallback):
             Any,
             WithoutFalseNegatives(trainer.data_collator, self._add, self.data.known_positives(self.store)),
         )
-        cast(torch.nn.Module, trainer.model).register_forward_hook(Hook(self._model_was_called))
-        losses = trainer.loss.values() if isinstance(trainer.loss, dict) else [trainer.loss]
-        if self.settings.rule == "share" and not any(_scale_of(loss) for loss in losses):
+        losses = self._scores.watch(trainer)
+        if self.settings.rule == "share" and not any(scale_of(loss) for loss in losses):
             raise UserError(
                 "replacement.rule: share measures scores in temperatures; found no loss with a scale or temperature."
             )
-        for loss in losses:
-            loss.register_forward_pre_hook(Hook(self._loss_begins))
-            loss.register_forward_hook(Hook(self._loss_ends))
-
-    def _loss_begins(self, loss: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        labels = inputs[1]
-        training = cast(torch.nn.Module, cast(SentenceTransformerTrainer, self._trainer).model).training
-        # Batches of other data sets carry other labels, and evaluation has no rows of ours.
-        mine = isinstance(labels, torch.Tensor) and labels.ndim == 2 and labels.dtype == torch.int64
-        self._outputs = [] if training and mine and int(labels[0, 0]) == self._mark else None
-
-    def _model_was_called(self, model: torch.nn.Module, inputs: Any, output: dict[str, torch.Tensor]) -> None:
-        if self._outputs is not None:
-            self._outputs.append(output["sentence_embedding"].detach())
-
-    def _loss_ends(self, loss: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        if self._outputs is None:
-            return
-        labels = inputs[1]
-        # However a loss cuts or joins its forward passes, it goes through the columns in order: anchors, positives,
-        # negatives. What comes after (smaller Matryoshka widths) is not looked at.
-        embeddings, self._outputs = self._outputs, None
-        width = max((rows.shape[1] for rows in embeddings), default=0)
-        rows = torch.cat([rows for rows in embeddings if rows.shape[1] == width] or [torch.empty(0, 0)])
-        columns, count = 2 + self.table.num_negatives, len(labels)
-        if len(rows) < columns * count:
-            raise UserError(
-                f"{type(loss).__name__}: embedded {len(rows)} texts of a batch of {columns} columns x {count} rows; "
-                "expected a loss that embeds every column, such as MultipleNegativesRankingLoss."
-            )
-        unit = torch.nn.functional.normalize(rows[: columns * count].float(), dim=1).view(columns, count, -1)
-        score = (unit[0] * unit[1:]).sum(dim=2).T  # [B, 1 + n], the positive first
-        share = torch.sigmoid((score[:, 1:] - score[:, :1]) * (_scale_of(loss) or torch.nan))
-        score = score[:, 1:]
-        if self.settings.subtract_background:
-            background = float(background_cosine(unit[0], unit[1:].flatten(0, 1)))
-            score = torch.from_numpy(above_background(score.cpu().numpy(), background))
-        self._seen.append((labels.detach(), score, share))
-        self._consumed += 1
 
     def _observe(self) -> None:
         """Note in the table what the losses of all processes have seen since the last time, batch by batch."""
-        mine = [tuple(each.cpu().numpy() for each in batch) for batch in self._seen]
-        self._seen = []
+        mine = self._scores.take()
         for batches in zip_longest(*collectives.all_gather_object(mine)):
             for labels, score, share in filter(None, batches):
                 row, replacement = labels[:, 1], labels[:, 2]
@@ -249,7 +203,7 @@ class HardNegatives(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """A loader begins anew: nothing has been read ahead."""
-        self._consumed = 0
+        self._scores.num_batches = 0
         self._in_use.begin()
 
     def on_step_end(
@@ -261,7 +215,7 @@ class HardNegatives(TrainerCallback):
         self._observe()
         record = self._dynamic.after_step(state.global_step, np.empty(0, np.int64), torch.empty(0, 0))
         assert record is not None
-        self._in_use.replace(self.table, self._consumed)
+        self._in_use.replace(self.table, self._scores.num_batches)
         if record.replaced and state.is_world_process_zero:
             console.print(f"{self.name}: {record}")
         figures = {
@@ -279,7 +233,7 @@ class HardNegatives(TrainerCallback):
         if not state.is_world_process_zero:
             return
         with atomic_write(self._file(args, state)) as aside:
-            arrays = {**self._dynamic.state(), **self._in_use.state(self._consumed)}
+            arrays = {**self._dynamic.state(), **self._in_use.state(self._scores.num_batches)}
             save_file(
                 {name: np.ascontiguousarray(array) for name, array in arrays.items()},
                 aside,
@@ -327,87 +281,3 @@ class HardNegatives(TrainerCallback):
         )
         self.model.train(training)
         return collectives.all_gather_rows(rows[:count].float(), [len(part) for part in parts])
-
-
-def _scale_of(loss: torch.nn.Module) -> float | None:
-    """Return what a loss multiplies cosines by, 1 / tau; None where it says nothing of it."""
-    if isinstance(scale := getattr(loss, "scale", None), int | float):
-        return float(scale)
-    if isinstance(temperature := getattr(loss, "temperature", None), int | float):
-        return 1 / float(temperature)
-    inner = getattr(loss, "loss", None)  # a loss around a loss, such as MatryoshkaLoss
-    return _scale_of(inner) if isinstance(inner, torch.nn.Module) else None
-
-
-def _column(pairs: "datasets.Dataset", column: str) -> pl.Series:
-    """Return a column of the user's data set, which must be texts."""
-    if column not in pairs.column_names:
-        near = suggestion(column, pairs.column_names)
-        raise UserError(f"pairs: no column {column!r}{near}; found {', '.join(pairs.column_names)}.")
-    kind = pairs.features[column]
-    if getattr(kind, "dtype", None) not in ("string", "large_string"):
-        raise UserError(f"pairs: column {column!r} holds {kind}; expected one text a row.")
-    return _checked(f"pairs: column {column!r}", pairs[column][:])
-
-
-def _checked(name: str, values: list[Any]) -> pl.Series:
-    """Return texts, each with something to read in it."""
-    is_text = np.array([isinstance(value, str) for value in values], bool)
-    texts = pl.Series(
-        "text", [value if ok else "" for value, ok in zip(values, is_text, strict=True)], dtype=pl.String
-    )
-    good = texts.to_frame().select(has_text(pl.col("text")))["text"].to_numpy()
-    if not good.all():
-        row = int(good.argmin())
-        raise UserError(f"{name}: row {row} is {describe(values[row])}; expected a text.")
-    return texts
-
-
-def _retrieval_set(
-    name: str, frame: pl.DataFrame, corpus: pl.Series, prompts: tuple[str, str], cache: Path
-) -> tuple[RetrievalDataset, TextStore]:
-    """Return the pairs as text ids; the store holds no tokens, since the trainer's collator makes them."""
-    lists = (
-        frame.group_by("anchor", maintain_order=True)
-        .agg(pl.col("positive").unique(maintain_order=True))
-        .with_row_index("list")
-    )
-    list_of_row = frame.join(lists, on="anchor", maintain_order="left")["list"].to_numpy()
-    builder = TextStoreBuilder()
-    query = builder.add(frame["anchor"], prompts[0])
-    positive = builder.add(lists["positive"].explode(), prompts[1])
-    others = builder.add(corpus, prompts[1])
-    store, columns = builder.build(cache, _no_tokens, fingerprint="not tokenised")
-    data = RetrievalDataset(
-        name,
-        columns[query],
-        list_of_row.astype(np.int64),
-        Ragged.of_lengths(columns[positive], lists["positive"].list.len().to_numpy()),
-        Ragged.empty(len(frame)),
-        np.unique(np.concatenate([columns[positive], columns[others]])),
-        "mined",
-        None,
-        None,
-    )
-    return data, store
-
-
-def _rows_with_enough(table: NegativeTable, data: RetrievalDataset, offset: int) -> np.ndarray:
-    """Return the queries that have n negatives or more; every row of a data set has the same columns."""
-    rows = np.flatnonzero(table.available_Q >= table.num_negatives)
-    if len(rows) == 0:
-        raise UserError(
-            f"per_query: {table.num_negatives} negatives were asked for, but no query has more than "
-            f"{table.available_Q.max()} after the first {offset} of {len(data.passages):,} passages; expected a larger "
-            "corpus, a smaller mining.offset, a looser mining.max_positive_ratio or a smaller number."
-        )
-    if len(rows) < len(table):
-        console.print(
-            f"{data.name}: left out {len(table) - len(rows):,} of {len(table):,} queries, which have fewer than "
-            f"{table.num_negatives} negatives."
-        )
-    return rows
-
-
-def _no_tokens(texts: Any) -> tuple[np.ndarray, np.ndarray]:
-    return np.empty(0, np.int32), np.zeros(len(texts) + 1, np.int64)
