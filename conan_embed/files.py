@@ -108,9 +108,9 @@ def remove_leftovers(folder: Path) -> None:
     """
     for old in folder.glob(".*.old.tmp"):
         match = re.fullmatch(r"\.(.+)\.[^.]+-\d+\.old\.tmp", old.name)
-        place = folder / match[1] if match else None
-        if place is not None and not place.exists():
-            old.rename(place)
+        target = folder / match[1] if match else None
+        if target is not None and not target.exists():
+            old.rename(target)
     for left in folder.glob(".*.tmp"):
         _remove(left)
 

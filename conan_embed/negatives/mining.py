@@ -71,7 +71,7 @@ def rank(
     """Rank the passages of one data set for some of its queries; the processes share these queries.
 
     Args:
-        rows: int64 [N], the queries' places in the data set.
+        rows: int64 [N], the queries' positions in the data set.
         query_ND: float [N, D], their embeddings, rows of length 1.
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
         min_usable: ranks that each query should have after offset and bound; those with fewer are searched again,
@@ -133,7 +133,7 @@ class _Search:
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Return ids and scores of the first `depth` ranks of some queries, and how many the bound took out of them."""
         data, settings = self.data, self.settings
-        scores, places = top_k(
+        scores, positions = top_k(
             self.query_ND[torch.from_numpy(part)],
             self.passage_MD,
             depth,
@@ -141,8 +141,8 @@ class _Search:
             exclude=_excluded(data.known_positives(self.store), self.rows[part], data.passages),
             progress=progress,
         )
-        place, score = places.cpu().numpy(), scores.cpu().numpy()
-        ids = np.where(place >= 0, data.passages[place], NONE).astype(np.int32)
+        position, score = positions.cpu().numpy(), scores.cpu().numpy()
+        ids = np.where(position >= 0, data.passages[position], NONE).astype(np.int32)
         if settings.max_positive_ratio is None:
             return ids, score, 0
         background = self.background if settings.subtract_background else 0.0
@@ -154,11 +154,11 @@ class _Search:
 def _excluded(
     known: KnownPositives, rows: np.ndarray, passages: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Known positives and texts equal to the query, as places among the passages, in compressed rows."""
-    row, place = known.pairs(rows, passages)
+    """Known positives and texts equal to the query, as positions among the passages, in compressed rows."""
+    row, position = known.pairs(rows, passages)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))])
-    place = place[np.argsort(row, kind="stable")]
-    return torch.from_numpy(offsets.astype(np.int64)), torch.from_numpy(place.astype(np.int64))
+    position = position[np.argsort(row, kind="stable")]
+    return torch.from_numpy(offsets.astype(np.int64)), torch.from_numpy(position.astype(np.int64))
 
 
 def _best_positive(
@@ -169,19 +169,19 @@ def _best_positive(
     passage_MD: torch.Tensor,
 ) -> np.ndarray:
     """Return float32 [N], the best cosine of each query with one of its positives (all of them are passages)."""
-    place, positives = data.positives.rows(data.list_Q[rows])
+    position, positives = data.positives.rows(data.list_Q[rows])
     # A text of a class is in its own list of positives, and nearest to itself.
-    other = store.content[positives] != store.content[data.query_Q[rows]][place]
-    place, positives = place[other], positives[other]
+    other = store.content[positives] != store.content[data.query_Q[rows]][position]
+    position, positives = position[other], positives[other]
     if len(positives) > _POSITIVES * len(rows):
         # Classes as positives: every text of the class. The first few of each are enough for a bound.
-        keep = np.arange(len(positives)) - np.searchsorted(place, place) < _POSITIVES
-        place, positives = place[keep], positives[keep]
+        keep = np.arange(len(positives)) - np.searchsorted(position, position) < _POSITIVES
+        position, positives = position[keep], positives[keep]
     passage = np.searchsorted(data.passages, positives)
     best = torch.full((len(rows),), -1.0, device=query_ND.device)
-    for start in range(0, len(place), _PAIRS):
+    for start in range(0, len(position), _PAIRS):
         part = slice(start, start + _PAIRS)
-        query_rows = torch.from_numpy(place[part]).to(query_ND.device)
+        query_rows = torch.from_numpy(position[part]).to(query_ND.device)
         positive_XD = passage_MD[torch.from_numpy(passage[part]).to(passage_MD.device)].to(query_ND)
         best.scatter_reduce_(0, query_rows, (query_ND[query_rows] * positive_XD).sum(dim=1), "amax")
     return best.cpu().numpy()

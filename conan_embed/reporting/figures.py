@@ -151,8 +151,8 @@ def replaced(runs: Sequence[RunFiles]) -> str:
     room = 0.6 * min(gaps) / len(bars)
     with style("replaced"):
         figure, axes = canvas(SMALL, _last_step(runs))
-        for place, (number, steps_N, values_N) in enumerate(bars):
-            at_N = steps_N + room * (place + 0.5 - len(bars) / 2)
+        for slot, (number, steps_N, values_N) in enumerate(bars):
+            at_N = steps_N + room * (slot + 0.5 - len(bars) / 2)
             for patch in axes.bar(at_N, values_N, room, color=colour(number)):
                 patch.set_gid("data")
         axes.set_xlim(right=max(axes.get_xlim()[1], float(bars[0][1][-1]) + room * len(bars)))

@@ -101,9 +101,9 @@ def group_name(scores: Sequence[Score]) -> str:
 
 def by_kind(scores: Iterable[Score]) -> dict[str, list[Score]]:
     """Group scores by kind of task, in the order of `KIND_NAMES`, then by name."""
-    place = {kind: number for number, kind in enumerate(KIND_NAMES)}
+    order = {kind: number for number, kind in enumerate(KIND_NAMES)}
     groups: dict[str, list[Score]] = {}
-    for score in sorted(scores, key=lambda s: (place.get(s.kind, len(place)), s.kind, s.task)):
+    for score in sorted(scores, key=lambda s: (order.get(s.kind, len(order)), s.kind, s.task)):
         groups.setdefault(score.kind, []).append(score)
     return groups
 

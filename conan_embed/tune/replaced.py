@@ -99,13 +99,16 @@ def _examples(
     examples = []
     for row in rows.tolist():
         number = int(np.searchsorted(starts, row, side="right")) - 1
-        data, place = tasks.retrieval[number], row - int(starts[number])
-        _, positives = data.positives.rows(data.list_Q[[place]])
+        data, local_row = tasks.retrieval[number], row - int(starts[number])
+        _, positives = data.positives.rows(data.list_Q[[local_row]])
         old, new = first.in_use(np.array([row]))[0], last.in_use(np.array([row]))[0]
         initial = dict(zip(old.tolist(), first.initial_QN[row].tolist(), strict=True))
         gone, came = old[~np.isin(old, new)], new[~np.isin(new, old)]
         ids = [int(positives[0]), *gone.tolist(), *(each for each in came.tolist() if each != NONE)]
-        texts, query = [tasks.store.text(each) for each in ids], tasks.store.text(int(data.query_Q[place]))
+        texts, query = (
+            [tasks.store.text(each) for each in ids],
+            tasks.store.text(int(data.query_Q[local_row])),
+        )
         cosines = model.encode_document(texts) @ model.encode_query([query])[0]
         shown = [
             Text(text, _known(initial.get(each)), round(float(cosine), 3))
