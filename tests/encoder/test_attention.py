@@ -16,7 +16,7 @@ from torch.nn.attention import varlen
 from conan_embed.encoder import attention, packed_encoder
 from conan_embed.encoder.packed_encoder import compiled_graphs
 from conan_embed.encoder.packing import PADDED_TO
-from tests.encoder.test_packed_equals_padded import (
+from tests.encoder.test_packed_encoder import (
     LENGTHS,
     assert_same_gradients,
     embeddings_and_gradients,

@@ -6,7 +6,7 @@ import torch
 
 from conan_embed.encoder.encode import autocast, check_embeddings, check_not_empty
 from conan_embed.errors import NotFinite, UserError
-from tests.encoder.test_packed_equals_padded import own_encoder
+from tests.encoder.test_packed_encoder import own_encoder
 from tests.tiny_models import FAMILIES, SENTENCES, make_tiny_model
 
 

@@ -11,45 +11,12 @@ from safetensors.torch import load_file, save_file
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from tests.support.folders import change_json, refused
 from tests.tiny_models import FAMILIES, POSITIONS, SENTENCES, make_tiny_model
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """A saved BERT with a dense layer, and its folder."""
-    model = make_tiny_model(
-        "bert", pooling="cls", dense_width=24, widths=(8,), max_length=20, prompts={"query": "问："}
-    )
-    model.save(tmp_path / "model")
-    return model, tmp_path / "model"
-
-
-def change_json(path, **values):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def embeddings(model):
     return model.encode(SENTENCES, prompt=model.prompts["query"], precision="float32")
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_model_comes_back_bit_for_bit(family, tmp_path):
-    prompts = {"query": "query: ", "passage": "文：", "sts": ""}
-    model = make_tiny_model(
-        family, pooling="last", dense_width=24, widths=(8, 16), max_length=20, prompts=prompts
-    )
-    model.save(tmp_path / "model", details={"step": 7})
-    loaded = EmbeddingModel.load(tmp_path / "model")
-    assert {name: p.tolist() for name, p in loaded.named_parameters()} == {
-        name: p.tolist() for name, p in model.named_parameters()
-    }
-    for name in ("pooling", "width", "widths", "prompts", "max_length"):
-        assert getattr(loaded, name) == getattr(model, name)
-    np.testing.assert_array_equal(embeddings(loaded), embeddings(model))
-    assert json.loads((tmp_path / "model" / "conan_embed.json").read_text()) == {
-        "widths": [24, 16, 8],
-        "step": 7,
-    }
 
 
 def test_a_plain_transformers_folder_is_read(tmp_path):
@@ -70,17 +37,6 @@ def test_a_new_dense_layer_and_new_settings(tmp_path):
     assert loaded.dense.weight.shape == (48, 32)
     assert (loaded.pooling, loaded.widths, loaded.max_length) == ("last", (48, 16), 9)
     assert loaded.prompts == {"query": "", "passage": "", "sts": "s"}
-
-
-def test_a_saved_model_has_the_dropout_of_its_base(tmp_path):
-    make_tiny_model("bert").save(tmp_path / "base")
-    config = json.loads((tmp_path / "base/config.json").read_text())
-    config["hidden_dropout_prob"] = 0.3
-    (tmp_path / "base/config.json").write_text(json.dumps(config))
-    model = EmbeddingModel.load(tmp_path / "base", dropout=0.0)
-    assert model.encoder.config.hidden_dropout_prob == 0.0
-    model.save(tmp_path / "copy")
-    assert json.loads((tmp_path / "copy/config.json").read_text())["hidden_dropout_prob"] == 0.3
 
 
 def test_dropout_is_set_everywhere_or_left(tmp_path):
@@ -126,15 +82,6 @@ def test_sentence_transformers_reads_what_we_write_and_we_read_what_it_writes(
     assert (back.pooling, back.max_length, back.width) == (pooling, 20, model.width)
     assert back.prompts == model.prompts
     np.testing.assert_allclose(embeddings(back), embeddings(model), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_tokenizer_says_nothing_that_transformers_4_does_not_know(family, tmp_path):
-    """Checked by hand with transformers 4.57 and sentence-transformers 5.1; here, what it hung on."""
-    make_tiny_model(family).save(tmp_path / "model")
-    config = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
-    assert config["tokenizer_class"] != "TokenizersBackend"
-    assert config["model_input_names"] == ["input_ids", "attention_mask"]
 
 
 def in_version_6_layout(folder):
@@ -206,47 +153,6 @@ def test_prompts_under_the_names_of_published_models(saved):
 
 
 # ------------------------------------------------------------------------------------------------------- refused
-
-
-def refused(folder, *words, **settings):
-    with pytest.raises(UserError) as error:
-        EmbeddingModel.load(folder, **settings)
-    for word in (str(folder.name), *words):
-        assert word in str(error.value)
-
-
-def test_pickled_weights_are_refused(saved):
-    _, folder = saved
-    weights = folder / "model.safetensors"
-    torch.save(load_file(weights), folder / "pytorch_model.bin")
-    weights.unlink()
-    refused(folder, "safetensors")
-
-
-def test_a_pickled_dense_layer_is_refused(saved):
-    _, folder = saved
-    weights = folder / "2_Dense" / "model.safetensors"
-    torch.save(load_file(weights), folder / "2_Dense" / "pytorch_model.bin")
-    weights.unlink()
-    refused(folder, "pickled pytorch_model.bin", "safetensors only")
-
-
-@pytest.mark.parametrize("file", ["model.safetensors", "2_Dense/model.safetensors"])
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-100], lambda data: b"\xff" * 8 + data[8:], lambda data: b""]
-)
-def test_broken_safetensors_are_refused(saved, file, damage):
-    _, folder = saved
-    (folder / file).write_bytes(damage((folder / file).read_bytes()))
-    refused(folder)
-
-
-def test_missing_weights_are_refused_and_not_drawn_at_random(saved):
-    _, folder = saved
-    weights = load_file(folder / "model.safetensors")
-    del weights["encoder.layer.1.output.dense.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, "1 tensors are missing", "encoder.layer.1.output.dense.weight")
 
 
 def test_no_model_at_all(tmp_path):

@@ -10,7 +10,7 @@ from torch import nn
 
 from conan_embed.encoder import prepacked_weights as code
 from conan_embed.encoder.prepacked_weights import prepacked_weights
-from tests.encoder.test_packed_equals_padded import LENGTHS, random_texts
+from tests.encoder.test_packed_encoder import LENGTHS, random_texts
 from tests.tiny_models import FAMILIES, make_tiny_model
 
 pytestmark = pytest.mark.skipif(
