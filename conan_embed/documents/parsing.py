@@ -177,7 +177,14 @@ def _rows_in_parts(documents: Iterable[Document], first: int) -> Iterator[dict[s
         for position, section in enumerate(document.sections):
             for block in section.blocks:
                 values = (
-                    *(number, document.file, document.title, document.summary, position, list(section.headings)),
+                    *(
+                        number,
+                        document.file,
+                        document.title,
+                        document.summary,
+                        position,
+                        list(section.headings),
+                    ),
                     *(section.kind, section.line, block.kind, block.text, block.line, block_key(block.text)),
                 )
                 for name, value in zip(BLOCKS.names, values, strict=True):

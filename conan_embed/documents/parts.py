@@ -70,7 +70,9 @@ def make_part(
         used: Counter[str] = Counter()
         for number, (section, parts) in enumerate(cut):
             queries = make_queries(section, parts, repeated, min_tokens=min_tokens)
-            rest_of = {position: query.rest for query in queries for position in query.positives if query.rest}
+            rest_of = {
+                position: query.rest for query in queries for position in query.positives if query.rest
+            }
             keys = [xxh3_64_intdigest(part.text.encode()) for part in parts]
             path = " > ".join(section.headings)
             for position, (part, key) in enumerate(zip(parts, keys, strict=True)):

@@ -135,7 +135,7 @@ class HardNegatives(TrainerCallback):
         self.table = NegativeTable(usable.ids_QK, per_query, initial)
         rows = rows_with_enough(self.table, self.data, mining.offset)
         self._dynamic = DynamicNegatives(
-            replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=False
+            replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=None
         )
         self._in_use = NegativesInUse(self.table)
         self._mark = zlib.crc32(name.encode())

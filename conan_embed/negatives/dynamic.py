@@ -14,7 +14,7 @@ import torch
 
 from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.rules import make_rule, mean_scores
-from conan_embed.negatives.sources import Source, make_source
+from conan_embed.negatives.sources import Source, is_ranked_anew, make_source
 from conan_embed.negatives.table import NegativeTable, mean
 from conan_embed.recipes.sections import Mining, Replacement
 from conan_embed.texts.store import TextStore
@@ -82,7 +82,8 @@ class DynamicNegatives:
         store: their texts.
         embed: embeds texts with the model as it is now.
         width: of the embeddings.
-        fill: embed all passages into a new bank (a resumed one is loaded instead).
+        fill: embeds the passages of a new bank, set by set as mining does; None for a bank that is loaded (a resumed
+            run) or none.
     """
 
     def __init__(
@@ -95,15 +96,16 @@ class DynamicNegatives:
         embed: Embed,
         *,
         width: int,
-        fill: bool,
+        fill: Embed | None,
     ) -> None:
         self.settings, self.table, self.sets, self.store, self.embed = settings, table, sets, store, embed
         self.source: Source = make_source(settings, mining, table, sets, store, embed, width=width)
         self.rule = make_rule(settings)
         self.replaced = np.empty(0, np.int64)  # queries that the last check gave new negatives
         self._seconds_between = 0.0
-        if (bank := self.source.bank) is not None and fill:
-            bank.write(bank.passages, embed(bank.passages, "filling the bank"), 0)
+        if (bank := self.source.bank) is not None and fill is not None:
+            for data in filter(is_ranked_anew, sets):
+                bank.write(data.passages, fill(data.passages, f"{data.name}: filling the bank"), 0)
 
     def checks_after(self, step: int) -> bool:
         """Tell whether negatives may be replaced after step `step` (counted from 1)."""

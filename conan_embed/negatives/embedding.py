@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import xxhash
 
 from conan_embed.console import progress_bar
 from conan_embed.device import to_device
@@ -58,3 +59,21 @@ def embed_with(
         return all_rows[to_device(np.argsort(np.concatenate(parts)), all_rows.device)]
 
     return embed
+
+
+class EmbedOnce:
+    """An `Embed` of a model that does not change: texts asked for again, in the same order, are not embedded again.
+
+    Mining and a new bank of passages read the same embeddings, and these are most of the time before the first step.
+    Memory: all rows that were asked for, until the object goes.
+    """
+
+    def __init__(self, embed: Embed) -> None:
+        self.embed = embed
+        self._rows: dict[int, torch.Tensor] = {}
+
+    def __call__(self, text_ids: np.ndarray, description: str) -> torch.Tensor:
+        key = xxhash.xxh3_64_intdigest(text_ids.astype(np.int64).tobytes())
+        if key not in self._rows:
+            self._rows[key] = self.embed(text_ids, description)
+        return self._rows[key]

@@ -21,6 +21,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.packed_encoder import compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
+from conan_embed.negatives.embedding import Embed, EmbedOnce
 from conan_embed.negatives.false_negatives import hard_negatives
 from conan_embed.negatives.outlook import obstacles, shortages
 from conan_embed.negatives.prepare import make_rankings, make_table
@@ -167,7 +168,10 @@ def _make_negatives(
     recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: RunFolder, point: ResumePoint
 ) -> DynamicNegatives | None:
     """Mine what has no ranking yet; return the hard negatives of the run, None where no step holds any."""
-    table = load_table(recipe, tasks, model, folder.mining)
+    embed = make_embed(tasks, model, recipe.training)
+    has_bank = recipe.hard_negatives.source == "bank"
+    first_embed = EmbedOnce(embed) if has_bank else embed  # the bank begins with what mining embeds
+    table = load_table(recipe, tasks, model, folder.mining, embed=first_embed)
     if table is None:
         return None
     check_enough_negatives(tasks.retrieval, table, recipe.step)
@@ -177,17 +181,25 @@ def _make_negatives(
         table,
         tasks.retrieval,
         tasks.store,
-        make_embed(tasks, model, recipe.training),
+        embed,
         width=model.width,
-        fill=point.checkpoint is None,  # a resumed run has the bank in its checkpoint
+        fill=first_embed
+        if point.checkpoint is None
+        else None,  # a resumed run has the bank in its checkpoint
     )
 
 
-def load_table(recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path) -> NegativeTable | None:
-    """Mine into `folder` what has no ranking yet; return the table of hard negatives, None where a step holds none."""
+def load_table(
+    recipe: Recipe, tasks: Tasks, model: EmbeddingModel, folder: Path, *, embed: Embed | None = None
+) -> NegativeTable | None:
+    """Mine into `folder` what has no ranking yet; return the table of hard negatives, None where a step holds none.
+
+    Args:
+        embed: with the model; None for a new one.
+    """
     return make_table(
         tasks,
-        make_embed(tasks, model, recipe.training),
+        embed or make_embed(tasks, model, recipe.training),
         recipe.step,
         recipe.mining,
         recipe.model,

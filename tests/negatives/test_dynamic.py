@@ -39,7 +39,7 @@ class World:
             store,
             self.embed,
             width=8,
-            fill=True,
+            fill=self.embed,
         )
 
     def embed(self, text_ids, description):
@@ -159,7 +159,7 @@ def test_a_bank_needs_a_data_set_that_is_mined(tmp_path):
             world.store,
             world.embed,
             width=8,
-            fill=True,
+            fill=world.embed,
         )
 
 
@@ -252,7 +252,7 @@ def test_negatives_of_labels_are_ranked_anew_although_they_were_drawn(tmp_path):
         world.store,
         world.embed,
         width=8,
-        fill=True,
+        fill=world.embed,
     )
     world.train(5)
     world.make_easy([7])

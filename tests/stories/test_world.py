@@ -184,7 +184,7 @@ class Run:
             self.store,
             self.embed,
             width=model.width,
-            fill=True,
+            fill=self.embed,
         )
         self.replaced = 0
 
