@@ -5,6 +5,7 @@
     document.py     `Document`, `Section`, `Block`, and the builder that all formats share
     parsing.py      all files to blocks on disk, batch by batch, resumable
     boilerplate.py  copies of documents, and blocks that many documents repeat
+    containment.py  documents whose text stands in others: print.html, the same manual in a second format
     passages.py     sections to passages of a bounded number of tokens
     pairs.py        queries for passages, without a language model
     held_out.py     the questions that are never trained on, as an evaluation folder

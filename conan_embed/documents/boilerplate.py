@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from conan_embed.documents.containment import Contained, find_contained
+
 MIN_DOCUMENTS = 5
 MIN_SHARE = 0.1
 MANY_DOCUMENTS = 100
@@ -20,19 +22,26 @@ MANY_DOCUMENTS = 100
 class Repeated:
     """Attributes:
     copies: numbers of documents that hold the same blocks as an earlier one, int64, sorted.
+    contained: documents that only collect others, or that are there in another format.
     blocks: keys of blocks that are boilerplate, uint64, sorted.
     headings: headings (lower case) that several sections have, with the number of these.
     headings_within: the same within one document: its number and the heading.
-    num_documents: without the copies.
+    num_documents: without all of these.
     examples: some of the blocks, the most frequent first.
     """
 
     copies: NDArray[np.int64]
+    contained: Contained
     blocks: NDArray[np.uint64]
     headings: dict[str, int]
     headings_within: frozenset[tuple[int, str]]
     num_documents: int
     examples: list[str]
+
+    @property
+    def left_out(self) -> NDArray[np.int64]:
+        """Numbers of all documents that are not read further."""
+        return np.concatenate([self.copies, self.contained.collections, self.contained.formats])
 
 
 def find_repeated(files: list[Path]) -> Repeated:
@@ -48,10 +57,15 @@ def find_repeated(files: list[Path]) -> Repeated:
     is_copy = content.select(pl.struct("blocks", "content").is_first_distinct().not_()).to_series()
     copies = content.filter(is_copy)["document"]
     unique = blocks.filter(~pl.col("document").is_in(copies.implode()))
-    num_documents = len(content) - len(copies)
+    contained = find_contained(unique)
+    unique = unique.filter(
+        ~pl.col("document").is_in(np.concatenate([contained.collections, contained.formats]))
+    )
+    num_documents = len(content) - len(copies) - len(contained.collections) - len(contained.formats)
     within = _repeated_headings(unique, "document", "heading").select("document", "heading")
     return Repeated(
         copies=copies.to_numpy(),
+        contained=contained,
         blocks=(frequent := _frequent_blocks(unique, num_documents))["key"].sort().to_numpy(),
         headings=dict(_repeated_headings(unique, "heading").iter_rows()),
         headings_within=frozenset(within.rows()),

@@ -65,12 +65,15 @@ class PairsResult:
     Attributes:
         output: the folder.
         name: of the evaluation set in test/ and development/.
-        documents: with text, copies left out.
+        documents: with text, without those that stand in others.
         copies: documents that hold the same text as an earlier one.
+        collections, formats: documents that only collect others, and that are there in another format, too.
+        contained_examples: one of each.
         boilerplate: blocks that many documents repeat, left out of all of them, and the most frequent ones.
         pairs: training pairs by kind.
         questions: held-out questions: `development`, `test`.
         unit: what was held out whole: document or section.
+        largest_group: share of the questions in the largest group of what shares texts; such a group is not held out.
         near_duplicates: training pairs left out since they nearly equal a held-out question or answer.
         skipped: files by reason, and examples.
         generated: what came of the language model; None without one.
@@ -81,6 +84,9 @@ class PairsResult:
     files: int
     documents: int
     copies: int
+    collections: int
+    formats: int
+    contained_examples: list[str]
     boilerplate: int
     boilerplate_examples: list[str]
     passages: int
@@ -88,6 +94,7 @@ class PairsResult:
     pairs: dict[str, int]
     questions: dict[str, int]
     unit: str
+    largest_group: float
     near_duplicates: int
     skipped: dict[str, int]
     skipped_examples: dict[str, str]
@@ -107,6 +114,7 @@ class PairsResult:
             f"{self.documents:,} documents from {self.files:,} files, {self.passages:,} passages, "
             f"{self.tokens / max(self.passages, 1):.0f} tokens each on average",
             *([f"left out: {self.copies:,} copies of documents"] if self.copies else []),
+            *self._contained(),
             *(
                 [f"left out: {self.boilerplate:,} blocks that many documents repeat"]
                 if self.boilerplate
@@ -116,8 +124,26 @@ class PairsResult:
             f"held out by {self.unit}: {self.questions['test']:,} questions to report, "
             f"{self.questions['development']:,} to choose by; {self.near_duplicates:,} training pairs left out "
             "as near-duplicates of these",
+            *self._connected(),
             *([self.generated.sentence()] if self.generated else []),
             *([f"skipped: {_reasons(self.skipped, self.skipped_examples)}"] if self.skipped else []),
+        ]
+
+    def _connected(self) -> list[str]:
+        if self.largest_group <= 0.5:
+            return []
+        return [
+            f"{self.largest_group:.0%} of the questions are in one group of {self.unit}s that share texts, which stays "
+            "in training whole; only the others could be held out (are there several versions of one text?)"
+        ]
+
+    def _contained(self) -> list[str]:
+        counts = (self.collections, self.formats)
+        reasons = ("that only repeat other documents", "that are there in another format, too")
+        return [
+            f"left out: {count:,} documents {reason} (such as {example})"
+            for count, reason, example in zip(counts, reasons, self.contained_examples, strict=True)
+            if count
         ]
 
 
@@ -218,6 +244,9 @@ def _result(
         files=num_files,
         documents=repeated.num_documents,
         copies=len(repeated.copies),
+        collections=len(repeated.contained.collections),
+        formats=len(repeated.contained.formats),
+        contained_examples=list(repeated.contained.examples),
         boilerplate=len(repeated.blocks),
         boilerplate_examples=repeated.examples,
         **vars(finished),

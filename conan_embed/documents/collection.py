@@ -33,6 +33,7 @@ class Finished:
     pairs: dict[str, int]
     questions: dict[str, int]
     unit: str
+    largest_group: float
     near_duplicates: int
 
 
@@ -70,7 +71,9 @@ def finish(parts: Path, output: Path, name: str, *, hold_out: float, seed: int) 
     near = HeldOutTexts(pl.concat([held_out["query"], held_out["positive"]]))
     counts, dropped = _write_pairs(pair_files, output / "pairs.parquet", split, id_of_key, near)
     kept = passages.filter("first")
-    return Finished(len(kept), int(kept["num_tokens"].sum()), counts, questions, split.unit, dropped)
+    return Finished(
+        len(kept), int(kept["num_tokens"].sum()), counts, questions, split.unit, split.largest, dropped
+    )
 
 
 def _mark_passages(passages: pl.DataFrame, pairs: pl.DataFrame, unit: str) -> pl.DataFrame:

@@ -45,11 +45,13 @@ class Split:
         document's pairs that make no question), String [P].
     unit: what was held out whole: "document" or "section".
     num_groups: units that share no text with another, or groups of those that do.
+    largest: of all questions, the share that is in the largest group; 0 where nothing is held out.
     """
 
     role: pl.Series
     unit: str
     num_groups: int
+    largest: float
 
 
 def split_pairs(pairs: pl.DataFrame, share: float, seed: int) -> Split:
@@ -64,12 +66,21 @@ def split_pairs(pairs: pl.DataFrame, share: float, seed: int) -> Split:
     unit_P = pairs.select(pl.struct(columns).rank("dense") - 1).to_series().to_numpy().astype(np.int64)
     group_P = connected_groups(unit_P, pairs["query_key"], pairs["passage_key"])
     is_question = _questions(pairs["kind"])
-    role_of_group = choose_groups(group_P[is_question.to_numpy()], int(group_P.max()) + 1, share, seed)
+    # A question whose section is several passages is several pairs, and one question.
+    group_Q = group_P[(is_question & _first(pairs["query_key"], is_question)).to_numpy()]
+    role_of_group = choose_groups(group_Q, int(group_P.max()) + 1, share, seed)
     role = pl.Series("role", np.array(["train", "development", "test"])[role_of_group[group_P]])
     role = pl.select(
         pl.when((role == "train") | is_question).then(role).otherwise(pl.lit("none"))
     ).to_series()
-    return Split(role.alias("role"), "document" if by_document else "section", int(group_P.max()) + 1)
+    unit = "document" if by_document else "section"
+    largest = float(np.bincount(group_Q).max() / len(group_Q)) if share else 0.0
+    return Split(role.alias("role"), unit, int(group_P.max()) + 1, largest)
+
+
+def _first(key: pl.Series, among: pl.Series) -> pl.Series:
+    """Return which rows are the first of their key among those rows."""
+    return pl.select(pl.when(among).then(key)).to_series().is_first_distinct()
 
 
 def _questions(kinds: pl.Series) -> pl.Series:
@@ -93,7 +104,7 @@ def connected_groups(unit_P: NDArray[np.int64], *keys: pl.Series) -> NDArray[np.
 
 
 def choose_groups(group_Q: NDArray[np.int64], num_groups: int, share: float, seed: int) -> NDArray[np.int64]:
-    """Return 0 (train), 1 (development) or 2 (test) for each group, given the group of each question."""
+    """Return 0 (train), 1 (development) or 2 (test) for each group, given the group of each distinct question."""
     role_G = np.zeros(num_groups, np.int64)
     if share == 0:
         return role_G
@@ -102,6 +113,7 @@ def choose_groups(group_Q: NDArray[np.int64], num_groups: int, share: float, see
     size_G = np.bincount(group_Q, minlength=num_groups)
     order = np.random.default_rng(seed).permutation(num_groups)
     order = order[(size_G[order] > 0) & (size_G[order] <= max(1, _MOST_IN_GROUP * wanted))]
+    wanted = min(wanted, size_G[order].sum())  # where most questions are in groups that are too large
     before = np.cumsum(size_G[order]) - size_G[order]
     chosen = order[before < wanted]
     in_development = before[before < wanted] < DEVELOPMENT_SHARE * wanted

@@ -127,12 +127,12 @@ class _RowWriter:
 
 
 def read_sections(blocks: Path, repeated: Repeated) -> Iterator[StoredSection]:
-    """Yield the sections of a batch, without copies of documents and without boilerplate."""
-    copies, frequent = set(repeated.copies.tolist()), set(repeated.blocks.tolist())
+    """Yield the sections of a batch, without documents that stand in others and without boilerplate."""
+    left_out, frequent = set(repeated.left_out.tolist()), set(repeated.blocks.tolist())
     rows = (row for batch in pq.ParquetFile(blocks).iter_batches(_ROWS_AT_ONCE) for row in batch.to_pylist())
     document = -1
     for (number, _), group in itertools.groupby(rows, key=lambda row: (row["document"], row["section"])):
-        if number in copies:
+        if number in left_out:
             continue
         every = list(group)
         kept = [row for row in every if not (row["key"] in frequent and row["kind"] in ("text", "list"))]

@@ -194,7 +194,8 @@ def split_rows(sets: list[pl.DataFrame], share: float) -> NDArray[np.int64]:
     key_T = texts["text"].str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
     group_T = connected_groups(texts["row"].to_numpy().astype(np.int64), key_T)
     group_R = group_T[: len(rows)]  # the first entries are the rows' queries
-    role_R = choose_groups(group_R, int(group_R.max()) + 1, share, _SEED)[group_R]
+    first_R = key_T[: len(rows)].is_first_distinct().to_numpy()
+    role_R = choose_groups(group_R[first_R], int(group_R.max()) + 1, share, _SEED)[group_R]
     if not {1, 2} <= set(role_R.tolist()):
         raise UserError(
             f"evaluation.hold_out: found {share:g}, but the {len(rows):,} pairs form {len(np.unique(group_R)):,} "

@@ -112,6 +112,28 @@ def test_documents_stay_whole_and_first_sentences_make_no_questions():
     assert set(roles.filter(role="none")["kind"]) == {"sentence"}
 
 
+def test_a_question_with_several_passages_counts_once():
+    pairs = pl.DataFrame(
+        {
+            "document": [i // 40 for i in range(4_000)],
+            "section": [i // 4 for i in range(4_000)],
+            "query_key": [f"q{i // 4}" for i in range(4_000)],
+            "passage_key": [f"p{i}" for i in range(4_000)],
+            "kind": ["heading"] * 4_000,
+        }
+    )
+    roles = pairs.with_columns(split_pairs(pairs, 0.2, seed=1).role)
+    counts = dict(roles.group_by("role").agg(pl.col("query_key").n_unique()).iter_rows())
+    assert counts == {"train": 800, "development": 60, "test": 140}
+
+
+def test_few_groups_are_shared_out_like_many():
+    """Half of the questions hang together; the rest is divided, not spent on development alone."""
+    group = np.concatenate([np.zeros(900, int), np.arange(1, 101)])
+    role = choose_groups(group, 101, 0.5, seed=0)
+    assert [(role == r).sum() for r in (1, 2)] == [30, 70]
+
+
 def test_written_questions(tmp_path):
     corpus = pl.DataFrame({"doc_id": ["a", "b", "c"], "text": ["A", "B", "C"]})
     corpus.write_parquet(tmp_path / "corpus.parquet")
