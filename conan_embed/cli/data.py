@@ -92,12 +92,27 @@ def false_negatives(
     margin: Annotated[
         float, typer.Option(help="Report negatives scoring at most this far below their positive.")
     ] = 0.05,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who labels them: a cross-encoder (a folder, or a name on the hub), or the URL of an "
+            "OpenAI-compatible endpoint (a key is read from OPENAI_API_KEY). Default: a person."
+        ),
+    ] = None,
+    llm: LanguageModelName = None,
+    write_data: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the data sets with what is labelled positive among their positives."),
+    ] = None,
 ) -> None:
-    """List hard negatives that score like their query's positive, for a person to label.
+    """List hard negatives that score like their query's positive, for a person or a judge to label.
 
-    Many of them are correct answers that nobody labelled. How to train on the labels: docs/negatives.md.
+    Many of them are correct answers that nobody labelled. Labels in the file stay, so the same command continues after
+    an interruption. How to train on the labels: docs/negatives.md.
     """
     from conan_embed.training.false_negatives import find_false_negatives
 
-    result = find_false_negatives(run, output, limit=pairs, margin=margin)
-    console.print(f"{result.likely:,} likely false negatives among {result.checked:,} pairs: {result.file}")
+    result = find_false_negatives(
+        run, output, limit=pairs, margin=margin, judge=judge, llm=llm, write_data=write_data
+    )
+    console.print("\n".join(result.lines()))

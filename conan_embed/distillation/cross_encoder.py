@@ -4,6 +4,7 @@ A cross-encoder reads both texts together, so nothing can be prepared: a score c
 run may use are scored once, before training, and kept on disk; a resumed run reads the same numbers.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,52 @@ def _weights_hash(folder: Path) -> str:
     return key.hexdigest()
 
 
-def load_cross_encoder(folder: Path) -> tuple[Any, Any]:
-    """Return tokenizer and model of a cross-encoder.
+class CrossEncoder:
+    """Scores pairs of texts that it reads together.
+
+    Args:
+        folder: of the model.
+        key: the setting that names it, for messages.
+        batch_size: pairs scored at once.
+        precision: "bfloat16" or "float32".
 
     Raises:
         UserError: no model for pairs of texts with a single score.
     """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        *,
+        key: str,
+        batch_size: int = 64,
+        precision: str = "bfloat16",
+    ) -> None:
+        self.tokenizer, model = _load(folder, key)
+        self.model = model.to(device)
+        self.device, self.batch_size, self.precision = device, batch_size, precision
+
+    def score(self, queries: Sequence[str], passages: Sequence[str]) -> torch.Tensor:
+        """Return float32 [N], the logits of these pairs, on its device; long texts are cut off."""
+        batches = range(0, len(queries), self.batch_size)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            scores = [
+                self._score(queries[i : i + self.batch_size], passages[i : i + self.batch_size])
+                for i in batches
+            ]
+        return torch.cat(scores) if scores else torch.empty(0, device=self.device)
+
+    def _score(self, queries: Sequence[str], passages: Sequence[str]) -> torch.Tensor:
+        batch = self.tokenizer(
+            list(queries), list(passages), padding=True, truncation=True, return_tensors="pt"
+        ).to(self.device)
+        scores: torch.Tensor = self.model(**batch).logits[:, 0].float()
+        return scores
+
+
+def _load(folder: Path, key: str) -> tuple[Any, Any]:
+    """Return tokenizer and model."""
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -95,13 +136,11 @@ def load_cross_encoder(folder: Path) -> tuple[Any, Any]:
             )
         except Exception as error:  # the libraries raise many kinds; each means that the model is unusable
             reason = str(error).strip().split("\n")[0]
-            raise UserError(
-                f"teacher.model: {folder}: cannot be loaded as a cross-encoder: {reason}"
-            ) from error
+            raise UserError(f"{key}: {folder}: cannot be loaded as a cross-encoder: {reason}") from error
     if report["missing_keys"] or model.config.num_labels != 1:
         missing = ", ".join(sorted(report["missing_keys"])[:2]) or f"{model.config.num_labels} labels"
         raise UserError(
-            f"teacher.model: {folder}: found {missing} (missing or too many), expected a cross-encoder with one score."
+            f"{key}: {folder}: found {missing} (missing or too many), expected a cross-encoder with one score."
         )
     return tokenizer, model.eval()
 
@@ -118,20 +157,15 @@ def _score(
 
     The batches are those of one process, dealt out: a score does not depend on the number of processes.
     """
-    tokenizer, model = load_cross_encoder(folder)
-    model.to(device)
+    size = settings.batch_size
+    model = CrossEncoder(folder, device, key="teacher.model", batch_size=size, precision=settings.precision)
     lengths = tasks.store.lengths(query) + tasks.store.lengths(passage)
     order = np.argsort(-lengths, kind="stable")
-    batches = [
-        order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)
-    ]
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
     scores = torch.zeros(len(query), device=device)
-    mine = batches[collectives.rank() :: collectives.world_size()]
-    with torch.inference_mode(), autocast(device, settings.precision):
-        for rows in tracked(mine, "teacher"):
-            texts = [[tasks.store.text(int(ids[row])) for row in rows] for ids in (query, passage)]
-            batch = tokenizer(*texts, padding=True, truncation=True, return_tensors="pt").to(device)
-            scores[torch.from_numpy(rows).to(device)] = model(**batch).logits[:, 0].float()
+    for rows in tracked(batches[collectives.rank() :: collectives.world_size()], "teacher"):
+        texts = ([tasks.store.text(int(ids[row])) for row in rows] for ids in (query, passage))
+        scores[torch.from_numpy(rows).to(device)] = model.score(*texts)
     collectives.barrier()
     result: np.ndarray = collectives.all_reduce_sum(scores).cpu().numpy()
     return result

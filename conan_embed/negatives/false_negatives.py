@@ -38,7 +38,8 @@ class HardNegative:
         rank: when it was mined, from 0; None where it was not.
         in_use: was it in use at the end?
         suspect: may it be an answer that nobody labelled?
-        label: empty, for a person.
+        label: "positive" where it answers the query, "negative" where it does not; empty: for a person or a judge.
+        judge_gap: the score of the negative less that of the positive, of a cross-encoder that judged.
     """
 
     data_set: str
@@ -53,6 +54,7 @@ class HardNegative:
     in_use: bool
     suspect: bool
     label: str = ""
+    judge_gap: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

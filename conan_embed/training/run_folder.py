@@ -50,6 +50,7 @@ class RunFolder:
         self.recipe, self.record = self.path / "recipe.yaml", self.path / "run.json"
         self.hard_negatives = self.path / "hard_negatives.jsonl"
         self.false_negatives = self.path / "false_negatives.jsonl"
+        self.answers = self.path / "judge_answers.jsonl"
         self.examples = self.path / "examples.json"
         self.mining, self.checkpoints = self.path / "mining", self.path / "checkpoints"
         self.held_out = self.path / "held_out"
@@ -109,7 +110,14 @@ class RunFolder:
             self.path / "tensorboard",
         ):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("metrics", "evaluation", "negatives", "hard_negatives", "false_negatives"):
+        for name in (
+            "metrics",
+            "evaluation",
+            "negatives",
+            "hard_negatives",
+            "false_negatives",
+            "judge_answers",
+        ):
             (self.path / f"{name}.jsonl").unlink(missing_ok=True)
 
     def write_recipe(self, text: str) -> None:

@@ -45,7 +45,20 @@ def test_filter(calls_of, tmp_path, monkeypatch):
 def test_false_negatives(calls_of):
     call = calls_of(
         "conan_embed.training.false_negatives.find_false_negatives",
-        FalseNegatives(Path("f"), 1, 2),
-        *("false-negatives", "run", "--pairs", "7", "--margin", "0.1"),
+        FalseNegatives(Path("f"), 1, 2, {}),
+        *(
+            "false-negatives",
+            "run",
+            "--pairs",
+            "7",
+            "--margin",
+            "0.1",
+            "--judge",
+            "http://a/v1",
+            "--llm",
+            "m",
+        ),
+        *("--write-data", "data"),
     )
-    assert call == ((Path("run"), None), {"limit": 7, "margin": 0.1})
+    judge = {"judge": "http://a/v1", "llm": "m", "write_data": Path("data")}
+    assert call == ((Path("run"), None), {"limit": 7, "margin": 0.1, **judge})

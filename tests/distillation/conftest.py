@@ -5,6 +5,7 @@ import pytest
 from conan_embed.planning.planner import Planner
 from conan_embed.recipes.sections import Step
 from tests.stories.test_world import make_tasks
+from tests.support.cross_encoder import make_cross_encoder
 from tests.tiny_models import make_tiny_model
 
 
@@ -24,3 +25,9 @@ def step(student, tmp_path):
     tasks, table = make_tasks(student, tmp_path / "cache", tiny=False)
     planner = Planner(tasks, Step(queries=6, num_negatives=2, sts_pairs=0, in_batch="step"), seed=0)
     return tasks, table, planner.step(0, table)
+
+
+@pytest.fixture
+def cross_encoder(tmp_path):
+    """A tiny random BERT that scores pairs."""
+    return make_cross_encoder(tmp_path / "cross")

@@ -10,24 +10,9 @@ from conan_embed.distillation.cross_encoder import pairs_to_score, score_pairs
 from conan_embed.distillation.teacher import PairTeacher
 from conan_embed.errors import UserError
 from conan_embed.recipes.teaching import Teacher
-from tests.tiny_models import make_tiny_model, tiny_encoder, tiny_tokenizer
+from tests.tiny_models import make_tiny_model
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def cross_encoder(tmp_path):
-    """A tiny random BERT that scores pairs."""
-    config = tiny_encoder("bert").config
-    config.num_labels = 1
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        model = transformers.BertForSequenceClassification(config)
-        for weight in model.parameters():
-            weight.data += 0.2 * torch.randn_like(weight)
-    model.save_pretrained(tmp_path / "cross")
-    tiny_tokenizer("bert").save_pretrained(tmp_path / "cross")
-    return tmp_path / "cross"
 
 
 def test_a_cross_encoder_scores_positives_and_first_ranks_once(step, cross_encoder, tmp_path, monkeypatch):
