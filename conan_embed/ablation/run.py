@@ -32,8 +32,9 @@ from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.evaluation.discovery import discover, select
+from conan_embed.evaluation.discovery import LocalTask, discover, select
 from conan_embed.evaluation.local import evaluate
+from conan_embed.evaluation.named import evaluation_tasks
 from conan_embed.evaluation.results import TaskResult
 from conan_embed.files import lock_folder, read_json, read_json_lines, write_json, write_text
 from conan_embed.recipes.loading import changed_keys
@@ -118,19 +119,20 @@ def _run_in_turn(pending: Sequence[Job]) -> None:
 def _check_evaluation(source: str | Path, every: Sequence[Job]) -> None:
     """Refuse a wrong name now, not after training."""
     first = every[0].recipe.evaluation
-    if first.folder is None:
+    if first.folder is None and not first.mteb:
         raise UserError(
             f"{source}: evaluation.folder: not set; expected the sets on which arms are compared."
         )
     for job in every:
-        for key in ("folder", "tasks"):
+        for key in ("folder", "mteb", "tasks"):
             here, there = getattr(first, key), getattr(job.recipe.evaluation, key)
             if here != there:
                 raise UserError(
                     f"{source}: evaluation.{key}: found {here} for {every[0].arm.name} and {there} for "
                     f"{job.arm.name}; expected the same sets for all arms, which are compared on them."
                 )
-    select(discover(first.folder), first.tasks)
+    if first.folder is not None and not first.mteb:
+        select(discover(first.folder), first.tasks)
 
 
 def _check_unchanged(job: Job) -> None:
@@ -178,24 +180,23 @@ def _locked(job: Job) -> Iterator[None]:
 
 def _train_and_score(job: Job) -> None:
     started = time.time()
+    sets = evaluation_tasks(job.recipe.evaluation, job.recipe.cache)
     if job.arm.trained:
         recipe = job.recipe if job.rankings is None else job.recipe.with_rankings(job.rankings)
         train(recipe.model_copy(update={"evaluation": Evaluation()}))
     if collectives.is_main_process():
-        write_json(job.result, _score(job, started).to_json())
+        write_json(job.result, _score(job, sets, started).to_json())
         shutil.rmtree(job.run / "checkpoints", ignore_errors=True)  # as large as several models, each
     collectives.barrier()
 
 
-def _score(job: Job, started: float) -> ArmResult:
+def _score(job: Job, sets: Sequence[LocalTask], started: float) -> ArmResult:
     model = (
         EmbeddingModel.load(job.run / "model")
         if job.arm.trained
         else load_base_model(job.recipe.model, job.recipe.training.seed)
     )
-    settings = job.recipe.evaluation
-    assert settings.folder is not None
-    result = evaluate(model.to(collectives.start()), settings.folder, tasks=settings.tasks, items=True)
+    result = evaluate(model.to(collectives.start()), sets, items=True)
     return ArmResult(
         arm=job.arm.name,
         seed=job.seed,

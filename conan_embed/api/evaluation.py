@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -24,6 +25,7 @@ def evaluate(
     corpus: str | Path | Frame | Sequence[str] | None = None,
     tasks: Sequence[str] | None = None,
     widths: Sequence[int] | None = None,
+    vectors: Sequence[Literal["int8", "binary"]] = (),
 ) -> EvaluationResult:
     """Score a model on evaluation sets, with the metrics of mteb; no text is encoded twice.
 
@@ -34,6 +36,8 @@ def evaluate(
         corpus: of pairs, the passages to search in; by default their own positives and negatives. Positives are added.
         tasks: types ("sts") or names ("retrieval/faq") to score; all by default.
         widths: Matryoshka prefixes to score too.
+        vectors: ways in which databases store vectors to save space, to score too, at the full width and at `widths`:
+            `scores["retrieval/faq"].stored["binary 384"]`.
 
     Returns:
         the scores, as fractions of 1, by task.
@@ -48,10 +52,10 @@ def evaluate(
     """
     model = model if isinstance(model, EmbeddingModel) else load_model(model)
     if not isinstance(data, Pairs):
-        return evaluate_folder(model, data, tasks=tasks, widths=widths, items=True)
+        return evaluate_folder(model, data, tasks=tasks, widths=widths, vectors=vectors, items=True)
     with tempfile.TemporaryDirectory() as folder:
         _write_retrieval_set(data, corpus, Path(folder) / "retrieval" / data.name)
-        return evaluate_folder(model, folder, tasks=tasks, widths=widths, items=True)
+        return evaluate_folder(model, folder, tasks=tasks, widths=widths, vectors=vectors, items=True)
 
 
 def compare_scores(before: EvaluationResult, after: EvaluationResult) -> pl.DataFrame:

@@ -30,6 +30,10 @@ LocalData = Annotated[
 Widths = Annotated[
     list[str] | None, typer.Option("--width", help="Matryoshka widths to score as well: 256,512.")
 ]
+Vectors = Annotated[
+    list[str] | None,
+    typer.Option(help="Stored vectors to score as well, at each width: int8,binary (folders of sets only)."),
+]
 Precision = Annotated[
     Literal["bfloat16", "float32"], typer.Option(help="Of matrix products; float32 for leaderboards.")
 ]
@@ -43,7 +47,12 @@ def evaluate(
     task: TaskNames = None,
     local: LocalData = None,
     width: Widths = None,
+    vectors: Vectors = None,
     precision: Precision = "bfloat16",
+    instructions: Annotated[
+        bool,
+        typer.Option("--instructions", help="Use mteb's own instruction for each task, not the model's."),
+    ] = False,
     baseline: Annotated[
         Path | None, typer.Option(help="Compare with the JSON of an earlier evaluation.")
     ] = None,
@@ -61,7 +70,7 @@ def evaluate(
     from conan_embed.encoder.card import note_results
     from conan_embed.evaluation.command import evaluate_as_asked
     from conan_embed.evaluation.results import read_result
-    from conan_embed.evaluation.table import by_type, table
+    from conan_embed.evaluation.table import by_type, kept, table
 
     result = run_in_group(
         lambda: evaluate_as_asked(
@@ -71,15 +80,18 @@ def evaluate(
             tasks=task,
             local=local,
             widths=width,
+            vectors=vectors,
             precision=precision,
+            instructions=instructions,
             output=output,
         )
     )
     if result is None:
         return
     stdout.print(table(result, baseline=None if baseline is None else read_result(baseline)))
-    if (averages := by_type(result)) is not None:
-        stdout.print(averages)
+    for more in (by_type(result), kept(result)):
+        if more is not None:
+            stdout.print(more)
     if update_card:
         note_results(Path(model), result.to_json())
     if result.missing:

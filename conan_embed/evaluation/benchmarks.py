@@ -67,6 +67,7 @@ def evaluate_benchmark(
     local: str | Path | None = None,
     widths: Sequence[int] | None = None,
     precision: str = "bfloat16",
+    instructions: bool = False,
     name: str = "model",
 ) -> EvaluationResult:
     """Evaluate `model` on a benchmark of mteb, a list of its tasks, or the sets of a folder.
@@ -77,6 +78,7 @@ def evaluate_benchmark(
             `conan_embed.evaluation.mteb_tasks`.
         widths: Matryoshka prefixes to score as well.
         precision: of matrix products, "bfloat16" or "float32".
+        instructions: mteb's own for each task, in place of the model's.
         name: a model folder or hub name, from which results get theirs.
 
     Returns:
@@ -87,10 +89,9 @@ def evaluate_benchmark(
         UserError: mteb is not installed, something of that name does not exist, every task failed, or embeddings or
             scores are not finite.
     """
-    if importlib.util.find_spec("mteb") is None:
-        raise UserError('evaluate: mteb is not installed; expected pip install "conan-embed[mteb]".')
+    require_mteb("evaluate")
     check_widths(widths, model.width)
-    with _quiet():
+    with quiet():
         from mteb.cache import ResultCache
 
         from conan_embed.evaluation import mteb_model, mteb_tasks
@@ -99,12 +100,15 @@ def evaluate_benchmark(
         chosen = mteb_tasks.choose_tasks(benchmark, tasks, None if local is None else Path(local))
         all_widths = [model.width, *(width for width in widths or () if width != model.width)]
         model_name = result_name(name)
+        template = mteb_model.instruction_template(model) if instructions else None
         metas = {
-            width: mteb_model.model_meta(model, model_name, width=width, precision=precision)
+            width: mteb_model.model_meta(
+                model, model_name, width=width, precision=precision, template=template
+            )
             for width in all_widths
         }
         cache = ResultCache(output)
-        _compute(model, chosen, metas, cache, precision, scratch=output)
+        _compute(model, chosen, metas, cache, precision, template, scratch=output)
         collectives.barrier()
         tasks_found, missing = _collect(chosen, metas, cache, model.width)
     result = EvaluationResult(
@@ -120,6 +124,12 @@ def evaluate_benchmark(
     if collectives.is_main_process():
         write_json(output / f"{metas[model.width].model_name_as_path()}.json", result.to_json())
     return result
+
+
+def require_mteb(who: str) -> None:
+    """Raise UserError where mteb is not installed."""
+    if importlib.util.find_spec("mteb") is None:
+        raise UserError(f'{who}: mteb is not installed; expected pip install "conan-embed[mteb]".')
 
 
 def result_name(model: str) -> str:
@@ -140,6 +150,7 @@ def _compute(
     metas: dict[int, "ModelMeta"],
     cache: "ResultCache",
     precision: str,
+    template: str | None,
     scratch: Path,
 ) -> None:
     """Compute what the cache lacks of this process's share of the tasks."""
@@ -155,7 +166,13 @@ def _compute(
         task = pending[number]
         console.print(f"{number + 1}/{len(pending)} {_key_of(task)}")
         _try_task(
-            model, task, {width: metas[width] for width in lacking[id(task)]}, cache, precision, scratch
+            model,
+            task,
+            {width: metas[width] for width in lacking[id(task)]},
+            cache,
+            precision,
+            template,
+            scratch,
         )
 
 
@@ -176,12 +193,13 @@ def _try_task(
     metas: dict[int, "ModelMeta"],
     cache: "ResultCache",
     precision: str,
+    template: str | None,
     scratch: Path,
 ) -> None:
     """Compute one task and print how it went; one that fails ends nothing."""
     started = time.perf_counter()
     try:
-        count = _compute_task(model, task, metas, cache, precision, scratch)
+        count = _compute_task(model, task, metas, cache, precision, template, scratch)
     except NotFinite:
         raise  # the model is broken, and no other task would tell anything
     except Exception as error:  # the network, the data, the libraries: the other tasks are worth having
@@ -197,6 +215,7 @@ def _compute_task(
     metas: dict[int, "ModelMeta"],
     cache: "ResultCache",
     precision: str,
+    template: str | None,
     scratch: Path,
 ) -> int:
     """Compute and save one task at every width of `metas`; return how many texts were encoded."""
@@ -209,7 +228,7 @@ def _compute_task(
         for part in parts_of(task):
             part.load_data()
         for width, meta in metas.items():
-            encoder: Any = MtebEncoder(vectors, width, meta)
+            encoder: Any = MtebEncoder(vectors, width, meta, template)
             mteb.evaluate(
                 encoder,
                 task,
@@ -280,7 +299,7 @@ def _scores(result: "MtebResult") -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """mteb, datasets and what they use speak of their own affairs at length; errors still come through."""
     from datasets.utils import logging as datasets_logging
 

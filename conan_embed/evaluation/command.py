@@ -9,6 +9,7 @@ from conan_embed.errors import UserError
 from conan_embed.evaluation.benchmarks import evaluate_benchmark
 from conan_embed.evaluation.local import evaluate, widths_from
 from conan_embed.evaluation.results import EvaluationResult
+from conan_embed.evaluation.stored import kinds_from
 from conan_embed.files import write_json
 
 
@@ -20,7 +21,9 @@ def evaluate_as_asked(
     tasks: Sequence[str] | None,
     local: Path | None,
     widths: Sequence[str] | None,
+    vectors: Sequence[str] | None,
     precision: str,
+    instructions: bool,
     output: Path | None,
 ) -> EvaluationResult:
     """Evaluate on `folder`, or, without one, through mteb on `benchmark`, `tasks` or the sets of `local`.
@@ -35,10 +38,16 @@ def evaluate_as_asked(
         raise UserError(
             'evaluate: nothing to evaluate on; expected a folder of sets, --benchmark "MTEB(cmn, v1)" or --task AFQMC.'
         )
-    wanted, device = widths_from(widths), collectives.start()
+    wanted, stored, device = widths_from(widths), kinds_from(vectors), collectives.start()
+    if stored and folder is None:
+        raise UserError("evaluate: found --vectors without a folder of sets; expected one.")
+    if instructions and folder is not None:
+        raise UserError("evaluate: found --instructions beside a folder of sets; expected tasks of mteb.")
     if folder is not None:
         loaded = EmbeddingModel.load(model).to(device)
-        result = evaluate(loaded, folder, tasks=tasks, widths=wanted, precision=precision, name=model)
+        result = evaluate(
+            loaded, folder, tasks=tasks, widths=wanted, vectors=stored, precision=precision, name=model
+        )
         if output is not None:
             write_json(output, result.to_json())
         return result
@@ -50,5 +59,6 @@ def evaluate_as_asked(
         local=local,
         widths=wanted,
         precision=precision,
+        instructions=instructions,
         name=model,
     )

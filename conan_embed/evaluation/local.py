@@ -13,14 +13,16 @@ from conan_embed.evaluation.cached_encoder import CachedEncoder, Embedder, for_d
 from conan_embed.evaluation.discovery import TYPES, LocalTask, discover, select
 from conan_embed.evaluation.results import EvaluationResult, TaskResult, check_finite
 from conan_embed.evaluation.scorers import MAIN_SCORES, scorer_of
+from conan_embed.evaluation.stored import Kind, Stored
 
 
 def evaluate(
     model: Embedder,
-    folder: str | Path,
+    folder: str | Path | Sequence[LocalTask],
     *,
     tasks: Sequence[str] | None = None,
     widths: Sequence[int] | None = None,
+    vectors: Sequence[Kind] = (),
     limit: Mapping[str, int] | None = None,
     precision: str | None = None,
     name: str = "model",
@@ -31,9 +33,10 @@ def evaluate(
     Args:
         model: an `EmbeddingModel`, or anything with `encode`, `prompts` (keys `query`, `passage`, `sts`) and `width`
             (`Embedder`).
-        folder: the evaluation sets.
+        folder: the evaluation sets, or a list of them.
         tasks: types (`"sts"`) and tasks (`"retrieval/MedicalQA"`) to evaluate; all by default.
         widths: prefixes of the embedding to score as well, at most `model.width` each.
+        vectors: kinds of stored vectors ("int8", "binary") to score as well, at the full width and at `widths`.
         limit: for each type of task, how many rows are enough (queries, pairs, texts; of classification the test
             texts). Always the same rows; the corpus of a retrieval task stays whole. For quick looks: such scores are
             not comparable with any others.
@@ -53,9 +56,12 @@ def evaluate(
     Example:
         >>> evaluate(model, "eval/")["retrieval/faq"].main  # doctest: +SKIP
     """
-    selected = select(discover(folder), tasks)
+    selected = select(discover(folder) if isinstance(folder, str | Path) else folder, tasks)
     check_widths(widths, model.width)
     _check_limits(limit or {})
+    forms = [
+        Stored(kind, width) for width in dict.fromkeys([model.width, *(widths or ())]) for kind in vectors
+    ]
     results: dict[str, TaskResult] = {}
     with progress_bar(transient=True) as progress:
         bar = progress.add_task("Evaluating", total=len(selected), note="")
@@ -64,7 +70,9 @@ def evaluate(
             rows = (limit or {}).get(task.type)
             # One task's texts at a time: those of all would not fit into memory.
             encoder = model if precision is None else CachedEncoder(model, precision=precision)
-            results[task.key] = evaluate_task(encoder, task, widths=widths, limit=rows, items=items)
+            results[task.key] = evaluate_task(
+                encoder, task, widths=widths, stored=forms, limit=rows, items=items
+            )
             progress.advance(bar)
     return EvaluationResult(
         name, model.width, dict(model.prompts), results, widths=tuple(widths or ()), precision=precision
@@ -76,10 +84,11 @@ def evaluate_task(
     task: LocalTask,
     *,
     widths: Sequence[int] | None = None,
+    stored: Sequence[Stored] = (),
     limit: int | None = None,
     items: bool = False,
 ) -> TaskResult:
-    """Evaluate `model` on one task; arguments as for `evaluate`.
+    """Evaluate `model` on one task; arguments as for `evaluate`, and forms of stored vectors.
 
     A model that was trained on a data set of the task's name, with prompts of its own, uses these.
     """
@@ -93,6 +102,7 @@ def evaluate_task(
         for width in widths or ()
     }
     check_finite(task.key, {f"{metric} at width {width}": score for width, score in by_width.items()})
+    of_stored = {str(form): scorer.scores(form) for form in stored}
     parts = scorer.items() if items else None
     return TaskResult(
         main=scores[metric],
@@ -102,6 +112,7 @@ def evaluate_task(
         rows=scorer.rows,
         seconds=time.perf_counter() - started,
         items=None if parts is None else [round(float(part), 6) for part in parts],
+        stored=of_stored,
     )
 
 

@@ -1,9 +1,11 @@
 """Our model as mteb sees one: its encoder protocol and its metadata. Imports mteb, which is an extra."""
 
+import re
 from typing import Any
 
 import numpy as np
 import xxhash
+from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 
 from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.prompts import INSTRUCTION
+from conan_embed.errors import UserError
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 
 _ROLES = {PromptType.query: "query", PromptType.document: "passage"}
@@ -20,21 +24,56 @@ class MtebEncoder(AbsEncoder):
     """One width of a model, its embeddings taken from a cache that all widths share.
 
     Prompts are the model's own, by role: queries and documents of retrieval and reranking have theirs, all other texts
-    are `sts`. The instructions that mteb keeps for its tasks are not used.
+    are `sts`. With a template, all but documents have mteb's instruction for the task in it instead.
     """
 
-    def __init__(self, encoder: CachedEncoder, width: int, meta: ModelMeta) -> None:
-        self.encoder, self.width, self.mteb_model_meta = encoder, width, meta
+    def __init__(
+        self, encoder: CachedEncoder, width: int, meta: ModelMeta, template: str | None = None
+    ) -> None:
+        self.encoder, self.width, self.mteb_model_meta, self.template = encoder, width, meta, template
 
-    def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> NDArray[np.float32]:
+    def encode(
+        self, inputs: Any, *, task_metadata: TaskMetadata, prompt_type: PromptType | None = None, **_: Any
+    ) -> NDArray[np.float32]:
         """Return float32 [N, width] for a loader whose batches hold their texts under "text"."""
         texts = [text for batch in inputs for text in batch["text"]]
-        role = "sts" if prompt_type is None else _ROLES[prompt_type]
-        return self.encoder.encode(texts, prompt=self.encoder.prompts[role], width=self.width)
+        prompt = self.encoder.prompts["sts" if prompt_type is None else _ROLES[prompt_type]]
+        if self.template is not None and prompt_type != PromptType.document:
+            instruction = self.get_instruction(task_metadata, prompt_type)
+            prompt = self.template.replace(INSTRUCTION, instruction) if instruction else prompt
+        return self.encoder.encode(texts, prompt=prompt, width=self.width)
+
+
+def instruction_template(model: EmbeddingModel) -> str:
+    """Return the prompt that a model puts an instruction into: its template, or the query's prompt of a saved one.
+
+    Raises:
+        UserError: its prompts have no place for an instruction.
+
+    Example:
+        >>> instruction_template(model).format(instruction="Find it.")  # doctest: +SKIP
+        'Instruct: Find it.\\nQuery: '
+    """
+    template = next((text for text in model.templates.values() if INSTRUCTION in text), None)
+    if template is not None:
+        return template
+    found = re.fullmatch(r"(Instruct: ).*(\nQuery: ?)", model.prompts["query"], re.DOTALL)
+    if found is None:
+        raise UserError(
+            f"--instructions: found the query prompt {model.prompts['query']!r}, expected one with an instruction: "
+            "'Instruct: ...\\nQuery:'."
+        )
+    return found[1] + INSTRUCTION + found[2]
 
 
 def model_meta(
-    model: EmbeddingModel, name: str, *, width: int, precision: str, base: str | None = None
+    model: EmbeddingModel,
+    name: str,
+    *,
+    width: int,
+    precision: str,
+    template: str | None = None,
+    base: str | None = None,
 ) -> ModelMeta:
     """Return mteb's metadata of one width of a model.
 
@@ -43,6 +82,7 @@ def model_meta(
 
     Args:
         name: "organisation/name".
+        template: see `MtebEncoder`.
         base: hub name of the model that it was trained from.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -50,7 +90,7 @@ def model_meta(
     return ModelMeta(
         loader=None,
         name=name,
-        revision=revision_of(model, precision),
+        revision=revision_of(model, precision if template is None else f"{precision} {template}"),
         release_date=None,
         languages=None,
         n_parameters=parameters,

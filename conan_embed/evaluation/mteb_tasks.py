@@ -117,6 +117,19 @@ def choose_tasks(benchmark: str | None, names: Sequence[str] | None, local: Path
     return tasks
 
 
+def tasks_named(names: Sequence[str]) -> list[AbsTask]:
+    """Return the tasks of these benchmarks and tasks of mteb, each once.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    benchmarks = {benchmark.name for benchmark in mteb.get_benchmarks()}
+    tasks = [
+        task for name in names for task in (_benchmark(name) if name in benchmarks else [_mteb_task(name)])
+    ]
+    return list({task.metadata.name: task for task in tasks}.values())
+
+
 def _benchmark(name: str) -> list[AbsTask]:
     if name == C_MTEB:
         rest = [mteb.get_task(task) for task in _C_MTEB_REST]

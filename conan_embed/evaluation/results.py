@@ -18,7 +18,7 @@ from conan_embed.errors import NotFinite, UserError
 from conan_embed.evaluation.discovery import TYPES
 from conan_embed.files import read_json
 
-_OTHER_KEYS = ("main_score", "metric", "rows", "seconds", "widths", "items", "dataset")
+_OTHER_KEYS = ("main_score", "metric", "rows", "seconds", "widths", "items", "dataset", "stored")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TaskResult:
         seconds: how long it took.
         items: numbers whose mean is the main score (`evaluate(..., items=True)`), or None.
         dataset: of a task of mteb, where its data comes from (path, revision, splits).
+        stored: the metrics of stored vectors ("int8 384") that were asked for.
     """
 
     main: float
@@ -44,6 +45,7 @@ class TaskResult:
     seconds: float | None = None
     items: Sequence[float] | None = None
     dataset: Mapping[str, Any] | None = None
+    stored: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the task as files have it: `main_score`, `metric`, the metrics by name, and whatever else is known."""
@@ -52,6 +54,7 @@ class TaskResult:
             "widths": {str(width): score for width, score in self.by_width.items()} or None,
             "items": None if self.items is None else list(self.items),
             "dataset": None if self.dataset is None else dict(self.dataset),
+            "stored": {form: dict(scores) for form, scores in self.stored.items()} or None,
             "seconds": self.seconds,
         }
         known = {name: value for name, value in others.items() if value is not None}
@@ -65,6 +68,7 @@ class TaskResult:
             {name: score for name, score in value.items() if name not in _OTHER_KEYS},
             {int(width): score for width, score in value.get("widths", {}).items()},
             *(value.get(name) for name in ("rows", "seconds", "items", "dataset")),
+            stored=value.get("stored", {}),
         )
 
 

@@ -19,6 +19,8 @@ Few-shot accuracy (32 training texts a label, as in C-MTEB) is the main score of
 published figures are of this kind, and a classifier on many labelled texts hides differences between embeddings.
 `accuracy_full_train`, on all training texts, stands beside it.
 
+A form of the vectors is a width (None: the full one) or a way to store them (`stored.Stored`).
+
 Shapes: N texts, U distinct texts, P pairs, Q queries, K ranks, W width.
 """
 
@@ -34,6 +36,7 @@ from conan_embed.errors import UserError
 from conan_embed.evaluation import discovery, metrics, sets
 from conan_embed.evaluation.cached_encoder import Embedder, encode_finite, prefix
 from conan_embed.evaluation.discovery import LocalTask
+from conan_embed.evaluation.stored import Stored
 from conan_embed.search.exact import top_k
 
 MAIN_SCORES = {
@@ -50,6 +53,7 @@ SAMPLES_PER_LABEL = 32  # what C-MTEB's own classification tasks set
 SAMPLES_PER_LABEL_BY_PREFIX = {"Massive": 8, "Banking77": 8}
 
 Floats = NDArray[np.floating]
+Form = int | Stored | None
 
 
 class Scorer(Protocol):
@@ -61,8 +65,8 @@ class Scorer(Protocol):
 
     rows: int
 
-    def scores(self, width: int | None) -> dict[str, float]:
-        """Return the metrics of a width (None: the full width)."""
+    def scores(self, form: Form) -> dict[str, float]:
+        """Return the metrics of a form of the vectors."""
         ...
 
     def items(self) -> Floats | None:
@@ -78,13 +82,21 @@ class _Vectors:
         self.rows_N = np.array([index_of[text] for text in texts], dtype=np.int64)
         self.full_UD = encode_finite(model, list(index_of), model.prompts[prompt])
 
-    def distinct(self, width: int | None) -> NDArray[np.float32]:
+    def distinct(self, form: Form) -> NDArray[np.float32]:
         """Return the vectors of the distinct texts, `[U, W]`."""
-        return prefix(self.full_UD, width)
+        return form.of(self.full_UD) if isinstance(form, Stored) else prefix(self.full_UD, form)
 
-    def all(self, width: int | None) -> NDArray[np.float32]:
+    def all(self, form: Form) -> NDArray[np.float32]:
         """Return the vectors of all texts, `[N, W]`."""
-        return self.distinct(width)[self.rows_N]
+        return self.distinct(form)[self.rows_N]
+
+
+def _pair_cosines(
+    vectors_ND: Floats, first_P: NDArray[np.integer], second_P: NDArray[np.integer], form: Form
+) -> Floats:
+    """Return `metrics.pair_cosines`; ties count, so pairs of one Hamming distance have one cosine."""
+    cosine_P = metrics.pair_cosines(vectors_ND, first_P, second_P)
+    return cosine_P.round(5) if isinstance(form, Stored) and form.kind == "binary" else cosine_P
 
 
 class RetrievalScorer:
@@ -94,19 +106,19 @@ class RetrievalScorer:
         self.queries = _Vectors(model, self.data.queries, "query")
         self.documents = _Vectors(model, self.data.documents, "passage")
 
-    def scores(self, width: int | None) -> dict[str, float]:
-        return metrics.retrieval_metrics(self._gains(width), self.data.judged_query, self.data.judged_gain)
+    def scores(self, form: Form) -> dict[str, float]:
+        return metrics.retrieval_metrics(self._gains(form), self.data.judged_query, self.data.judged_gain)
 
     def items(self) -> Floats:
         return metrics.ndcg_by_query(self._gains(None), self.data.judged_query, self.data.judged_gain)
 
-    def found(self, width: int | None = None) -> NDArray[np.int64]:
+    def found(self, form: Form = None) -> NDArray[np.int64]:
         """Return the document at each rank, `[Q, K]`; -1 where there are fewer."""
-        vectors = torch.from_numpy(self.queries.all(width)), torch.from_numpy(self.documents.all(width))
+        vectors = torch.from_numpy(self.queries.all(form)), torch.from_numpy(self.documents.all(form))
         return top_k(*vectors, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].numpy()
 
-    def _gains(self, width: int | None) -> Floats:
-        return gains(self.found(width), self.data)
+    def _gains(self, form: Form) -> Floats:
+        return gains(self.found(form), self.data)
 
     def _excluded(self) -> tuple[torch.Tensor, torch.Tensor]:
         is_excluded = self.data.excluded_document >= 0
@@ -137,16 +149,16 @@ class RerankingScorer:
         self.queries = _Vectors(model, self.data.queries, "query")
         self.candidates = _Vectors(model, self.data.candidates, "passage")
 
-    def scores(self, width: int | None) -> dict[str, float]:
-        return metrics.reranking_metrics(self.data.candidate_query, self._cosines(width), self.data.relevant)
+    def scores(self, form: Form) -> dict[str, float]:
+        return metrics.reranking_metrics(self.data.candidate_query, self._cosines(form), self.data.relevant)
 
     def items(self) -> Floats:
         return metrics.map_by_query(self.data.candidate_query, self._cosines(None), self.data.relevant)
 
-    def _cosines(self, width: int | None) -> Floats:
-        vectors = np.concatenate([self.queries.distinct(width), self.candidates.distinct(width)])
+    def _cosines(self, form: Form) -> Floats:
+        vectors = np.concatenate([self.queries.distinct(form), self.candidates.distinct(form)])
         query_rows = self.queries.rows_N[self.data.candidate_query]
-        return metrics.pair_cosines(vectors, query_rows, self.candidates.rows_N + len(self.queries.full_UD))
+        return _pair_cosines(vectors, query_rows, self.candidates.rows_N + len(self.queries.full_UD), form)
 
 
 class StsScorer:
@@ -163,9 +175,9 @@ class StsScorer:
             )
         self.vectors = _Vectors(model, [*self.data.first, *self.data.second], "sts")
 
-    def scores(self, width: int | None) -> dict[str, float]:
+    def scores(self, form: Form) -> dict[str, float]:
         first, second = np.split(self.vectors.rows_N, 2)
-        cosine_P = metrics.pair_cosines(self.vectors.distinct(width), first, second)
+        cosine_P = _pair_cosines(self.vectors.distinct(form), first, second, form)
         if np.ptp(cosine_P) == 0:
             discovery.print_once(
                 f"{self.path}: all {self.rows:,} pairs have one cosine, which tells nothing apart."
@@ -198,11 +210,11 @@ class ClassificationScorer:
         self.samples_per_label = few_shot_size(path.name)
         self.vectors = _Vectors(model, [*self.train.texts, *self.test.texts], "sts")
 
-    def scores(self, width: int | None) -> dict[str, float]:
-        train_ND, test_ND = np.split(self.vectors.all(width), [len(self.train.texts)])
+    def scores(self, form: Form) -> dict[str, float]:
+        train_ND, test_ND = np.split(self.vectors.all(form), [len(self.train.texts)])
         data = train_ND, self.train.labels, test_ND, self.test.labels
         scores = metrics.few_shot_metrics(*data, self.samples_per_label)
-        if width is None:  # the slow one is not repeated for every width
+        if form is None:  # the slow one is not repeated for every width
             scores["accuracy_full_train"] = metrics.full_train_accuracy(*data)
         return scores
 
@@ -222,10 +234,10 @@ class ClusteringScorer:
         self.rows = len(self.data.texts)
         self.vectors = _Vectors(model, self.data.texts, "sts")
 
-    def scores(self, width: int | None) -> dict[str, float]:
-        vectors_ND = self.vectors.all(width)
+    def scores(self, form: Form) -> dict[str, float]:
+        vectors_ND = self.vectors.all(form)
         scores = {"v_measure": metrics.v_measure(vectors_ND, self.data.labels)}
-        if width is None:  # ten times as slow
+        if form is None:  # ten times as slow
             scores["mean_v_measure"] = metrics.mean_v_measure(vectors_ND, self.data.labels)
         return scores
 
@@ -240,8 +252,8 @@ class BitextScorer:
         self.first = _Vectors(model, self.data.first, "sts")
         self.second = _Vectors(model, self.data.second, "sts")
 
-    def scores(self, width: int | None) -> dict[str, float]:
-        return metrics.bitext_metrics(self.first.all(width), self.second.all(width), self.data.names)
+    def scores(self, form: Form) -> dict[str, float]:
+        return metrics.bitext_metrics(self.first.all(form), self.second.all(form), self.data.names)
 
     def items(self) -> None:
         return None

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from conan_embed.evaluation import published
 from conan_embed.evaluation.results import EvaluationResult, summarise, type_of, types_of
+from conan_embed.evaluation.stored import Stored
 
 
 def table(
@@ -72,6 +73,43 @@ class _Rows:
         for width in self.widths:
             cells.append(Text(f"{100 * mean(lambda key, w=width: self.result[key].by_width[w]):.2f}"))  # type: ignore[misc]
         return cells
+
+
+def kept(result: EvaluationResult) -> Table | None:
+    """Show what widths and stored vectors keep of the average; None where no vectors were stored."""
+    some = next(iter(result.values()))
+    if not some.stored:
+        return None
+    shown = Table(title="What stored vectors keep (mean of types x 100)", title_justify="left")
+    for name in ("vectors", "width", "bytes", "average", "kept", *types_of(result)):
+        shown.add_column(name, justify="left" if name == "vectors" else "right")
+    forms = [Stored.parse(form) for form in some.stored]
+    for width in dict.fromkeys([result.width, *result.widths]):
+        full = width == result.width
+        scores = {key: task.main if full else task.by_width[width] for key, task in result.items()}
+        shown.add_row(*_kept_cells("float32", width, 4 * width, scores, result))
+        for form in forms:
+            if form.width == width:
+                scores = {key: task.stored[str(form)][task.metric] for key, task in result.items()}
+                shown.add_row(*_kept_cells(form.kind, width, form.num_bytes, scores, result))
+        shown.add_section()
+    return shown
+
+
+def _kept_cells(
+    kind: str, width: int, num_bytes: int, scores: Mapping[str, float], result: EvaluationResult
+) -> list[str]:
+    means = summarise(scores)
+    kept_share = means["average"] / result.average if result.average else float("nan")
+    cells = [f"{100 * means[type_]:.2f}" for type_ in types_of(result)]
+    return [
+        kind,
+        f"{width}",
+        f"{num_bytes:,}",
+        f"{100 * means['average']:.2f}",
+        f"{100 * kept_share:.1f} %",
+        *cells,
+    ]
 
 
 def by_type(result: EvaluationResult) -> Table | None:

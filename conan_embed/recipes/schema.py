@@ -88,6 +88,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _packed_weights_stay_whole(self) -> "Recipe":
+        lora = self.model.lora
+        if lora is not None and lora.bits is not None and self.training.sharding == "full":
+            raise ValueError(
+                "model.lora.bits: found 4 beside training.sharding: full, expected none or optimizer"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _streams_pairs_only(self) -> "Recipe":
         if not self.data.stream:
             return self

@@ -20,9 +20,21 @@ class Lora(Section):
     )
     rslora: bool = Field(False, description="scale by alpha / sqrt(rank): steadier at high ranks")
     dora: bool = Field(False, description="learn the length of each weight row apart from its direction")
+    bits: Literal[4] | None = Field(
+        None,
+        description="4: hold the frozen linear layers in 4 bits (needs conan-embed[lora-4bit]); else float32",
+    )
     save: Literal["merged", "adapter"] = Field(
         "merged", description="the result: a whole model, or the adapter beside the name of its base"
     )
+
+    @model_validator(mode="after")
+    def _dora_knows_the_weights(self) -> "Lora":
+        if self.bits is not None and self.dora:
+            raise ValueError(
+                "bits: found 4 beside dora, expected one of them: dora rescales the frozen weights"
+            )
+        return self
 
 
 class Model(Section):
@@ -97,6 +109,11 @@ class Loss(Section):
         None,
         description="a guard against false negatives: candidates whose cosine lies above the positive's by more than "
         "this margin are ignored (0.1 is usual); null: none",
+    )
+    spread_out: PositiveFloat | None = Field(
+        None,
+        description="weight of the spread-out term: the mean squared cosine of two different queries plus that of two "
+        "different positives; vectors then lose less in few bits; null: none",
     )
 
 
@@ -215,9 +232,14 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    """A development folder to watch; the best model by the average is the one that is kept."""
+    """Development sets to watch; the best model by the average is the one that is kept."""
 
     folder: PathString | None = None
+    mteb: list[str] | None = Field(
+        None,
+        description="retrieval sets of mteb by name, such as NanoBEIR (13 small ones) or NanoNQRetrieval; loaded from "
+        "the hub once",
+    )
     tasks: list[str] | None = Field(None, description='as "retrieval/MedicalQA" or "sts"; else all')
     every: int = Field(0, ge=0, description="steps; 0: before and after training only")
     patience: PositiveInt | None = Field(
@@ -234,9 +256,9 @@ class Evaluation(Section):
 
     @model_validator(mode="after")
     def _is_patient_between_evaluations(self) -> "Evaluation":
-        if self.patience is not None and not (self.every and (self.folder or self.hold_out)):
+        if self.patience is not None and not (self.every and (self.folder or self.mteb or self.hold_out)):
             raise ValueError(
-                "patience: found beside no folder or every: 0, expected both: they are when it counts"
+                "patience: found beside no sets or every: 0, expected both: they are when it counts"
             )
         return self
 

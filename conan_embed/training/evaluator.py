@@ -4,12 +4,11 @@ import xxhash
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
-from conan_embed.evaluation.discovery import discover, select
+from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.neighbours import examples_after, examples_before, neighbours
 from conan_embed.evaluation.results import EvaluationResult
 from conan_embed.files import read_json, write_json
-from conan_embed.recipes.sections import Evaluation
 from conan_embed.training.metrics import Log
 from conan_embed.training.run_folder import RunFolder
 
@@ -18,14 +17,12 @@ class Evaluator:
     """The development sets of a run.
 
     Args:
-        settings: the recipe's section, with a folder.
+        tasks: the sets.
         folder: the run directory.
     """
 
-    def __init__(self, settings: Evaluation, folder: RunFolder) -> None:
-        assert settings.folder is not None
-        self.settings, self.sets, self.folder = settings, settings.folder, folder
-        self.tasks = select(discover(settings.folder), settings.tasks)
+    def __init__(self, tasks: list[LocalTask], folder: RunFolder) -> None:
+        self.tasks, self.folder = tasks, folder
 
     def identity(self) -> str:
         """Return a hash of the evaluation sets, names and files: scores on other sets do not compare."""
@@ -47,7 +44,7 @@ class Evaluator:
         """
         encoder = CachedEncoder(model)
         widths = model.widths if len(model.widths) > 1 else None
-        result = evaluate(encoder, self.sets, tasks=self.settings.tasks, widths=widths)
+        result = evaluate(encoder, self.tasks, widths=widths)
         log.write(
             "evaluation", {"step": step, "results": result.to_json()["tasks"], "summary": result.summary}
         )

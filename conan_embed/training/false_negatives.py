@@ -109,7 +109,7 @@ def find_false_negatives(
     write()
     if judging is not None and folder.is_writer:
         judge_open(pairs, judging, write)
-    data = ()
+    data: tuple[Path, ...] = ()
     if write_data is not None and folder.is_writer:
         data = write_relabelled(recipe.data, pairs, write_data)
     return FalseNegatives(file, len(suspects), len(checked), Counter(pair.label for pair in pairs), data)

@@ -20,6 +20,7 @@ from conan_embed.encoder.adapter import frozen_identity
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.packed_encoder import compiled_graphs
 from conan_embed.errors import UserError
+from conan_embed.evaluation.named import evaluation_tasks
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.embedding import Embed, EmbedOnce
 from conan_embed.negatives.false_negatives import hard_negatives
@@ -123,7 +124,8 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
     """Read data and model, compare them with the checkpoint's, and mine what has no ranking yet."""
     given = recipe.as_dict()
     recipe = hold_out(recipe, folder.held_out)
-    evaluator = None if recipe.evaluation.folder is None else Evaluator(recipe.evaluation, folder)
+    sets = evaluation_tasks(recipe.evaluation, recipe.cache)
+    evaluator = Evaluator(sets, folder) if sets else None
     seed = recipe.training.seed
     model = load_base_model(recipe.model, seed).to(device)
     source, tasks = make_source(recipe.data, recipe.step, seed, recipe.cache, model)

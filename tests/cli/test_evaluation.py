@@ -22,13 +22,22 @@ def test_evaluate(calls_of):
         "AFQMC",
         "--width",
         "8,16",
+        "--vectors",
+        "int8",
+        "--instructions",
         "--precision",
         "float32",
     ]
     positional, named = calls_of("conan_embed.evaluation.command.evaluate_as_asked", result, *typed)
     assert positional == ("m", Path("sets"))
     assert named == {
-        **{"tasks": ["sts", "AFQMC"], "widths": ["8,16"], "precision": "float32"},
+        **{
+            "tasks": ["sts", "AFQMC"],
+            "widths": ["8,16"],
+            "vectors": ["int8"],
+            "instructions": True,
+            "precision": "float32",
+        },
         **{"benchmark": None, "local": None, "output": None},
     }
 

@@ -91,6 +91,36 @@ def test_every_type_is_encoded_once_for_all_widths_and_not_computed_again(tiny_m
 
 
 @pytest.mark.usefixtures("offline")
+def test_texts_are_given_the_instructions_that_mteb_has_for_the_task(tiny_model, tmp_path, counted):
+    mteb = pytest.importorskip("mteb")
+    tables = {key: rows for key, rows in small_tables().items() if key.startswith(("retrieval", "sts/Small"))}
+    tables["sts/AFQMC"] = tables["sts/Small"][:9]
+    folder = write_tables(tmp_path / "sets", tables)
+    model = tiny_model("bert", prompts={"query": "Instruct: Find it\nQuery: ", "passage": "read "})
+    plain = evaluate_benchmark(model, tmp_path / "out", local=folder, precision="float32")
+    counted.clear()
+    result = evaluate_benchmark(model, tmp_path / "out", local=folder, precision="float32", instructions=True)
+    afqmc = mteb.get_task("AFQMC").metadata.prompt or "Retrieve semantically similar text."
+    expected = {"read " + f"{row['title']} {row['text']}".strip() for row in tables["retrieval/Small/corpus"]}
+    for instruction, texts in (
+        (
+            "Retrieve text based on user query.",
+            [row["text"] for row in tables["retrieval/Small/queries"][:20]],
+        ),
+        (afqmc, [row[side] for row in tables["sts/AFQMC"] for side in ("text_a", "text_b")]),
+        (
+            "Retrieve semantically similar text.",
+            [row[side] for row in tables["sts/Small"] for side in ("text_a", "text_b")],
+        ),
+    ):
+        expected |= {f"Instruct: {instruction}\nQuery: {text}" for text in texts}
+    assert set(counted) == expected
+    assert result["retrieval/Small"].main != plain["retrieval/Small"].main, (
+        "not the result of the other prompts"
+    )
+
+
+@pytest.mark.usefixtures("offline")
 def test_benchmark_of_hub_copies(tiny_model, tmp_path, counted):
     """Copies as the hub has them; what is there is evaluated, once, and anew when the data changes."""
     copies = tmp_path / "copies"

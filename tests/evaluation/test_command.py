@@ -19,8 +19,15 @@ def asked(tmp_path):
     make_tiny_model("bert").save(tmp_path / "model")
 
     def ask(folder=folder, **changes):
-        options = {"benchmark": None, "tasks": None, "local": None, "widths": None, "output": None}
-        options |= {"precision": "bfloat16", **changes}
+        options = {
+            "benchmark": None,
+            "tasks": None,
+            "local": None,
+            "widths": None,
+            "vectors": None,
+            "output": None,
+        }
+        options |= {"precision": "bfloat16", "instructions": False, **changes}
         return evaluate_as_asked(str(tmp_path / "model"), folder, **options)
 
     return ask
@@ -53,6 +60,12 @@ def test_one_door_at_a_time(asked, tmp_path):
         asked(folder=None)
     with pytest.raises(UserError, match="width 'x': not a number"):
         asked(widths=["x"])
+    with pytest.raises(UserError, match=r"vectors 'int4': no such kind.*expected int8 or binary"):
+        asked(vectors=["int4"])
+    with pytest.raises(UserError, match="found --vectors without a folder"):
+        asked(folder=None, tasks=["AFQMC"], vectors=["int8"])
+    with pytest.raises(UserError, match="found --instructions beside a folder"):
+        asked(instructions=True)
 
 
 @pytest.mark.parametrize("door", ["folder", "local"])

@@ -21,7 +21,8 @@ def test_the_list_of_keys_is_yaml_with_the_defaults():
     text = list_keys()
     values = yaml.safe_load(text)
     assert list(values) == list(Recipe.model_fields)
-    loss = {"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8, "ignore_above_positive": None}
+    loss = {"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8}
+    loss |= {"ignore_above_positive": None, "spread_out": None}
     assert values["loss"] == loss
     assert values["model"]["base"] == "(needed)"
     assert values["optimizer"]["betas"] == [0.9, 0.999]

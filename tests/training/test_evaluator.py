@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from conan_embed.evaluation.named import evaluation_tasks
 from conan_embed.files import read_json
 from conan_embed.recipes.sections import Evaluation
 from conan_embed.training.evaluator import Evaluator
@@ -21,7 +22,8 @@ def sets(tmp_path):
 
 def make_evaluator(sets, tmp_path, **settings):
     (tmp_path / "run").mkdir(exist_ok=True)
-    return Evaluator(Evaluation(folder=str(sets), **settings), RunFolder(tmp_path / "run"))
+    tasks = evaluation_tasks(Evaluation(folder=str(sets), **settings), tmp_path / "cache")
+    return Evaluator(tasks, RunFolder(tmp_path / "run"))
 
 
 class Rows(list):
