@@ -10,6 +10,7 @@ from conan_embed.objectives.cosent import cosent, cosent_of_pairs
 from conan_embed.objectives.distillation import embedding_distance, kl_divergence, margin_mse
 from conan_embed.objectives.infonce import InfoNCE, infonce
 from conan_embed.objectives.relations import IGNORED, NEGATIVE, POSITIVE, Relations
+from conan_embed.objectives.spread import spread_out
 
 __all__ = [
     "IGNORED",
@@ -23,4 +24,5 @@ __all__ = [
     "infonce",
     "kl_divergence",
     "margin_mse",
+    "spread_out",
 ]

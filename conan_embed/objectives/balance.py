@@ -1,6 +1,6 @@
 """The joint loss of a step: Cross-GPU Batch Balance (section 3 of the paper).
 
-    L = L_retrieval + beta * L_sts (+ L_teacher, distillation.py)
+    L = L_retrieval + beta * L_sts (+ L_teacher, distillation.py; + L_spread, spread.py)
 
 Every step holds all tasks in a fixed balance, never one task drawn at random. Neither term knows how many processes
 embedded the texts.
@@ -24,6 +24,7 @@ class JointLoss:
         retrieval, sts: scalars without gradient, or None where the step holds no such task.
         nce: the retrieval loss of this part's queries with its scores and shares, or None.
         teacher: the teacher's losses, weighted, without gradient; None without a teacher.
+        spread: the spread-out term, weighted, without gradient; None without one.
     """
 
     total: torch.Tensor
@@ -31,6 +32,7 @@ class JointLoss:
     sts: torch.Tensor | None
     nce: InfoNCE | None
     teacher: torch.Tensor | None = None
+    spread: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def joint_loss(
     ignore_above: float | None = None,
     contrastive: float = 1.0,
     teacher: torch.Tensor | None = None,
+    spread: torch.Tensor | None = None,
 ) -> JointLoss:
     """Return L_retrieval + beta * L_sts of a step (or of one process's part of it).
 
@@ -74,7 +77,7 @@ def joint_loss(
         sts_temperature: of CoSENT.
         widths: Matryoshka prefixes of both.
         contrastive: weight of the retrieval loss.
-        teacher: this process's part of the teacher's losses, already weighted.
+        teacher, spread: this process's part of the teacher's losses and of the spread-out term, already weighted.
     """
     parts: list[torch.Tensor] = []
     nce = cosent = None
@@ -96,12 +99,12 @@ def joint_loss(
         )
         cosent = cosent * sts.share
         parts.append(beta * cosent)
-    if teacher is not None:
-        parts.append(teacher)
+    parts += [term for term in (teacher, spread) if term is not None]
     return JointLoss(
         torch.stack(parts).sum(),
         None if nce is None else nce.loss.detach(),
         None if cosent is None else cosent.detach(),
         nce,
         None if teacher is None else teacher.detach(),
+        None if spread is None else spread.detach(),
     )

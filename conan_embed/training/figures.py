@@ -21,7 +21,7 @@ class Figures:
     """Losses and scores of a whole step; the same on every process.
 
     Attributes:
-        total, retrieval, sts, teacher: losses.
+        total, retrieval, sts, teacher, spread: losses.
         guarded: candidates that the teacher's guard left out.
         gradient_norm: before clipping.
         background: mean cosine of a query and any candidate.
@@ -35,6 +35,7 @@ class Figures:
     retrieval: float
     sts: float
     teacher: float
+    spread: float
     guarded: float
     gradient_norm: float
     background: float
@@ -61,7 +62,7 @@ def collect(
     zero = loss.total.detach().new_zeros(())
     losses = [
         loss.total.detach(),
-        *(zero if x is None else x for x in (loss.retrieval, loss.sts, loss.teacher)),
+        *(zero if x is None else x for x in (loss.retrieval, loss.sts, loss.teacher, loss.spread)),
     ]
     parts, background = [torch.stack([*losses, torch.full_like(zero, guarded)])], zero
     if plan.retrieval is not None:
@@ -77,16 +78,16 @@ def collect(
 
 def read(vector: np.ndarray, plan: StepPlan) -> Figures:
     """Return what `collect` put together."""
-    norm, background, total, retrieval, sts, teacher, guarded = (float(x) for x in vector[:7])
+    norm, background, total, retrieval, sts, teacher, spread, guarded = (float(x) for x in vector[:8])
     num_queries = 0 if plan.retrieval is None else len(plan.retrieval.rows)
     num_pairs = 0 if plan.retrieval is None else len(plan.retrieval.slot_X)
-    queries, pairs = np.split(vector[7:].astype(np.float64), [5 * num_queries])
+    queries, pairs = np.split(vector[8:].astype(np.float64), [5 * num_queries])
     sum_Q, count_Q, positive_share_Q, hard_share_Q, ignored_Q = queries.reshape(5, num_queries)
     negative_X, share_X = pairs.reshape(2, num_pairs)
     with np.errstate(invalid="ignore"):
         positive_Q = sum_Q / count_Q
     return Figures(
-        *(total, retrieval, sts, teacher, guarded, norm, background, positive_Q, negative_X, share_X),
+        *(total, retrieval, sts, teacher, spread, guarded, norm, background, positive_Q, negative_X, share_X),
         *(positive_share_Q, hard_share_Q, ignored_Q),
     )
 

@@ -270,6 +270,7 @@ def _metrics(result: StepResult, epoch: float, step: int, rate: float) -> dict[s
         "loss/retrieval": result.retrieval,
         "loss/sts": result.sts,
         **taught,
+        "loss/spread_out": result.spread,
         "score/positive": result.positive_score,
         "score/negative": result.negative_score,
         "score/background": result.background,

@@ -25,6 +25,7 @@ from conan_embed.errors import UserError
 from conan_embed.negatives.background import above_background
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
+from conan_embed.objectives.spread import spread_out
 from conan_embed.planning.plan import RetrievalPlan, StepPlan, StsPlan
 from conan_embed.recipes import teaching
 from conan_embed.recipes.sections import Loss
@@ -43,6 +44,7 @@ class StepResult:
         ignored: candidates per query that the guard left out; None without a guard.
         teacher: the teacher's losses, weighted, and
         guarded: the candidates per query that its guard left out; None without a teacher.
+        spread: the spread-out term, weighted; None without one.
         background: mean cosine of a query and any candidate.
         gradient_norm: before clipping.
         texts, tokens, seconds: of the step.
@@ -61,6 +63,7 @@ class StepResult:
     ignored: float | None
     teacher: float | None
     guarded: float | None
+    spread: float | None
     background: float | None
     gradient_norm: float
     texts: int
@@ -123,6 +126,9 @@ def step_loss(
     taught = None
     if retrieval is not None and teacher is not None and teacher_settings is not None:
         taught = teacher_loss(retrieval, teacher, teacher_settings, widths)
+    spread = None
+    if plan.retrieval is not None and settings.spread_out is not None:
+        spread = settings.spread_out * _spread_part(embedding_UD, plan.retrieval, widths)
     return joint_loss(
         retrieval,
         None if plan.sts is None else _sts_part(embedding_UD, plan.sts),
@@ -133,6 +139,7 @@ def step_loss(
         ignore_above=settings.ignore_above_positive,
         contrastive=1.0 if teacher_settings is None else teacher_settings.contrastive,
         teacher=taught,
+        spread=spread,
     )
 
 
@@ -152,6 +159,16 @@ def _retrieval_part(
         len(plan.rows),
         (rows[first:last] - start, columns[first:last]),
     )
+
+
+def _spread_part(embedding_UD: torch.Tensor, plan: RetrievalPlan, widths: tuple[int, ...]) -> torch.Tensor:
+    """Return this process's part of the spread-out term, of the step's queries and of their positives."""
+    positives = plan.candidate_C[plan.relations.positives()[1]]
+    kinds = [torch.unique(texts) for texts in (plan.query_Q, positives)]
+    parts = [
+        spread_out(_rows(embedding_UD, texts), widths, collectives.rank_slice(len(texts))) for texts in kinds
+    ]
+    return torch.stack(parts).sum()
 
 
 def _sts_part(embedding_UD: torch.Tensor, plan: StsPlan) -> StsPart:
@@ -204,6 +221,7 @@ def train_step(
         started,
         has_guard=has_guard,
         has_teacher=ready.teacher is not None,
+        has_spread=loss.spread is not None,
     )
 
 
@@ -237,6 +255,7 @@ def _result(
     *,
     has_guard: bool,
     has_teacher: bool,
+    has_spread: bool,
 ) -> StepResult:
     has_retrieval, has_sts = plan.retrieval is not None, plan.sts is not None
     return StepResult(
@@ -251,6 +270,7 @@ def _result(
         ignored=figures.mean(seen.ignored_Q) if has_guard else None,
         teacher=seen.teacher if has_teacher else None,
         guarded=seen.guarded / len(seen.positive_Q) if has_teacher else None,
+        spread=seen.spread if has_spread else None,
         background=seen.background if has_retrieval else None,
         gradient_norm=seen.gradient_norm,
         texts=len(plan.text_ids),

@@ -73,6 +73,7 @@ SCENARIOS = {
     "joint, bank": JOINT | {"hard_negatives": JOINT["hard_negatives"] | {"source": "bank", "refresh": 2}},
     "joint, float32": JOINT | FLOAT32,
     "joint, small chunks": JOINT | {"num_steps": 8, "training": CHUNKED},
+    "joint, spread out": JOINT | {"num_steps": 4, "loss": {"spread_out": 0.5}},
     "joint, optimizer shared": JOINT | {"training": {"sharding": "optimizer"}},
     "joint, all shared, small chunks": JOINT | {"num_steps": 8, "training": CHUNKED | {"sharding": "full"}},
     "joint, all shared, float32, bank": JOINT

@@ -119,3 +119,28 @@ def test_the_gradient_is_clipped_and_its_norm_told(tmp_path):
     assert result.gradient_norm > 1
     assert norm == pytest.approx(1e-3, rel=1e-3)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_spread_out_term_is_of_different_queries_and_of_different_positives(tmp_path):
+    settings = Loss(temperature=0.05, spread_out=0.3)
+    model = make_tiny_model("bert", dense_width=10, widths=[4]).double()
+    tasks, table = make_tasks(model, tmp_path, tiny=False)
+    step = Step(queries=6, sts_pairs=2, in_batch="step", num_negatives=2, positives=2)
+    plan = Planner(tasks, step, seed=1).step(3, table)
+    module = TrainModule(model, Optimizer(), TRAINING)
+    embedding_UD = embed_step(module, make_ready(module, plan))
+    part = plan.retrieval
+    dense = part.relations.to_dense()
+    positives = {int(part.candidate_C[c]) for c in range(dense.shape[1]) if (dense[:, c] == POSITIVE).any()}
+    expected = 0.0
+    for texts in (set(part.query_Q.tolist()), positives):
+        for width in model.widths:
+            unit = torch.nn.functional.normalize(embedding_UD[:, :width], dim=1)
+            pairs = [(unit[a] @ unit[b]) ** 2 for a in texts for b in texts if a != b]
+            expected = expected + 0.3 * sum(pairs) / len(pairs) / len(model.widths)
+    loss = step_loss(embedding_UD, plan, settings, model.widths)
+    without = step_loss(embedding_UD, plan, Loss(temperature=0.05), model.widths)
+    torch.testing.assert_close(loss.total - without.total, expected)
+    assert without.spread is None and loss.retrieval == without.retrieval
+    result = train_step(module, make_ready(module, plan), settings, max_grad_norm=None)
+    assert result.spread == pytest.approx(expected.item()) and result.loss == pytest.approx(loss.total.item())
