@@ -51,12 +51,14 @@ def stepping(
     negatives: int,
     max_length: int = 256,
     device: str | torch.device = "cpu",
+    lora: dict[str, Any] | None = None,
     **training: Any,
 ) -> Iterator[Stepping]:
     """Yield what makes steps of `queries` rows with `negatives` each; its files are removed at the end.
 
     Args:
         rows: query, positive (a list) and negative (a list).
+        lora: settings of that section of the recipe.
         training: settings of that section of the recipe.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +66,7 @@ def stepping(
         rows.write_parquet(path)
         recipe = Recipe.model_validate(
             {
-                "model": {"base": str(model), "max_length": max_length},
+                "model": {"base": str(model), "max_length": max_length, "lora": lora},
                 "data": {"retrieval": [{"name": "rows", "path": str(path), "negative_source": "given"}]},
                 "step": {"queries": queries, "num_negatives": negatives, "sts_pairs": 0},
                 "loss": {"temperature": 0.05},

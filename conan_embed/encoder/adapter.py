@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from conan_embed.encoder.four_bit import Linear4bit, pack_layers
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_object, write_json
 
@@ -55,10 +56,13 @@ def add_lora(model: "EmbeddingModel", settings: "Lora", base: str) -> None:
         base: folder or hub name of the encoder, noted in a saved adapter.
 
     Raises:
-        UserError: peft is not installed, or the targets are no linear layers of the encoder.
+        UserError: peft (or, for 4 bits, bitsandbytes) is not installed, or the targets are no linear layers of the
+            encoder.
     """
     peft = _peft()
     targets = target_layers(model.encoder, settings.targets)
+    if settings.bits == 4:
+        pack_layers(model.encoder)
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha or 2 * settings.rank,
@@ -138,17 +142,30 @@ def _is_conv1d(encoder: nn.Module, targets: list[str]) -> bool:
 def merged_weights(encoder: nn.Module) -> dict[str, torch.Tensor]:
     """Return the encoder's weights under its own names, with the adapter added to those that it changes.
 
-    The encoder stays as it is: merging in place and back again would change the last bits of the base.
+    The encoder stays as it is: merging in place and back again would change the last bits of the base. A base in 4 bits
+    is saved as the float32 weights that were trained with.
     """
     weights = encoder.state_dict()
+    for name, module in encoder.named_modules():
+        if isinstance(module, Linear4bit):
+            weights[f"{name}.weight"] = module.unpacked()
     for name, layer in _adapted(encoder):
         for key in [key for key in weights if key.startswith(f"{name}.")]:
             del weights[key]
-        merged = copy.deepcopy(layer)
-        merged.merge()
-        base = merged.get_base_layer()
-        weights |= {f"{name}.{key}": value for key, value in base.state_dict().items()}
+        weights |= {f"{name}.{key}": value for key, value in _merged(layer).items()}
     return weights
+
+
+def _merged(layer: Any) -> dict[str, torch.Tensor]:
+    """Return the state dict of an adapted layer's base with the adapter in it."""
+    base = layer.get_base_layer()
+    if isinstance(base, Linear4bit):
+        bias = {} if base.bias is None else {"bias": base.bias}
+        return {"weight": base.unpacked() + layer.get_delta_weight(_NAME), **bias}
+    merged = copy.deepcopy(layer)
+    merged.merge()
+    state: dict[str, torch.Tensor] = merged.get_base_layer().state_dict()
+    return state
 
 
 def _adapted(encoder: nn.Module) -> Iterator[tuple[str, Any]]:

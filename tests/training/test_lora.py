@@ -69,3 +69,28 @@ def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):
         assert (
             np.abs(unadapted.encode(SENTENCES, prompt=model.prompts["query"]) - ours).max() > 1e-3
         )  # beyond rounding, 2e-6
+
+
+def test_a_run_on_a_base_in_4_bits_resumes_bit_for_bit(recipe, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    settings = {"model": {"lora": LORA | {"bits": 4}}, "hard_negatives": NEGATIVES}
+    whole = train(recipe("whole", **settings))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe("cut", **settings))
+    assert_same_run(whole, train(recipe("cut", **settings)))
+    held = load_file(checkpoints(whole / "checkpoints")[-1] / "model" / SHARD)
+    assert all("lora_" in name or name.startswith("dense.") for name in held)
+
+
+@pytest.mark.parametrize(
+    ("lora", "training", "words"),
+    [
+        ({"bits": 4, "dora": True}, {}, "bits: found 4 beside dora"),
+        ({"bits": 4}, {"sharding": "full"}, "bits: found 4 beside training.sharding: full"),
+    ],
+)
+def test_what_does_not_go_with_4_bits_is_refused(recipe, lora, training, words):
+    with pytest.raises(ValueError, match=words):
+        recipe(model={"lora": lora}, training=training)
