@@ -1,6 +1,8 @@
-"""Which replaced negatives are false negatives? Counted where every relation is known, with the positive-aware bound and without.
+"""Which replaced negatives are false negatives? Counted where every relation is known, with and without the positive-aware
+bound at mining, and with a teacher's guard in the loss.
 
-    python experiments/false_negatives.py --base MODEL --data DATA [--sources ranking bank] [--bounds 0 0.9] [--write]
+    python experiments/false_negatives.py --base MODEL --data DATA [--sources ranking bank] [--bounds 0 0.9] \\
+        [--teacher MODEL --guards 0 -0.02] [--write]
 
 The set: finetune/classification/csldcp_train.parquet, abstracts of 67 disciplines; same discipline = relevant, so every
 pair of texts has a label. Half of the disciplines bring queries, one passage each that training knows as their positive,
@@ -8,7 +10,8 @@ and `--hidden` passages that it does not know of: planted false negatives. The o
 answers to no query. Training mines, watches and replaces as always; at the start and after every check the negatives in
 use are compared with the hidden positives. After training, nDCG@10 over the whole corpus against all passages of the
 query's discipline, known and hidden, tells what the false negatives did to the model. A second table shows many bounds
-on the mined ranking alone, which costs nothing.
+on the mined ranking alone, which costs nothing. With a teacher, every arm is also trained with its guard
+(`teacher.ignore_above_positive`, no other loss of it): what the guard ignores is in use but not learned.
 
 Labels are complete as far as disciplines go; they say nothing of two abstracts of neighbouring disciplines about one
 thing. No evaluation split is touched. Arms are kept in runs/false-negatives/ one by one, so that an interrupted table
@@ -19,6 +22,8 @@ import argparse
 import functools
 import os
 import shutil
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,7 +38,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import ndcg_score
 
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.files import read_json
+from conan_embed.files import atomic_write, read_json
 from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.rankings import NONE
@@ -42,6 +47,7 @@ from conan_embed.training.run import mine, train
 
 SOURCES = ("static", "ranking", "bank", "remine")
 SWEEP = (None, 1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.5)
+GUARDS = (0.02, 0.0, -0.01, -0.02, -0.04)
 QUERIES, OTHERS = 4, 20  # queries of a discipline that asks; passages of one that does not
 
 
@@ -70,10 +76,48 @@ def make_data(arguments: argparse.Namespace) -> Path:
     return folder
 
 
-def recipe(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> Recipe:
+@dataclass(frozen=True)
+class Arm:
+    """A source of negatives, the bound at mining, and the margin of the teacher's guard; None: without."""
+
+    source: str
+    bound: float | None
+    guard: float | None
+
+    def __str__(self) -> str:
+        bound = f"below {self.bound} of the positive" if self.bound else "no bound"
+        return f"{self.source}, {bound}" + ("" if self.guard is None else f", guard {self.guard:+g}")
+
+    def file_name(self, seed: int) -> str:
+        return f"{self.source}-{self.bound}{'' if self.guard is None else f'-guard{self.guard:+g}'}-{seed}"
+
+
+def above_positive(arguments: argparse.Namespace) -> np.ndarray:
+    """Return the teacher's cosine of each query and passage less that of the query's known positive, [Q, M]."""
+    path: Path = arguments.output / f"teacher-{arguments.hidden}.npy"
+    if not path.exists():
+        folder = make_data(arguments)
+        queries, corpus = (
+            pl.read_parquet(folder / "queries.parquet"),
+            pl.read_parquet(folder / "corpus.parquet"),
+        )
+        teacher = EmbeddingModel.load(arguments.teacher)
+        query_QD = teacher.encode(queries["query"].to_list(), prompt=teacher.prompts["query"])
+        passage_MD = teacher.encode(corpus["text"].to_list(), prompt=teacher.prompts["passage"])
+        column = {text: number for number, text in enumerate(corpus["text"])}
+        score_QM = query_QD @ passage_MD.T
+        known_Q = score_QM[np.arange(len(queries)), [column[text] for text in queries["positive"]]]
+        with atomic_write(path) as aside, aside.open("wb") as file:
+            np.save(file, score_QM - known_Q[:, None])
+    return np.asarray(np.load(path))
+
+
+def recipe(arguments: argparse.Namespace, arm: Arm, seed: int) -> Recipe:
     folder = make_data(arguments)
+    guard = {"model": str(arguments.teacher), "ignore_above_positive": arm.guard}
     return Recipe.model_validate(
         {
+            "teacher": None if arm.guard is None else guard,
             "model": {"base": str(arguments.base), "max_length": arguments.max_length},
             "data": {
                 "retrieval": [
@@ -95,16 +139,16 @@ def recipe(arguments: argparse.Namespace, source: str, bound: float | None, seed
             "mining": {
                 "depth": arguments.depth,
                 "offset": arguments.offset,
-                "max_positive_ratio": bound,
+                "max_positive_ratio": arm.bound,
                 "subtract_background": True,  # the cosines of E5 all lie high (docs/log.md)
             },
             "hard_negatives": {
-                "source": source,
+                "source": arm.source,
                 "interval": arguments.interval,
                 "decay": arguments.decay,
                 "max_score": 0.8,
                 "subtract_background": True,
-                "refresh": 16 if source == "bank" else 0,
+                "refresh": 16 if arm.source == "bank" else 0,
             },
             "optimizer": {"learning_rate": 3e-5},
             "training": {"steps": arguments.steps, "seed": seed, "checkpoint_every": 0},
@@ -116,13 +160,19 @@ def recipe(arguments: argparse.Namespace, source: str, bound: float | None, seed
 
 
 class Watched:
-    """Looks at the negatives in use after every check, and counts the hidden positives among them."""
+    """Looks at the negatives in use after every check, and counts the hidden positives among them.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        ignored_QM: what the guard ignores; None without one.
+    """
+
+    def __init__(self, folder: Path, ignored_QM: np.ndarray | None) -> None:
         corpus, queries = (
             pl.read_parquet(folder / "corpus.parquet"),
             pl.read_parquet(folder / "queries.parquet"),
         )
+        self.column = {text: number for number, text in enumerate(corpus["text"])}
+        self.ignored_QM = np.zeros((len(queries), len(corpus)), bool) if ignored_QM is None else ignored_QM
         self.label_of_text = dict(zip(corpus["text"], corpus["label"], strict=True))
         self.labels = queries["label"].to_list()
         self.lines: list[dict[str, Any]] = []
@@ -141,6 +191,13 @@ class Watched:
                 for row, label in zip(ids, self.labels, strict=True)
             ]
         )
+        column = {text: self.column[dynamic.store.text(text)] for text in texts}
+        ignored = np.array(
+            [
+                [text in column and self.ignored_QM[row, column[text]] for text in of_row]
+                for row, of_row in enumerate(ids.tolist())
+            ]
+        )
         new = ids != NONE
         if self.before is not None:
             new &= (table.replacements_Q > self.before)[:, None]
@@ -152,6 +209,8 @@ class Watched:
                 "in_use_false": int(false.sum()),
                 "placed": int(new.sum()),
                 "placed_false": int((false & new).sum()),
+                "ignored": int(ignored.sum()),
+                "ignored_false": int((ignored & false).sum()),
             }
         )
 
@@ -166,11 +225,12 @@ def score(arguments: argparse.Namespace, model: EmbeddingModel) -> float:
     return float(ndcg_score(relevant_QM, np.asarray(query_QD) @ np.asarray(passage_MD).T, k=10))
 
 
-def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
+def run_arm(arguments: argparse.Namespace, arm: Arm, seed: int) -> dict[str, Any]:
     """Train one arm and look at its negatives."""
-    settings = recipe(arguments, source, bound, seed)
-    settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{bound}"))
-    watched = Watched(make_data(arguments))
+    settings = recipe(arguments, arm, seed)
+    settings = settings.with_rankings(mine(settings, arguments.output / f"mining-{arm.bound}"))
+    ignored_QM = None if arm.guard is None else above_positive(arguments) > arm.guard
+    watched = Watched(make_data(arguments), ignored_QM)
     start, after = DynamicNegatives.__init__, DynamicNegatives.after_step
 
     def started(self: DynamicNegatives, *rest: Any, **named: Any) -> None:
@@ -200,17 +260,18 @@ def run_arm(arguments: argparse.Namespace, source: str, bound: float | None, see
     return found
 
 
-def arm(arguments: argparse.Namespace, source: str, bound: float | None, seed: int) -> dict[str, Any]:
+def result_of(arguments: argparse.Namespace, arm: Arm, seed: int) -> dict[str, Any]:
     """Return the result of an arm, which is trained where there is none yet."""
-    name = f"{source}-{bound}-{seed}"
-    train_it = functools.partial(run_arm, arguments, source, bound, seed)
+    name = arm.file_name(seed)
+    train_it = functools.partial(run_arm, arguments, arm, seed)
     found: dict[str, Any] = kept(arguments.output / f"{name}.json", train_it, name)
     return found
 
 
 def shares(found: list[dict[str, Any]]) -> list[str]:
-    """The cells of an arm: false among the negatives of the start, of all replacements, in use at the end; nDCG."""
-    starts, placed, ends = [], [], []
+    """The cells of an arm: false among the negatives of the start, of all replacements, in use at the end, and learned
+    at the end; what the guard ignores then; nDCG."""
+    starts, placed, ends, learned, ignored = [], [], [], [], []
     for result in found:
         first, *checks = result["checks"]
         starts.append(first["in_use_false"] / first["in_use"])
@@ -218,6 +279,9 @@ def shares(found: list[dict[str, Any]]) -> list[str]:
         placed.append((sum(check["placed_false"] for check in checks), total))
         last = result["checks"][-1]
         ends.append(last["in_use_false"] / last["in_use"])
+        num_ignored, ignored_false = last.get("ignored", 0), last.get("ignored_false", 0)
+        learned.append((last["in_use_false"] - ignored_false) / max(1, last["in_use"] - num_ignored))
+        ignored.append(num_ignored / last["in_use"])
     false, total = sum(pair[0] for pair in placed), sum(pair[1] for pair in placed)
     scores = [100 * result["ndcg"] for result in found]
     return [
@@ -225,6 +289,8 @@ def shares(found: list[dict[str, Any]]) -> list[str]:
         f"{100 * mean(starts):.1f} %",
         f"{false} of {total:,} ({100 * false / total:.1f} %)" if total else "none replaced",
         f"{100 * mean(ends):.1f} %",
+        f"{100 * mean(learned):.1f} %",
+        f"{100 * mean(ignored):.1f} %",
         spread(scores),
     ]
 
@@ -233,7 +299,7 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
     """Return lines of a table: the first window of the mined ranking under many bounds, without training."""
     folder = make_data(arguments)
     queries, corpus = pl.read_parquet(folder / "queries.parquet"), pl.read_parquet(folder / "corpus.parquet")
-    mined = mine(recipe(arguments, "static", None, 0), arguments.output / "mining-None")
+    mined = mine(recipe(arguments, Arm("static", None, None), 0), arguments.output / "mining-None")
     found = load_file(mined / "csldcp.safetensors")  # texts are named by their hash
     label = {
         xxhash.xxh3_64_intdigest(text.encode()): of for text, of in corpus.select("text", "label").iter_rows()
@@ -256,15 +322,29 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
     )
     background = background_cosine(*map(torch.as_tensor, embedded)).item()
     above_Q = found["positive"] - background
-    for bound in SWEEP:
-        kept_QK = found["scores"] - background < (np.inf if bound is None else bound * above_Q[:, None])
+    kept_by = {
+        f"{bound or 'none'}": found["scores"] - background
+        < (np.inf if bound is None else bound * above_Q[:, None])
+        for bound in SWEEP
+    }
+    if arguments.teacher is not None:
+        hash_Q = [xxhash.xxh3_64_intdigest(text.encode()) for text in queries["query"]]
+        row = {key: number for number, key in enumerate(hash_Q)}
+        column = {
+            xxhash.xxh3_64_intdigest(text.encode()): number for number, text in enumerate(corpus["text"])
+        }
+        row_Q = np.array([row[int(text)] for text in found["queries"]])
+        column_M = np.array([column[int(text)] for text in found["passages"]])
+        above_QK = above_positive(arguments)[row_Q[:, None], column_M[found["places"]]]
+        kept_by |= {f"guard {margin:+g}": above_QK <= margin for margin in GUARDS}
+    for bound, kept_QK in kept_by.items():
         rank_QK = np.cumsum(kept_QK, axis=1) - 1
         cells = []
         for offset in (0, 10):
             used_QK = kept_QK & (rank_QK >= offset) & (rank_QK < offset + arguments.negatives)
             cells.append(f"{100 * false_QK[used_QK].mean():.1f} %" if used_QK.any() else "none left")
         enough = (kept_QK.sum(axis=1) >= 10 + arguments.negatives).mean()
-        lines.append(f"| {bound or 'none'} | {100 * enough:.0f} % | {' | '.join(cells)} |")
+        lines.append(f"| {bound} | {100 * enough:.0f} % | {' | '.join(cells)} |")
     return lines
 
 
@@ -284,29 +364,34 @@ def main() -> None:
     parser.add_argument(
         "--bounds", type=float, nargs="*", default=[0, 0.9], help="mining.max_positive_ratio; 0: none"
     )
+    parser.add_argument(
+        "--teacher", type=Path, help="a bi-encoder; without it there are no arms with a guard"
+    )
+    parser.add_argument(
+        "--guards", type=float, nargs="*", default=[0.0], help="teacher.ignore_above_positive"
+    )
     arguments = parser.parse_args()
     os.nice(10)
     base = score(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
-    results = {
-        f"{source}, {f'below {bound} of the positive' if bound else 'no bound'}": [
-            arm(arguments, source, bound or None, seed) for seed in arguments.seeds
-        ]
-        for source in arguments.sources
-        for bound in arguments.bounds
-    }
-    head = "| source, bound | usable ranks | false at the start | false among replacements | false in use at the end | nDCG@10 |"
-    lines = [head, "|---" * 6 + "|", f"| base model | | | | | {100 * base:.2f} |"]
+    guards = [None] if arguments.teacher is None else [None, *arguments.guards]
+    arms = [Arm(*each) for each in product(arguments.sources, [b or None for b in arguments.bounds], guards)]
+    results = {str(arm): [result_of(arguments, arm, seed) for seed in arguments.seeds] for arm in arms}
+    head = (
+        "| source, bound, guard | usable ranks | false at the start | false among replacements | false in use at the end | "
+        "false among those learned then | ignored then | nDCG@10 |"
+    )
+    lines = [head, "|---" * 8 + "|", f"| base model | | | | | | | {100 * base:.2f} |"]
     lines += [f"| {arm} | {' | '.join(shares(found))} |" for arm, found in results.items()]
     folder = make_data(arguments)
     passages = len(pl.read_parquet(folder / "corpus.parquet"))
     queries = len(pl.read_parquet(folder / "queries.parquet"))
     what = (
-        f"{arguments.base.name}; {queries} queries, {passages:,} passages, {arguments.hidden} hidden positives of each query "
+        f"{arguments.base.name}{f', taught by {arguments.teacher.name}' if arguments.teacher else ''}; {queries} queries, {passages:,} passages, {arguments.hidden} hidden positives of each query "
         f"({100 * arguments.hidden / passages:.1f} % of the corpus); {arguments.steps} steps of 16 queries x (1 positive + "
         f"{arguments.negatives} negatives), depth {arguments.depth}, offset {arguments.offset}, check every {arguments.interval} steps, decay "
         f"{arguments.decay}, ceiling 0.8, bound and scores relative to the background; seeds {', '.join(map(str, arguments.seeds))}."
     )
-    told = "Before training, the first window of the mined ranking under other bounds:"
+    told = "Before training, the first window of the mined ranking under other bounds, and without what the guard ignores:"
     write_result(
         "False negatives among hard ones",
         what,
