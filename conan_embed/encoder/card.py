@@ -26,6 +26,7 @@ _BEGIN = "<!-- conan-embed: made from the model folder, and made again with it -
 _END = "<!-- conan-embed: end. What follows is yours -->"
 _TAGS = ("sentence-transformers", "feature-extraction", "sentence-similarity", "conan-embed")
 _OURS = ("library_name", "pipeline_tag", "base_model", "datasets", "model-index")  # keys of the front matter
+_NO_LICENSE = "unknown"
 _OF_THE_BASE = ("license", "license_name", "license_link", "language")
 _YOURS = """
 ## Licence and limits
@@ -119,7 +120,7 @@ def _front_matter(
     base = str(training.get("base", ""))
     evaluated: dict[str, Any] = {"model_name": name, "eval_results": [_eval_result(row) for row in results]}
     return ModelCardData(
-        **{"license": "unknown", **training.get("of_the_base", {}), **filled.front},
+        **{"license": _NO_LICENSE, **training.get("of_the_base", {}), **filled.front},
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=[*tags, *(tag for tag in filled.tags if tag not in tags)],
@@ -297,6 +298,8 @@ def _filled_in(card: Path | None) -> Filled:
     if _END not in text:
         return Filled({name: front[name] for name in _OF_THE_BASE if name in front})
     kept = {name: value for name, value in front.items() if name not in (*_OURS, "tags")}
+    if kept.get("license") == _NO_LICENSE:
+        del kept["license"]
     tags = [tag for tag in front.get("tags") or () if tag not in (*_TAGS, "mteb", "onnx")]
     return Filled(kept, tags, text.split(_END, 1)[1].removeprefix("\n"))
 

@@ -134,6 +134,8 @@ def _trace(model: EmbeddingModel) -> "torch.onnx.ONNXProgram":
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where each came from, with absolute paths
     return program
 
 

@@ -166,7 +166,8 @@ def install() -> None:
             str(client.environment),
             *client.packages,
         ]
-        pip = [str(client.environment / "bin" / "python"), "-m", "pip", "install", "-q"]
+        # Without bytecode of all modules, of which few are imported: half the time.
+        pip = [str(client.environment / "bin" / "python"), "-m", "pip", "install", "-q", "--no-compile"]
         # Our torch, where the client needs one: a CPU build if that is what is installed here.
         own_torch = [] if client.name == "fastembed" else [f"torch=={torch.__version__.split('+')[0]}"]
         try:

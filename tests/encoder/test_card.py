@@ -129,8 +129,6 @@ def test_licence_and_languages_begin_as_those_of_the_base(run, tmp_path, kind):
     recipe["model"]["base"] = str(base)
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     note_training(run / "model", run)
-    (run / "model" / FILE).unlink()
-    note_training(run / "model", run)
     data = ModelCard.load(run / "model" / FILE).data
     assert (data.license, data.language, data.datasets) == ("mit", ["en", "zh"], ["faq", "graded"])
     details = (run / "model" / "conan_embed.json").read_text()

@@ -1,6 +1,7 @@
 """An exported model embeds as the original does, or is not written at all."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,9 @@ def test_int8_is_smaller_and_near(saved, tmp_path, monkeypatch):
     record = read_json(output / "export.json")["parity"]
     assert record["model.onnx"]["cosine_min"] > 0.9999
     assert record["model_quantized.onnx"]["nearest_kept"] >= parity.RANKING_FLOOR
+    here = (str(tmp_path), str(Path(graph.__file__).parents[2]), "site-packages")
+    for file in filter(Path.is_file, output.rglob("*")):
+        assert not [place for place in here if place.encode() in file.read_bytes()], file
 
 
 @pytest.mark.parametrize("dense_width", [None, 48])
