@@ -10,19 +10,18 @@ that share a text, exactly. What is left on the training side but nearly equals 
 Shapes: P pairs, U units (documents or sections), H held-out texts.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from conan_embed.filtering.grams import grams, num_distinct
+from conan_embed.filtering.grams import grams
+from conan_embed.filtering.known_texts import KnownTexts
 from conan_embed.filtering.minhash import GRAM, plain, signatures
-from conan_embed.texts.ragged import expand_ranges
 
 MIN_QUESTIONS = 150
 """So many questions are held out where the share asked for gives fewer, but at most `MAX_SHARE` of all."""
@@ -34,7 +33,6 @@ DEVELOPMENT_PASSAGES = 3_000
 MIN_DOCUMENTS = 20
 """With fewer documents, sections are held out instead of documents."""
 _BANDS, _ROWS, _SIMILARITY = 12, 5, 0.8
-_TEXTS_AT_ONCE = 1_000  # compared with all held-out ones: at most some 6,000, so 24 MB
 _MOST_IN_GROUP = 0.25  # of the questions to hold out; a larger group of shared texts stays in training
 
 
@@ -129,55 +127,20 @@ class HeldOutTexts:
 
     def __init__(self, texts: pl.Series) -> None:
         """Index the texts: String [H]."""
-        hashes, offsets = grams(plain(texts.unique()), GRAM)
-        self.bands = _bands(hashes, offsets).unique(["band", "value"])
-        self.grams = np.unique(hashes)
-        self.sets, self.sizes = self._sets(hashes, offsets)
+        texts = plain(texts).unique()
+        self._known = KnownTexts(texts, _bands(texts))
 
     def near(self, texts: pl.Series) -> NDArray[np.bool_]:
-        """Return which texts equal a held-out one, or nearly (Jaccard similarity of 5-grams of 0.8 and more).
-
-        Texts that share a MinHash band with any are compared with all, in slices, as products of sets of grams: where
-        thousands of pages nearly equal one another, so do nearly all pairs of them.
-        """
-        found = np.zeros(len(texts), bool)
-        if not len(self.sizes):
-            return found
-        hashes, offsets = grams(plain(texts), GRAM)
-        similar = _bands(hashes, offsets).join(self.bands, on=["band", "value"], how="semi")
-        candidates = np.unique(similar["text"].to_numpy())
-        for rows in np.array_split(candidates, max(1, math.ceil(len(candidates) / _TEXTS_AT_ONCE))):
-            lengths = offsets[rows + 1] - offsets[rows]
-            own = hashes[expand_ranges(offsets[rows], lengths)]
-            sets_NG, sizes_N = self._sets(own, np.concatenate([[0], np.cumsum(lengths)]))
-            common_NH = (sets_NG @ self.sets.T).toarray()
-            either_NH = sizes_N[:, None] + self.sizes - common_NH
-            found[rows] = (common_NH >= _SIMILARITY * either_NH).any(axis=1)
-        return found
-
-    def _sets(
-        self, hashes: NDArray[np.uint64], offsets: NDArray[np.int64]
-    ) -> tuple[csr_array, NDArray[np.int64]]:
-        """Return the sets of grams that held-out texts have, int32 [N, their grams], and the sizes of all sets, [N]."""
-        counts = np.diff(offsets)
-        column = np.searchsorted(self.grams, hashes).clip(max=len(self.grams) - 1)
-        known = self.grams[column] == hashes
-        row = np.repeat(np.arange(len(counts)), counts)[known]
-        sets = csr_array(
-            (np.ones(len(row), np.int32), (row, column[known])), shape=(len(counts), len(self.grams))
-        )
-        sets.sum_duplicates()
-        sets.data[:] = 1
-        return sets, num_distinct(hashes, counts)
+        """Return which texts equal a held-out one, or nearly (Jaccard similarity of 5-grams of 0.8 and more)."""
+        texts = plain(texts)
+        bands_NB = _bands(texts)
+        near_N = self._known.share_a_band(bands_NB)
+        near_N[near_N] = self._known.similarity(texts.filter(near_N), bands_NB[near_N]) >= _SIMILARITY
+        return near_N
 
 
-def _bands(hashes: NDArray[np.uint64], offsets: NDArray[np.int64]) -> pl.DataFrame:
-    """Return the MinHash bands of texts as rows `text`, `band`, `value`."""
-    bands = signatures(hashes, offsets, _BANDS, _ROWS)
-    number = np.tile(np.arange(_BANDS), len(bands))
-    return pl.DataFrame(
-        {"text": np.repeat(np.arange(len(bands)), _BANDS), "band": number, "value": bands.ravel()}
-    )
+def _bands(texts: pl.Series) -> NDArray[np.uint32]:
+    return signatures(*grams(texts, GRAM), _BANDS, _ROWS)
 
 
 # ------------------------------------------------------------------------------------------------ evaluation folders

@@ -1,23 +1,21 @@
 """Keep evaluation texts out of the training data: no side of a kept pair equals one, or nearly does.
 
 The evaluation texts become a small index (keys and MinHash bands, see `minhash.py`), in which the texts of a shard are
-looked up; texts that share a band are compared by the exact Jaccard similarity of their character 5-grams. Paraphrases,
-translations, and a short evaluation text inside a long one are not caught.
+looked up (`known_texts.py`). Paraphrases, translations, and a short evaluation text inside a long one are not caught.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import polars as pl
 
-from conan_embed.filtering.grams import code_points, grams, jaccard
+from conan_embed.filtering.grams import code_points, grams
+from conan_embed.filtering.known_texts import HashIndex, KnownTexts
 from conan_embed.filtering.minhash import GRAM, SIDES, plain, signatures, text_keys
 from conan_embed.filtering.normalise import normalise_texts
 from conan_embed.filtering.readers import read_texts
 from conan_embed.filtering.recipe import Decontaminate, Duplicates, Normalise
 from conan_embed.filtering.stage import Outcome, split
-from conan_embed.texts.ragged import expand_ranges
 
 
 def read_evaluation(setting: Decontaminate, normal: Normalise) -> pl.DataFrame:
@@ -42,48 +40,20 @@ def index_evaluation(texts: pl.DataFrame, cut: Duplicates) -> pl.DataFrame:
     return texts.hstack([pl.Series(f"band_{i}", bands[:, i]) for i in range(cut.bands)])
 
 
-class HashIndex:
-    """The positions of values in a column of hashes; a join would read the whole column for each shard and band.
-
-    A bitmap over the upper bits of the hashes rules out nine in ten of the values that are not there; the others are
-    looked up by bisection.
-    """
-
-    def __init__(self, column: np.ndarray) -> None:
-        """Index the column: uint32 or uint64 [N], well mixed."""
-        bits = max(16 * len(column), 2).bit_length() - 1
-        self.shift = column.dtype.type(8 * column.itemsize - bits)
-        self.bitmap = np.zeros(1 << bits, bool)
-        self.bitmap[column >> self.shift] = True
-        self.order = np.argsort(column)
-        self.sorted = column[self.order]
-
-    def find(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of all M equal pairs of a value and an entry of the column: int64 [M] each."""
-        candidates = np.flatnonzero(np.take(self.bitmap, values >> self.shift, mode="clip"))
-        start = np.searchsorted(self.sorted, values[candidates], side="left")
-        count = np.searchsorted(self.sorted, values[candidates], side="right") - start
-        return np.repeat(candidates, count), self.order[expand_ranges(start, count)]
-
-
 class EvaluationIndex:
-    """The evaluation texts, ready to be looked up by their columns.
+    """The evaluation texts, ready to be looked up.
 
-    Attributes:
+    Args:
         texts: of `index_evaluation` (or `read_evaluation`, where only equal texts count).
     """
 
     def __init__(self, texts: pl.DataFrame) -> None:
-        self.texts = texts
+        self.keys = HashIndex(texts["key"].to_numpy())
+        self.similar = KnownTexts(texts["text"], _bands(texts))
 
-    @cached_property
-    def keys(self) -> HashIndex:
-        return HashIndex(self.texts["key"].to_numpy())
 
-    @cached_property
-    def bands(self) -> dict[str, HashIndex]:
-        names = [name for name in self.texts.columns if name.startswith("band_")]
-        return {name: HashIndex(self.texts[name].to_numpy()) for name in names}
+def _bands(texts: pl.DataFrame) -> np.ndarray:
+    return texts.select(pl.col("^band_.*$")).to_numpy()
 
 
 def resemblance(
@@ -98,27 +68,24 @@ def resemblance(
     Returns:
         `side`, `key`, `similarity` (Float64; 1 where the texts are equal) of those at the threshold or above.
     """
-    equal = np.zeros(texts.height, bool)
-    equal[index.keys.find(texts["key"].to_numpy())[0]] = True
-    similar = texts.filter(equal).select("side", "key", pl.lit(1.0).alias("similarity"))
+    equal = index.keys.contains(texts["key"].to_numpy())
+    similar = texts.filter(equal).select("side", "key", similarity=pl.lit(1.0))
     if setting.near:
-        near = _near(pairs, texts.filter(~equal), index)
+        near = _near(pairs, texts.filter(~equal), index.similar)
         similar = pl.concat([similar, near.filter(pl.col("similarity") >= setting.threshold)])
-    return similar.group_by("side", "key").agg(pl.col("similarity").max())
+    return similar
 
 
-def _near(pairs: pl.DataFrame, texts: pl.DataFrame, index: EvaluationIndex) -> pl.DataFrame:
-    """Return `side`, `key`, `similarity` of the texts and the evaluation texts with which they share a band."""
-    hits = [index.bands[name].find(texts[name].to_numpy()) for name in index.bands]
-    own, theirs = np.unique(np.concatenate(hits, axis=1), axis=1)
-    candidates = texts.select("side", "key", "id")[own].hstack([index.texts["text"].gather(theirs)])
+def _near(pairs: pl.DataFrame, texts: pl.DataFrame, known: KnownTexts) -> pl.DataFrame:
+    """Return `side`, `key`, `similarity` of the texts that share a band with an evaluation text."""
+    texts = texts.filter(known.share_a_band(_bands(texts)))
     sides = [
-        candidates.filter(side=number).join(pairs.select("id", own=side), on="id")
+        texts.filter(side=number).join(pairs.select("id", own=side), on="id")
         for number, side in enumerate(SIDES)
     ]
     compared = pl.concat(sides)
-    similarity = jaccard(plain(compared["own"]), compared["text"], GRAM)
-    return compared.select("side", "key", pl.Series("similarity", similarity, dtype=pl.Float64))
+    similarity = known.similarity(plain(compared["own"]), _bands(compared))
+    return compared.select("side", "key", similarity=pl.Series(similarity))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
+from scipy.sparse import csr_array
 
 _PART_CHARACTERS = 1 << 21  # decoded at a time
 _CHUNK_CHARACTERS = 1 << 16  # processed at a time: keeps the arrays in the cache
@@ -183,3 +184,17 @@ def jaccard(left: pl.Series, right: pl.Series, n: int) -> np.ndarray:
     """Return the Jaccard similarity of the n-gram sets of two columns, row by row: float64 [N]."""
     common, left_count, right_count = overlap(left, right, n)
     return common / np.maximum(left_count + right_count - common, 1)
+
+
+def jaccard_matrix(left: pl.Series, right: pl.Series, n: int) -> np.ndarray:
+    """Return the Jaccard similarity of each text of a column with each of another (`jaccard`): float64 [N, M]."""
+    hashes, offsets = grams(pl.concat([left.rename(""), right.rename("")]), n)
+    column = np.unique(hashes, return_inverse=True)[1]
+    sets = csr_array(
+        (np.ones(len(column), np.int32), column, offsets), shape=(len(offsets) - 1, column.max(initial=0) + 1)
+    )
+    sets.sum_duplicates()
+    sets.data[:] = 1
+    sizes = np.diff(sets.indptr)
+    common_NM = (sets[: len(left)] @ sets[len(left) :].T).toarray()
+    return common_NM / (sizes[: len(left), None] + sizes[len(left) :] - common_NM)

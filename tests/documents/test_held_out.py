@@ -49,9 +49,7 @@ def texts_with_near_copies(generator: np.random.Generator, count: int) -> list[s
     return texts
 
 
-@pytest.mark.parametrize("at_once", [7, 1_000])
-def test_near_copies_against_slow_sets(monkeypatch, at_once):
-    monkeypatch.setattr(held_out, "_TEXTS_AT_ONCE", at_once)
+def test_near_copies_against_slow_sets():
     texts = texts_with_near_copies(np.random.default_rng(0), 120)
     held, own = texts[:40], [*texts[40:], texts[0].upper() + "!", "", "lamp"]
     found = HeldOutTexts(pl.Series(held)).near(pl.Series(own))

@@ -1,7 +1,6 @@
 import json
 import random
 
-import numpy as np
 import polars as pl
 import pytest
 
@@ -9,7 +8,6 @@ from conan_embed.errors import UserError
 from conan_embed.filtering.decontamination import (
     Decontamination,
     EvaluationIndex,
-    HashIndex,
     index_evaluation,
     read_evaluation,
 )
@@ -78,18 +76,3 @@ def test_a_folder_without_texts_is_named(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such file"):
         read_evaluation(Decontaminate(paths=(str(tmp_path / "nowhere"),)), Normalise())
-
-
-@pytest.mark.parametrize("kind", [np.uint32, np.uint64])
-@pytest.mark.parametrize("size", [0, 1, 50, 3000])
-def test_all_equal_values_are_found(kind, size):
-    """Also of values that repeat on either side, and of the lowest and the highest."""
-    rng = np.random.default_rng(size)
-    most = np.iinfo(kind).max
-    pool = np.append(rng.integers(0, most, 1000, dtype=kind), np.array([0, most], kind))
-    column, values = rng.choice(pool, size), rng.choice(pool, 500)
-    indices = HashIndex(column).find(values)
-    expected = {(i, j) for i, value in enumerate(values) for j in np.flatnonzero(column == value)}
-    assert len(indices[0]) == len(expected)
-    assert set(zip(*(each.tolist() for each in indices), strict=True)) == expected
-    assert HashIndex(column).find(values[:0])[0].size == 0
