@@ -1,64 +1,13 @@
 """When negatives are replaced and by what: each source against mining done by hand at that moment."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from conan_embed.errors import UserError
-from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.rankings import NONE
-from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.sections import Mining, Replacement
-from tests.negatives.test_mining import embeddings, make_set
-
-CHOSEN = Mining(depth=8, offset=2, precision="float32")
-
-
-class World:
-    """Two data sets (the second with random negatives), a table, and a model that `train` changes."""
-
-    def __init__(self, cache, **settings):
-        self.queries = [f"q{i}" for i in range(6)]
-        data, store = make_set(
-            cache, self.queries, [[f"p{i}"] for i in range(6)], [f"w{i}" for i in range(20)]
-        )
-        self.data, self.store = data, store
-        other = type(data)(**(vars(data) | {"name": "other", "negative_source": "random"}))
-        self.vectors = embeddings(store)
-        self.mined = mine(data, store, self.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
-        fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))
-        self.table = NegativeTable(np.concatenate([self.mined, fixed]), 3)
-        self.dynamic = DynamicNegatives(
-            Replacement(decay=1.15, max_score=0.8, **settings),
-            CHOSEN,
-            self.table,
-            [data, other],
-            store,
-            self.embed,
-            width=8,
-            fill=self.embed,
-        )
-
-    def embed(self, text_ids, description):
-        return self.vectors[torch.from_numpy(text_ids)]
-
-    def train(self, seed):
-        self.vectors = embeddings(self.store, seed)
-
-    def make_easy(self, rows):
-        self.table.observe(np.array(rows), np.full((len(rows), 3), 0.7))
-        self.table.observe(np.array(rows), np.full((len(rows), 3), 0.1))
-
-    def after(self, step, texts=()):
-        texts = np.array(texts, np.int64)
-        record = self.dynamic.after_step(step, texts, self.vectors[torch.from_numpy(texts)])
-        return None if record is None else record.to_json()
-
-    def rows(self):
-        return self.table.ranking_QK.copy(), (self.table.rank_QN[:, 0] // 3).tolist()
+from conan_embed.recipes.sections import Mining
+from tests.support.negatives_world import CHOSEN, World
 
 
 def test_static_negatives_are_never_checked(tmp_path):
@@ -78,51 +27,6 @@ def test_the_next_window_at_every_interval(tmp_path):
     assert (line["mean_initial"], line["mean_current"]) == pytest.approx((0.7, 0.1))
     assert world.rows()[1] == [0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0]
     assert world.after(6)["mean_initial"] is None  # nothing observed since
-
-
-def test_remine_is_mining_anew_with_the_model_as_it_is_now(tmp_path):
-    world = World(tmp_path, source="remine", interval=1)
-    world.train(5)
-    world.make_easy([1, 4, 7])
-    before, _ = world.rows()
-    line = world.after(1)
-    assert (line["flagged"], line["replaced"]) == (3, 3)
-    after, windows = world.rows()
-    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
-    for row in range(12):
-        expected = anew[row] if row in (1, 4) else before[row]
-        assert after[row].tolist() == expected.tolist()
-    assert (anew[[1, 4]] != before[[1, 4]]).any()
-    # Row 7 is of the data set that is not mined: it goes on along its own list.
-    assert windows == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
-
-
-def test_the_bank_ranks_with_the_rows_that_training_wrote(tmp_path):
-    world = World(tmp_path, source="bank", interval=4, refresh=3, bank_width=6)
-    old = world.vectors
-    world.train(5)
-    seen = world.data.passages[[3, 9, 11]]
-    for step in range(1, 4):
-        assert world.after(step, seen) is None
-    world.make_easy([0, 5])
-    line = world.after(4, seen)
-    assert line["replaced"] == 2
-    refreshed = world.data.passages[[i for i in range(len(world.data.passages)) if i not in (3, 9, 11)][:12]]
-    fresh = np.isin(np.arange(len(old)), [*seen, *refreshed])
-    mixed = torch.where(torch.from_numpy(fresh)[:, None], world.vectors, old)
-    bank = torch.nn.functional.normalize(mixed[:, :6], dim=1).bfloat16().float()
-    queries = torch.from_numpy(world.data.query_Q)
-    bank[queries] = torch.nn.functional.normalize(world.vectors[queries][:, :6], dim=1)
-    mined = mine(world.data, world.store, lambda ids, _: bank[torch.from_numpy(ids)], CHOSEN)
-    expected = mined.usable(CHOSEN.offset).ids_QK
-    after, _ = world.rows()
-    for row in (0, 5):
-        assert after[row].tolist() == expected[row].tolist()
-    assert line["bank_age_max"] == 4
-    ages = [0 if text in seen else None for text in world.data.passages]
-    assert line["bank_age"] == pytest.approx(
-        (sum(age == 0 for age in ages) * 0 + sum((3, 2, 1, 0)) * 3 + 4 * (len(ages) - 3 - 12)) / len(ages)
-    )
 
 
 def test_a_ranking_without_a_whole_window_replaces_nothing(tmp_path):
@@ -145,22 +49,6 @@ def test_state_of_table_and_bank_together(tmp_path):
     other.dynamic.load_state(world.dynamic.state())
     for name, values in world.dynamic.state().items():
         np.testing.assert_array_equal(values, other.dynamic.state()[name])
-
-
-def test_a_bank_needs_a_data_set_that_is_mined(tmp_path):
-    world = World(tmp_path, source="static")
-    random = world.dynamic.sets[1]
-    with pytest.raises(UserError, match=r"hard_negatives\.source: bank"):
-        DynamicNegatives(
-            Replacement(source="bank"),
-            CHOSEN,
-            world.table,
-            [random],
-            world.store,
-            world.embed,
-            width=8,
-            fill=world.embed,
-        )
 
 
 # ------------------------------------------------------------------------------------- negatives by themselves
@@ -221,13 +109,6 @@ def test_what_a_source_ranked_is_the_first_score(tmp_path, relative):
             np.testing.assert_allclose(world.table.initial_QN[row], expected, atol=tolerance)
 
 
-def test_a_prefix_in_the_bank_has_no_score_of_full_width(tmp_path):
-    world = World(tmp_path, source="bank", interval=1, bank_width=6)
-    world.make_easy([1])
-    assert world.after(1)["replaced"] == 1
-    assert np.isnan(world.table.initial_QN[1]).all()
-
-
 def test_a_small_share_says_that_a_negative_is_learned(tmp_path):
     """Whatever its cosine does; also of one seen for the first time."""
     world = World(tmp_path, source="ranking", rule="share", min_share=0.05, interval=1)
@@ -238,46 +119,6 @@ def test_a_small_share_says_that_a_negative_is_learned(tmp_path):
     after = world.table.in_use(np.arange(12))
     assert (after != before).sum(axis=1).tolist() == [0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     assert after[2, 1] == before[2, 1]
-
-
-def test_negatives_of_labels_are_ranked_anew_although_they_were_drawn(tmp_path):
-    """Texts of other classes are no answers; of a random draw from a collection nobody knows that."""
-    world = World(tmp_path, source="remine", interval=1)
-    labelled = replace(world.dynamic.sets[1], has_labels=True)
-    dynamic = DynamicNegatives(
-        Replacement(source="remine", interval=1),
-        CHOSEN,
-        world.table,
-        [world.data, labelled],
-        world.store,
-        world.embed,
-        width=8,
-        fill=world.embed,
-    )
-    world.train(5)
-    world.make_easy([7])
-    record = dynamic.after_step(1, np.empty(0, np.int64), torch.empty(0, 8))
-    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
-    assert record.replaced == 1
-    assert world.table.ranking_QK[7].tolist() == anew[1].tolist()
-
-
-def test_bank_and_remine_look_beyond_the_mined_depth(tmp_path):
-    """Where the bound takes out all that was mined, the next passages come, as far as there are any."""
-    world = World(tmp_path, source="remine", interval=1)
-    world.dynamic.source.mining = CHOSEN.model_copy(update={"max_positive_ratio": 0.2})
-    world.make_easy([0, 1, 2, 3, 4, 5])
-    world.after(1)
-    for row in range(6):
-        scores = (world.vectors[world.data.query_Q[row]] @ world.vectors[world.data.passages].T).numpy()
-        positive = world.data.positives[world.data.list_Q[row]]
-        best = float((world.vectors[world.data.query_Q[row]] @ world.vectors[positive].T).max())
-        allowed = (scores < 0.2 * best) & ~np.isin(world.data.passages, positive)
-        below = world.data.passages[np.argsort(-np.where(allowed, scores, -9), kind="stable")][
-            : allowed.sum()
-        ]
-        if allowed.sum() >= 2 + 3:
-            assert world.table.in_use(np.array([row]))[0].tolist() == below[2:5].tolist()
 
 
 def test_one_line_says_what_was_replaced(tmp_path):
