@@ -67,7 +67,7 @@ class TaskResult:
             value["metric"],
             {name: score for name, score in value.items() if name not in _OTHER_KEYS},
             {int(width): score for width, score in value.get("widths", {}).items()},
-            *(value.get(name) for name in ("rows", "seconds", "items", "dataset")),
+            **{name: value.get(name) for name in ("rows", "seconds", "items", "dataset")},
             stored=value.get("stored", {}),
         )
 

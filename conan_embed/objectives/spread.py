@@ -22,7 +22,7 @@ def spread_out(
         rows: the first and the last (exclusive) that this process works out; the parts add up to the whole.
 
     Example:
-        >>> float(spread_out(torch.eye(3), (3,))), float(spread_out(torch.ones(3, 2), (2,)))
+        >>> float(spread_out(torch.eye(3), (3,))), round(float(spread_out(torch.ones(3, 2), (2,))), 6)
         (0.0, 1.0)
     """
     start, stop = rows or (0, len(text_ND))
