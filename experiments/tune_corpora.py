@@ -21,6 +21,7 @@ import polars as pl
 from result_file import kept, write_result
 
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.statistics import paired_differences
 from conan_embed.tune.plan import Files
 from conan_embed.tune.result import read_result
@@ -88,7 +89,11 @@ def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str
     name = read_result(run).folder.name
     [test] = sorted((files.pairs / "test" / "retrieval").iterdir())
     scores = score_model(
-        output / "scores", name, EmbeddingModel.load(output / "model"), test, files.other / "test"
+        output / "scores",
+        name,
+        CachedEncoder(EmbeddingModel.load(output / "model")),
+        test,
+        files.other / "test",
     )
     base = pl.read_parquet(files.scores / "base.parquet")["ndcg_at_10"].to_list()
     return {

@@ -11,9 +11,10 @@ can be deleted at any time.
 Shapes: Q queries, C passages, D width, K hits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -101,8 +102,14 @@ def find(
     ]
 
 
-def encode_passages(model: EmbeddingModel, texts: pl.Series, cache: Path) -> torch.Tensor:
-    """Return the embeddings of `texts`, float32 [C, D], mapped from the cache; encode them first if it has none."""
+def encode_passages(
+    model: EmbeddingModel, texts: pl.Series, cache: Path, *, encode: Callable[..., Any] | None = None
+) -> torch.Tensor:
+    """Return the embeddings of `texts`, float32 [C, D], mapped from the cache; encode them first if it has none.
+
+    Args:
+        encode: instead of `model.encode`, such as that of an encoder which remembers the model's embeddings.
+    """
     path = cache / "search" / f"{_key(model, texts)}.safetensors"
     if not path.exists():
         passages_CD = torch.empty(len(texts), model.width)
@@ -110,7 +117,7 @@ def encode_passages(model: EmbeddingModel, texts: pl.Series, cache: Path) -> tor
             task = progress.add_task("encoding passages", total=len(texts), note="")
             for start in range(0, len(texts), _SLAB):
                 slab = texts[start : start + _SLAB].to_list()
-                embeddings = model.encode(slab, prompt=model.prompts["passage"])
+                embeddings = (encode or model.encode)(slab, prompt=model.prompts["passage"])
                 passages_CD[start : start + _SLAB] = torch.from_numpy(embeddings)
                 progress.advance(task, len(slab))
         with atomic_write(path) as aside:

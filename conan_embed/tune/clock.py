@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from conan_embed.console import console
-from conan_embed.tune.plan import CHOOSING, INDEXING, SCORING, STEPS, Plan, duration
+from conan_embed.tune.plan import CHOOSING, SCORING, STEPS, Plan, duration
 
 _FIRST_STEPS = 10
 
@@ -47,7 +47,7 @@ class Clock:
         per_step = statistics.median(self.steps)
         planned = self.plan.seconds
         pace = self.seconds[SCORING] / max(planned[SCORING] / 2, 1e-9) if SCORING in self.seconds else 1.0
-        later = pace * (planned[SCORING] / 2 + planned[CHOOSING] + planned[INDEXING])
+        later = pace * (planned[SCORING] / 2 + planned[CHOOSING])
         left = (self.plan.steps - step) * per_step + later
         estimated = planned[STEPS] / max(self.plan.steps, 1)
         return (

@@ -22,7 +22,7 @@ SCORING, LOOKING, STEPS = (
     "mining and looks at development",
     "training steps",
 )
-CHOOSING, INDEXING = "choosing the weights", "the index"
+CHOOSING = "choosing the weights"
 MIN_STEPS = 20
 MAX_EVALUATIONS, MIN_EVALUATIONS = 10, 3
 """Looks at the development questions during training: as many as take a fifth of the time of training."""
@@ -30,6 +30,7 @@ PATIENCE = 3
 """Looks in a row without a better score, after which training ends."""
 SHARES = (1.0, 0.75, 0.5)
 """Of the tuned weights, tried on the development questions; the rest is the base's."""
+_BUSY = 0.25  # of the processors
 _NARROW = 0.5  # mean cosine of unrelated texts; above it cosines differ little, as E5's do
 
 
@@ -126,6 +127,10 @@ def make_plan(
     reasons.append(
         f"ends early after {PATIENCE} of {looks} looks at the development questions without a gain"
     )
+    if facts.speed.busy > _BUSY:
+        reasons.append(
+            f"other programs use {facts.speed.busy:.0%} of the processors; if they end, it takes less than estimated"
+        )
     if overrides:
         reasons.append(f"set by hand, whatever stands above: {', '.join(overrides)}")
     if not (files.training / "checkpoints").exists():  # else the run goes on with what was planned then
@@ -234,10 +239,9 @@ def _fixed_seconds(facts: Facts, looks: int) -> dict[str, float]:
     look = encode(facts.development_passages, facts.development)
     other = encode(facts.other_passages) / 2
     return {
-        SCORING: 2 * (encode(facts.passages, facts.test) + other),
+        SCORING: 2 * encode(facts.passages, facts.test) + other,
         LOOKING: encode(facts.corpus, facts.queries) + (looks + 1) * look,
-        CHOOSING: len(SHARES) * look + (len(SHARES) + 1) * other,
-        INDEXING: encode(facts.passages),
+        CHOOSING: len(SHARES) * (look + other),
     }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation import metrics, sets
 from conan_embed.evaluation.bm25 import bm25_top_k
 from conan_embed.evaluation.cached_encoder import CachedEncoder
@@ -44,17 +43,18 @@ class Scores:
         return float(np.mean(list(self.elsewhere.values())))
 
 
-def score_model(folder: Path, name: str, model: EmbeddingModel, test: Path, other: Path) -> Scores:
+def score_model(folder: Path, name: str, model: CachedEncoder, test: Path, other: Path) -> Scores:
     """Score a model, or read its scores.
 
     Args:
         folder: of the files above; `name`: of the model in it.
+        model: what it encodes here it need not encode again.
         test: the set of reported questions (corpus, queries, qrels).
         other: evaluation folder of other domains.
     """
     file, means = folder / f"{name}.parquet", folder / f"{name}.json"
     if not file.exists():
-        scorer = RetrievalScorer(CachedEncoder(model), test, None)
+        scorer = RetrievalScorer(model, test, None)
         _write(file, test, scorer.data, scorer.found())
     if not means.exists():
         results = evaluate(model, other)

@@ -8,6 +8,7 @@ import xxhash
 
 from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.cached_encoder import Embedder
 from conan_embed.files import read_json, write_json
 from conan_embed.search.index import Hit, check_queries, encode_passages, find
 from conan_embed.texts.readers import read_corpus
@@ -19,9 +20,14 @@ def is_tuned(folder: str | Path) -> bool:
     return Files(Path(folder)).result.exists()
 
 
-def write_index(files: Files, model: EmbeddingModel) -> None:
-    """Encode the passages of a run, and note what they were."""
-    encode_passages(model, read_corpus(files.passages)["text"], files.index)
+def write_index(files: Files, model: EmbeddingModel, encoder: Embedder | None = None) -> None:
+    """Encode the passages of a run, and note what they were.
+
+    Args:
+        encoder: of the same model, with what it encoded before.
+    """
+    encode = (encoder or model).encode
+    encode_passages(model, read_corpus(files.passages)["text"], files.index, encode=encode)
     write_json(files.index / "passages.json", {"hash": _hash(files.passages)})
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 
 from conan_embed.encoder.encode import autocast
 from conan_embed.encoder.model import EmbeddingModel
 
-_PATIENCE = 3.0  # seconds for each of the two measurements, after a warm-up
+_PATIENCE = 3.0  # seconds for each of the two measurements, after a warm-up, and
+_CALLS = 4  # at least, as long as they take: beside other programs single calls were four times too slow
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Speed:
     train: tokens a second of whole steps.
     passage_tokens, query_tokens: tokens of a text on average, as the model reads them.
     lengths: tokens of some passages, for what a smaller bound leaves of them.
+    busy: share of the processors that other programs used before the measurement.
     """
 
     encode: float
@@ -28,6 +31,7 @@ class Speed:
     passage_tokens: float
     query_tokens: float
     lengths: tuple[int, ...] = ()
+    busy: float = 0.0
 
     def encoding_seconds(self, passages: int, queries: int = 0) -> float:
         return (passages * self.passage_tokens + queries * self.query_tokens) / self.encode
@@ -50,6 +54,7 @@ def measure_speed(model: EmbeddingModel, queries: Sequence[str], passages: Seque
     Args:
         queries, passages: about as many as a step holds: small packs are slower than large ones.
     """
+    busy = psutil.cpu_percent(interval=_PATIENCE / 6) / 100
     query_tokens = np.diff(model.tokenize([model.prompts["query"] + text for text in queries])[1])
     tokens, offsets = model.tokenize([model.prompts["passage"] + text for text in passages])
     ids = np.arange(len(passages))
@@ -72,6 +77,7 @@ def measure_speed(model: EmbeddingModel, queries: Sequence[str], passages: Seque
         passage_tokens=len(tokens) / len(passages),
         query_tokens=float(query_tokens.mean()),
         lengths=tuple(np.diff(offsets).tolist()),
+        busy=busy,
     )
 
 
@@ -79,7 +85,7 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
     """Return the least seconds of a call: what else the machine does at times is no property of the model."""
     work()
     times: list[float] = []
-    while not times or sum(times) < _PATIENCE:
+    while len(times) < _CALLS or sum(times) < _PATIENCE:
         _wait(device)
         start = time.perf_counter()
         work()

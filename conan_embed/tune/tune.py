@@ -35,6 +35,7 @@ from conan_embed.documents.generated import QuestionSettings
 from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.local import evaluate
 from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.reporting.page import report
@@ -45,7 +46,6 @@ from conan_embed.tune.other import write_other_domains
 from conan_embed.tune.page import write_page
 from conan_embed.tune.plan import (
     CHOOSING,
-    INDEXING,
     LOOKING,
     SCORING,
     SHARES,
@@ -122,23 +122,24 @@ def tune(
     clean = _clean(files, settings.workers)
     console.print(clean.sentence())
     other = settings.other or _built_in(files)
-    test, development = _questions(files, "test"), files.pairs / "development"
+    test = _questions(files, "test")
     plan, agreement = _plan(files, model, pairs, clean, other, settings)
     console.print("\n".join(plan.lines()))
     clock = Clock(plan)
+    # Embeds each text once: the corpus for scores and index, and what the questions of other domains search.
+    encoder = CachedEncoder(model, files.folder)
     with clock.part(SCORING):
-        base = score_model(files.scores, "base", model, test, _half(other, "test"))
+        base = score_model(files.scores, "base", encoder, test, _half(other, "test"))
         bm25 = score_bm25(files.scores, test)
     with clock.part(LOOKING):
         train(plan.recipe, on_step=clock.after_step)
     tuned = EmbeddingModel.load(files.training / "model").to(model.device)
     with clock.part(CHOOSING):
-        share, tried = _choose_share(model, tuned, development, _half(other, "development"))
+        share, tried, encoder = _choose_share(model, encoder, tuned, files, _half(other, "development"))
         tuned.save(files.model, card=files.training / "model" / "README.md")
     with clock.part(SCORING):
-        result = score_model(files.scores, "tuned", tuned, test, _half(other, "test"))
-    with clock.part(INDEXING):
-        _write_index(files, tuned)
+        result = score_model(files.scores, "tuned", encoder, test, _half(other, "test"))
+        _write_index(files, tuned, encoder)
     outcome = TuneResult(
         folder=files.folder,
         verdict=judge(base.items, result.items, agreement=agreement, seed=settings.seed),
@@ -293,19 +294,28 @@ def _look_at(model: EmbeddingModel, queries: list[str], passages: list[str]) -> 
 
 
 def _choose_share(
-    base: EmbeddingModel, tuned: EmbeddingModel, development: Path, other: Path
-) -> tuple[float, dict[str, dict[str, float]]]:
-    """Put the best mixture of both models' weights into `tuned`; return its share of them, and all that were tried."""
+    base: EmbeddingModel, encoder: CachedEncoder, tuned: EmbeddingModel, files: Files, other: Path
+) -> tuple[float, dict[str, dict[str, float]], CachedEncoder]:
+    """Put the best mixture of both models' weights into `tuned`.
+
+    Args:
+        encoder: of the base.
+
+    Returns:
+        its share of tuned weights, all that were tried, and an encoder of the mixture.
+    """
     ours, theirs = weights_of(tuned), weights_of(base)
-    kept = evaluate(base, other).average
+    kept = evaluate(encoder, other).average
     tried: dict[float, tuple[float, float]] = {}
+    encoders = {share: CachedEncoder(tuned, files.folder) for share in SHARES}
     for share in SHARES:
         set_weights(tuned, interpolate(ours, theirs, share))
-        tried[share] = (evaluate(tuned, development).average, evaluate(tuned, other).average)
+        development = evaluate(tuned, files.pairs / "development").average
+        tried[share] = (development, evaluate(encoders[share], other).average)
     share = best_share(tried, kept)
     set_weights(tuned, interpolate(ours, theirs, share))
     named = {f"{key:g}": {"development": mine, "other": rest} for key, (mine, rest) in tried.items()}
-    return share, named
+    return share, named, encoders[share]
 
 
 def best_share(tried: dict[float, tuple[float, float]], kept: float) -> float:
@@ -321,7 +331,7 @@ def best_share(tried: dict[float, tuple[float, float]], kept: float) -> float:
     return max(tried, key=lambda share: tried[share][1])
 
 
-def _write_index(files: Files, model: EmbeddingModel) -> None:
+def _write_index(files: Files, model: EmbeddingModel, encoder: CachedEncoder) -> None:
     with atomic_write(files.passages) as aside:
         shutil.copyfile(files.pairs / "passages.parquet", aside)
-    write_index(files, model)
+    write_index(files, model, encoder)

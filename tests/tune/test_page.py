@@ -46,7 +46,7 @@ def _result(files: Files, **changes) -> TuneResult:
         "share": 0.75,
         "tried": {"1": {"development": 0.6, "other": 0.4}, "0.75": {"development": 0.59, "other": 0.5}},
         "seconds": {"training steps": 61.0},
-        "estimated": {"training steps": 120.0, "the index": 3.0},
+        "estimated": {"training steps": 120.0, "choosing the weights": 3.0},
     }
     return TuneResult(**{**values, **changes})
 

@@ -112,3 +112,9 @@ def test_a_shorter_length_makes_steps_shorter(tmp_path: Path) -> None:
     assert short.seconds[STEPS] == pytest.approx(
         short.steps * short.recipe.step.queries * (15 + (1 + short.recipe.step.num_negatives) * 57) / 6_000
     )
+
+
+def test_other_programs_are_named(tmp_path: Path) -> None:
+    busy = replace(FACTS, speed=replace(FACTS.speed, busy=0.8))
+    assert "other programs use 80%" in "\n".join(make_plan(busy, _files(tmp_path)).lines())
+    assert "other programs" not in "\n".join(make_plan(FACTS, _files(tmp_path)).lines())

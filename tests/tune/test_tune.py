@@ -5,13 +5,17 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from conan_embed.cli import app
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.weight_files import read_tensors
 from conan_embed.errors import UserError
+from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.files import read_json
 from conan_embed.tune import tune as module
 from conan_embed.tune.searching import search_tuned
+from conan_embed.tune.speed import Speed
 from conan_embed.tune.tune import TuneSettings, best_share, tune
 from tests.tiny_models import make_tiny_model
 
@@ -105,6 +109,47 @@ def test_a_run_of_other_documents_or_settings_is_refused_before_anything_is_touc
     for resume in (True, False):
         with pytest.raises(UserError, match="is not empty and was not written by `tune`"):
             tune([table], project / "mine", _settings(project), resume=resume)
+
+
+class _Forgetful(CachedEncoder):
+    def encode(self, texts, **more):
+        self._row.clear()
+        self._file.seek(0)
+        self._file.truncate()
+        return super().encode(texts, **more)
+
+
+def test_no_text_is_encoded_twice_by_the_same_weights_and_the_numbers_stay(
+    project: Path, monkeypatch
+) -> None:
+    """Against a run whose encoders forget: the scores are the same, bit for bit, with fewer texts encoded."""
+    make_tiny_model("bert", prompts={"query": "query: ", "passage": "passage: "}).save(project / "base")
+    monkeypatch.setattr(module, "measure_speed", lambda *_: Speed(1e5, 1e5, 10, 10))
+    table, counts, encode = _write_table(project / "faq.csv", shuffled=False), [], EmbeddingModel.encode
+
+    def counting(self, texts, **more):
+        counts.append(len(texts))
+        return encode(self, texts, **more)
+
+    monkeypatch.setattr(EmbeddingModel, "encode", counting)
+    result = tune([table], project / "once", _settings(project))
+    once = sum(counts)
+    counts.clear()
+    monkeypatch.setattr(module, "CachedEncoder", _Forgetful)
+    again = tune([table], project / "again", _settings(project))
+    passages = pl.read_parquet(project / "once" / "passages.parquet")
+    others = pl.read_parquet(project / "other" / "retrieval" / "small" / "corpus.parquet")
+    # The index; other domains, questions included, by the base a second time and by the chosen weights.
+    assert sum(counts) - once == passages["text"].n_unique() + 2 * (len(others) + 3)
+    assert (again.verdict, again.elsewhere, again.tried) == (result.verdict, result.elsewhere, result.tried)
+    for name in ("base", "tuned"):
+        file = Path("scores") / f"{name}.parquet"
+        assert pl.read_parquet(project / "once" / file).equals(pl.read_parquet(project / "again" / file))
+    vectors = [
+        read_tensors(next((project / run / "index" / "search").iterdir())) for run in ("once", "again")
+    ]
+    # In bfloat16 an embedding depends a little on the texts that were encoded with it.
+    torch.testing.assert_close(vectors[0]["passages"], vectors[1]["passages"], atol=5e-3, rtol=0)
 
 
 def _killed(*_: object, **__: object) -> None:
