@@ -56,7 +56,8 @@ class Counts:
 def hold_out(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe for what is left to train on, with the held-out questions as its evaluation folder.
 
-    One process of each node writes, the others wait. A recipe without `hold_out` is returned as it is.
+    The first process writes, then one of each node that does not see its files; the others wait. A recipe without
+    `hold_out` is returned as it is.
 
     Args:
         folder: `held_out` of the run directory.
@@ -68,13 +69,15 @@ def hold_out(recipe: Recipe, folder: Path) -> Recipe:
     if not share:
         return recipe
     _check(recipe)
-    if collectives.is_local_main_process():
+    if collectives.is_main_process():
         counts = _split(recipe.data, share, folder)
-        if collectives.is_main_process():
-            console.print(
-                f"held out: {counts.test:,} pairs to report, {counts.development:,} to choose by; "
-                f"{counts.near_duplicates:,} near-duplicates of these left out of {counts.training:,} training pairs"
-            )
+        console.print(
+            f"held out: {counts.test:,} pairs to report, {counts.development:,} to choose by; "
+            f"{counts.near_duplicates:,} near-duplicates of these left out of {counts.training:,} training pairs"
+        )
+    collectives.barrier()  # nodes that share a disk would remove one another's files
+    if collectives.is_local_main_process() and not collectives.is_main_process():
+        _split(recipe.data, share, folder)
     collectives.barrier()
     retrieval = [_left(data, folder) for data in recipe.data.retrieval]
     return recipe.model_copy(

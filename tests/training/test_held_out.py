@@ -8,11 +8,13 @@ import polars as pl
 import pytest
 
 import conan_embed.training.loop as loop_module
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines
 from conan_embed.recipes.schema import Evaluation, Recipe
 from conan_embed.training.held_out import split_rows
 from conan_embed.training.run import mine, train
+from tests.support.many_processes import start_world
 from tests.tiny_models import make_tiny_model
 
 WORDS = ["file", "line", "memory", "python", "training", "data", "model", "negative", "answer", "park"]
@@ -125,6 +127,34 @@ def test_a_killed_run_resumes_with_the_same_split_and_the_same_numbers(
     changed = other.model_copy(update={"evaluation": Evaluation(hold_out=0.3, every=2)})
     with pytest.raises(UserError, match=r"evaluation\.hold_out \(was 0\.2, is 0\.3\)"):
         train(changed)
+
+
+def _train_in_a_world(settings: dict) -> None:
+    train(Recipe.model_validate(settings))
+    collectives.stop()
+
+
+@pytest.mark.parametrize("node_sizes", [(2,), (1, 1)])
+def test_processes_and_nodes_that_share_a_disk_hold_out_the_same(
+    recipe: Recipe, tmp_path: Path, node_sizes: tuple[int, ...]
+) -> None:
+    alone = train(recipe)
+    other = recipe.model_copy(
+        update={"output": str(tmp_path / "world"), "cache": str(tmp_path / "cache-world")}
+    )
+    assert start_world(2, _train_in_a_world, other.as_dict(), node_sizes=node_sizes) == [0, 0]
+    world = tmp_path / "world"
+    assert _held_out(alone).equals(_held_out(world))
+    for file in sorted((alone / "held_out" / "training").iterdir()):
+        assert pl.read_parquet(file).equals(pl.read_parquet(world / "held_out" / "training" / file.name))
+    losses, scores = (
+        [[line["loss"] for line in read_json_lines(run / "metrics.jsonl")] for run in (alone, world)],
+        [read_json(run / "held_out" / "scores.json") for run in (alone, world)],
+    )
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for when in ("before", "after"):
+        for key, task in scores[0][when].items():
+            assert scores[1][when][key]["main_score"] == pytest.approx(task["main_score"], abs=1e-3)
 
 
 @pytest.mark.parametrize(
