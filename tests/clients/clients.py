@@ -22,6 +22,8 @@ from conan_embed.files import read_json
 from conan_embed.quickstart.run import bundled_model
 
 CLIENTS = Path(os.environ.get("CONAN_CLIENTS", ".clients")).resolve()
+MEASURED = CLIENTS / "measured.jsonl"
+"""What the tests measured, a line for each client, model and file: benchmarks/clients.py makes a table of it."""
 RUNNERS = Path(__file__).with_name("runners")
 LONGER = 0.97
 NUM_LONGER = 3
@@ -87,8 +89,10 @@ ALL = (
     Client("sentence-transformers 5 onnx", "sentence_transformers_onnx.py", _ONNX, _ST5),
     Client("optimum", "optimum_only.py", _ONNX, _ST5),
     Client("fastembed", "fastembed_only.py", _ONNX, ("fastembed",)),
-    Client("LangChain", "langchain_only.py", _TORCH, ("langchain-huggingface", "sentence-transformers")),
-    Client("LlamaIndex", "llama_index_only.py", _TORCH, ("llama-index-embeddings-huggingface",)),
+    Client(
+        "LangChain", "langchain_only.py", _TORCH, ("langchain-huggingface", "sentence-transformers", "polars")
+    ),
+    Client("LlamaIndex", "llama_index_only.py", _TORCH, ("llama-index-embeddings-huggingface", "polars")),
     Client("Haystack", "haystack_only.py", _TORCH, ("haystack-ai", "sentence-transformers-haystack")),
     Client("infinity", "infinity_only.py", _TORCH, ("infinity-emb[torch,server]",)),
     Client("transformers.js", "transformers_js.mjs", _ONNX, ("@huggingface/transformers",), loses_end=True),
@@ -117,31 +121,47 @@ def expected(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def run(client: Client, folder: Path, file: str, scratch: Path) -> dict[str, Any]:
-    """Run a client on a model folder; return its rows by role and the versions of its packages."""
+def run(client: Client, models: dict[str, Path], scratch: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """Run a client on model folders, each with all files that it uses: its rows by role, and versions of its packages.
+
+    One process for all: most of the time goes into imports.
+    """
+    cases = {(name, file): scratch / f"{name}-{file}.json" for name in models for file in client.files}
+    for (name, file), path in cases.items():
+        folder = models[name]
+        record = read_json(folder / "export.json")
+        job = {
+            "folder": str(folder),
+            "file": file,
+            "output": str(path.with_suffix(".rows")),
+            "prompts": record["prompts"],
+            "width": record["width"],
+            "dense": (folder / "2_Dense").exists(),
+            "queries": QUERIES,
+            "passages": PASSAGES,
+        }
+        path.write_text(json.dumps(job), encoding="utf-8")
+    runner, jobs = str(RUNNERS / client.runner), list(map(str, cases.values()))
+    if client.runner.endswith(".mjs"):
+        messages = run_file(client, RUNNERS / client.runner, scratch, *jobs)
+    else:
+        messages = run_file(client, RUNNERS / "every.py", scratch, runner, *jobs)
+    rows = {case: path.with_suffix(".rows").read_text(encoding="utf-8") for case, path in cases.items()}
+    return {case: {**json.loads(text), "messages": messages} for case, text in rows.items()}
+
+
+def run_file(client: Client, file: Path, folder: Path, *arguments: str) -> str:
+    """Run a file in a client's environment and a working directory; return what it wrote to stderr."""
     assert client.command is not None, f"{client.name} is not installed"
-    record = read_json(folder / "export.json")
-    job = {
-        "folder": str(folder),
-        "file": file,
-        "output": str(scratch / "rows.json"),
-        "prompts": record["prompts"],
-        "width": record["width"],
-        "dense": (folder / "2_Dense").exists(),
-        "queries": QUERIES,
-        "passages": PASSAGES,
-    }
-    (scratch / "job.json").write_text(json.dumps(job), encoding="utf-8")
     # A client of its own environment must not see this one's packages, and none may look anything up.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     if client.packages:
         environment["CLIENT_MODULES"] = str(client.environment)
-    command = [*client.command, str(RUNNERS / client.runner), str(scratch / "job.json")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    command = [*client.command, str(file), *arguments]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((scratch / "rows.json").read_text(encoding="utf-8"))
-    return {**result, "messages": done.stderr}
+    return done.stderr
 
 
 def cosines(result: dict[str, Any], ours: dict[str, np.ndarray]) -> np.ndarray:
@@ -149,6 +169,20 @@ def cosines(result: dict[str, Any], ours: dict[str, np.ndarray]) -> np.ndarray:
     found_ND = np.concatenate([np.asarray(result[role], np.float64) for role in ("query", "passage")])
     expected_ND = np.concatenate([ours[role] for role in ("query", "passage")])
     return (found_ND * expected_ND).sum(axis=1) / np.linalg.norm(found_ND, axis=1)
+
+
+def note(client: Client, model: str, file: str, versions: dict[str, str], cosine_N: np.ndarray) -> None:
+    """Add a line to MEASURED, where clients are installed."""
+    if CLIENTS.is_dir():
+        line = {
+            "client": client.name,
+            "model": model,
+            "file": file,
+            "versions": versions,
+            "cosines": cosine_N.tolist(),
+        }
+        with MEASURED.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
 
 
 def install() -> None:

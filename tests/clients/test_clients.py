@@ -4,9 +4,22 @@ The first three run beside the package; the others in environments of their own 
 where these are not there.
 """
 
+from functools import cache
+
 import pytest
 
-from tests.clients.clients import ALL, LONGER, LOWEST, NUM_LONGER, Client, cosines, expected, make_models, run
+from tests.clients.clients import (
+    ALL,
+    LONGER,
+    LOWEST,
+    NUM_LONGER,
+    Client,
+    cosines,
+    expected,
+    make_models,
+    note,
+    run,
+)
 
 FAST = ("transformers", "onnxruntime", "sentence-transformers 6")
 RUNS = [(client, model, file) for client in ALL for model in ("plain", "dense") for file in client.files]
@@ -25,6 +38,12 @@ def ours(models):
     return {name: expected(folder) for name, folder in models.items()}
 
 
+@pytest.fixture(scope="module")
+def results(models, tmp_path_factory):
+    """What each client gives, by its name; it runs when it is first asked for."""
+    return cache(lambda client: run(client, models, tmp_path_factory.mktemp("client")))
+
+
 def named(value):
     return value.name if isinstance(value, Client) else value
 
@@ -34,11 +53,12 @@ def named(value):
     [pytest.param(*case, marks=[] if case[0].name in FAST else pytest.mark.slow) for case in RUNS],
     ids=named,
 )
-def test_a_client_embeds_as_we_do(client, model, file, models, ours, tmp_path):
+def test_a_client_embeds_as_we_do(client, model, file, results, ours):
     if client.command is None:
         pytest.skip(f"{client.name} is not installed; make test-clients does")
-    result = run(client, models[model], file, tmp_path)
+    result = results(client)[model, file]
     found = cosines(result, ours[model])
+    note(client, model, file, result["versions"], found)
     longer = slice(-NUM_LONGER, None)
     if client.loses_end:
         assert found[longer].min() >= LONGER

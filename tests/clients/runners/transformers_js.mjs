@@ -8,13 +8,12 @@ import { pathToFileURL } from "node:url";
 const require = createRequire(process.env.CLIENT_MODULES + "/");
 const entry = require.resolve("@huggingface/transformers");
 const { AutoModel, AutoTokenizer, env, pipeline } = await import(pathToFileURL(entry));
-const job = JSON.parse(readFileSync(process.argv[2], "utf-8"));
 env.allowRemoteModels = false;
-env.localModelPath = dirname(job.folder) + "/";
-const name = basename(job.folder);
-const settings = { dtype: job.file === "model.onnx" ? "fp32" : "q8" };
 
-async function embed(texts) {
+async function embed(job, texts) {
+  env.localModelPath = dirname(job.folder) + "/";
+  const name = basename(job.folder);
+  const settings = { dtype: job.file === "model.onnx" ? "fp32" : "q8" };
   if (!job.dense) {
     const extract = await pipeline("feature-extraction", name, settings);
     return (await extract(texts, { pooling: "mean", normalize: true })).tolist();
@@ -25,6 +24,9 @@ async function embed(texts) {
   return (await model(inputs)).sentence_embedding.tolist();
 }
 
-const query = await embed(job.queries.map((text) => job.prompts.query + text));
-const passage = await embed(job.passages.map((text) => job.prompts.passage + text));
-writeFileSync(job.output, JSON.stringify({ query, passage, versions: { "transformers.js": env.version } }));
+for (const path of process.argv.slice(2)) {
+  const job = JSON.parse(readFileSync(path, "utf-8"));
+  const query = await embed(job, job.queries.map((text) => job.prompts.query + text));
+  const passage = await embed(job, job.passages.map((text) => job.prompts.passage + text));
+  writeFileSync(job.output, JSON.stringify({ query, passage, versions: { "transformers.js": env.version } }));
+}
