@@ -36,7 +36,7 @@ class Recipe(Section):
     Example:
         >>> recipe = ce.Recipe.small(model="sentence-transformers/all-MiniLM-L6-v2", retrieval="faq.jsonl")
         >>> recipe.step.queries, recipe.hard_negatives.source
-        (32, 'ranking')
+        (32, 'bank')
         >>> recipe.with_(step={"queries": 64}).step.queries
         64
     """

@@ -258,7 +258,7 @@ class Evaluation(Section):
     def _is_patient_between_evaluations(self) -> "Evaluation":
         if self.patience is not None and not (self.every and (self.folder or self.mteb or self.hold_out)):
             raise ValueError(
-                "patience: found beside no sets or every: 0, expected both: they are when it counts"
+                "patience: found beside no sets or every: 0, expected both: it counts evaluations"
             )
         return self
 

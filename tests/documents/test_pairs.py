@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from conan_embed.documents.boilerplate import Repeated
+from conan_embed.documents.containment import Contained
 from conan_embed.documents.markdown import parse_markdown
 from conan_embed.documents.pairs import Query, make_queries
 from conan_embed.documents.passages import Passage, StoredSection
@@ -14,7 +15,11 @@ TEXT = "The server keeps a log. It is rotated every day, and old files are remov
 
 def _queries(headings: tuple[str, ...], *texts: str, title: str = "Server guide", **settings) -> list[Query]:
     repeated, within = settings.pop("repeated", {}), settings.pop("within", [])
-    known = Repeated(np.zeros(0), np.zeros(0), repeated, frozenset((1, heading) for heading in within), 1, [])
+    none = np.zeros(0)
+    known = Repeated(
+        *(none, Contained(none, none, ("", "")), none, repeated),
+        *(frozenset((1, heading) for heading in within), 1, []),
+    )
     given = {"summary": "", "kind": "section", "is_first": False, **settings}
     section = StoredSection(
         1, "a.md", title, given["summary"], headings, given["kind"], 1, given["is_first"], ()

@@ -62,7 +62,7 @@ def test_defaults_are_written_out(load):
     values = recipe.as_dict()
     assert values["loss"] == {
         **{"temperature": 0.02, "sts_temperature": 0.05, "beta": 0.8},
-        "ignore_above_positive": None,
+        **{"ignore_above_positive": None, "spread_out": None},
     }
     assert values["hard_negatives"]["decay"] == 1.15
     assert values["optimizer"]["betas"] == [0.9, 0.999]

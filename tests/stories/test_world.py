@@ -371,7 +371,9 @@ def test_the_scenarios_are_what_they_are_called(worlds):
             assert all(with_queries)
             assert all(with_pairs)
             step = result["steps"][0]
-            assert step["loss"] == pytest.approx(step["retrieval"] + 0.8 * step["sts"], rel=1e-6)
+            parts = step["retrieval"] + 0.8 * step["sts"] + (step["spread"] or 0)
+            assert step["loss"] == pytest.approx(parts, rel=1e-6)
+            assert (step["spread"] is not None) == ("spread" in name)
             scenario = SCENARIOS[name]
             checks = scenario["num_steps"] // scenario["hard_negatives"]["interval"]
             assert 0 < result["replaced"] < checks * len(result["table"]["next_Q"])

@@ -68,5 +68,5 @@ def test_a_killed_run_stops_where_the_whole_one_does(recipe, base, scripted, mon
 
 
 def test_patience_needs_evaluations(recipe, base):
-    with pytest.raises(ValueError, match=r"patience: found beside no folder or every: 0, expected both"):
+    with pytest.raises(ValueError, match=r"patience: found beside no sets or every: 0, expected both"):
         recipe(evaluation={"folder": str(base / "eval"), "patience": 2})
