@@ -8,9 +8,11 @@ BIN    := $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/conan-embed quickstart
 
-# One process per core, one thread each; the files of a process's tests stay whole.
+# One thread per process, and a process more than there are cores: some tests wait for others' timeouts. The files of a
+# process's tests stay whole.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, os.cpu_count() + 1))')
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Only the tests that take a minute or more each (the notebook, killed runs).
 test-slow: $(VENV)/.installed-dev
