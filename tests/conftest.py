@@ -13,10 +13,13 @@ settings.register_profile("conan-embed", deadline=None)
 settings.load_profile("conan-embed")
 
 
+LONG = {"stories", "ablation", "tune", "cli", "clients"}  # folders with files of half a minute and more
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow files and stories first, so that no process is left with one of them at the end."""
+    """Slow files and long ones first, so that no process is left with one of them at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
-    items.sort(key=lambda item: (item.path not in slow, "stories" not in item.path.parts))
+    items.sort(key=lambda item: (item.path not in slow, LONG.isdisjoint(item.path.parts)))
 
 
 TinyModel = Callable[..., EmbeddingModel]
