@@ -41,7 +41,7 @@ class Repeated:
     @property
     def left_out(self) -> NDArray[np.int64]:
         """Numbers of all documents that are not read further."""
-        return np.concatenate([self.copies, self.contained.collections, self.contained.formats])
+        return np.concatenate([self.copies, self.contained.documents])
 
 
 def find_repeated(files: list[Path]) -> Repeated:
@@ -58,10 +58,8 @@ def find_repeated(files: list[Path]) -> Repeated:
     copies = content.filter(is_copy)["document"]
     unique = blocks.filter(~pl.col("document").is_in(copies.implode()))
     contained = find_contained(unique)
-    unique = unique.filter(
-        ~pl.col("document").is_in(np.concatenate([contained.collections, contained.formats]))
-    )
-    num_documents = len(content) - len(copies) - len(contained.collections) - len(contained.formats)
+    unique = unique.filter(~pl.col("document").is_in(contained.documents))
+    num_documents = len(content) - len(copies) - len(contained.documents)
     within = _repeated_headings(unique, "document", "heading").select("document", "heading")
     return Repeated(
         copies=copies.to_numpy(),

@@ -35,6 +35,11 @@ class Contained:
     formats: NDArray[np.int64]
     examples: tuple[str, str]
 
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        """Numbers of both kinds; no document is of both."""
+        return np.concatenate([self.collections, self.formats])
+
 
 def find_contained(blocks: pl.LazyFrame) -> Contained:
     """Look through blocks: `document`, `file`, `key`, `text`; characters count, and equal blocks of a document once."""

@@ -171,8 +171,8 @@ def _make_negatives(
 ) -> DynamicNegatives | None:
     """Mine what has no ranking yet; return the hard negatives of the run, None where no step holds any."""
     embed = make_embed(tasks, model, recipe.training)
-    has_bank = recipe.hard_negatives.source == "bank"
-    first_embed = EmbedOnce(embed) if has_bank else embed  # the bank begins with what mining embeds
+    # A new bank begins with what mining embeds; a resumed run has its bank in the checkpoint.
+    first_embed = EmbedOnce(embed) if recipe.hard_negatives.source == "bank" else embed
     table = load_table(recipe, tasks, model, folder.mining, embed=first_embed)
     if table is None:
         return None
@@ -185,9 +185,7 @@ def _make_negatives(
         tasks.store,
         embed,
         width=model.width,
-        fill=first_embed
-        if point.checkpoint is None
-        else None,  # a resumed run has the bank in its checkpoint
+        fill=first_embed if point.checkpoint is None else None,
     )
 
 

@@ -14,21 +14,7 @@ from conan_embed.documents.held_out import (
     write_questions,
 )
 from conan_embed.filtering.minhash import plain
-
-WORDS = (
-    "press",
-    "hold",
-    "reset",
-    "button",
-    "lamp",
-    "cable",
-    "engine",
-    "cover",
-    "screw",
-    "filter",
-    "water",
-    "heat",
-)
+from tests.support.texts import WORDS
 
 
 def similarity(one: str, two: str) -> float:

@@ -8,21 +8,7 @@ from conan_embed.filtering import known_texts
 from conan_embed.filtering.grams import grams, jaccard
 from conan_embed.filtering.known_texts import HashIndex, KnownTexts
 from conan_embed.filtering.minhash import GRAM, signatures
-
-WORDS = (
-    "press",
-    "hold",
-    "reset",
-    "button",
-    "lamp",
-    "cable",
-    "engine",
-    "cover",
-    "screw",
-    "filter",
-    "水",
-    "heat",
-)
+from tests.support.texts import WORDS
 
 
 def bands_of(texts: pl.Series) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 import conan_embed.training.loop as loop_module
 from conan_embed.files import read_json_lines
+from conan_embed.training.run import train
 
 NUM_STEPS = 8
 SHARD = "shard-00001-model-00001-of-00001.safetensors"  # of a run on one process
@@ -73,3 +75,14 @@ def killed():
 
 def write(path, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def assert_resumes_bit_for_bit(recipe, settings, monkeypatch):
+    """Train once, and once more killed at step 5 and resumed: the same run. Return the folder of the first."""
+    whole = train(recipe("whole", **settings))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe("cut", **settings))
+    assert_same_run(whole, train(recipe("cut", **settings)))
+    return whole

@@ -3,6 +3,20 @@
 import random
 
 LETTERS = {"zh": [chr(c) for c in range(0x4E00, 0x4E00 + 3000)], "en": list("abcdefghijklmnopqrstuvwxyz")}
+WORDS = (
+    "press",
+    "hold",
+    "reset",
+    "button",
+    "lamp",
+    "cable",
+    "engine",
+    "cover",
+    "screw",
+    "filter",
+    "水",
+    "heat",
+)
 
 
 def grams(text: str) -> set[str]:

@@ -11,7 +11,7 @@ from conan_embed.errors import UserError
 from conan_embed.training.checkpoint import checkpoints
 from conan_embed.training.run import train
 from tests.encoder.published import qwen3_embedding
-from tests.support.small_runs import SHARD, assert_same_run, interrupt_at, killed, lines
+from tests.support.small_runs import SHARD, assert_resumes_bit_for_bit, interrupt_at, killed, lines
 from tests.tiny_models import SENTENCES
 
 pytest.importorskip("peft")
@@ -21,12 +21,7 @@ NEGATIVES = {"source": "bank", "refresh": 2, "interval": 2, "decay": 0.1, "max_s
 
 def test_a_killed_run_with_an_adapter_resumes_bit_for_bit(recipe, base, monkeypatch):
     settings = {"model": {"lora": LORA}, "hard_negatives": NEGATIVES}
-    whole = train(recipe("whole", **settings))
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5, killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe("cut", **settings))
-    assert_same_run(whole, train(recipe("cut", **settings)))
+    whole = assert_resumes_bit_for_bit(recipe, settings, monkeypatch)
     held = load_file(checkpoints(whole / "checkpoints")[-1] / "model" / SHARD)
     assert {"dense.weight", "dense.bias"} < held.keys()
     assert all("lora_" in name or name.startswith("dense.") for name in held)
@@ -74,12 +69,7 @@ def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):
 def test_a_run_on_a_base_in_4_bits_resumes_bit_for_bit(recipe, monkeypatch):
     pytest.importorskip("bitsandbytes")
     settings = {"model": {"lora": LORA | {"bits": 4}}, "hard_negatives": NEGATIVES}
-    whole = train(recipe("whole", **settings))
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5, killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe("cut", **settings))
-    assert_same_run(whole, train(recipe("cut", **settings)))
+    whole = assert_resumes_bit_for_bit(recipe, settings, monkeypatch)
     held = load_file(checkpoints(whole / "checkpoints")[-1] / "model" / SHARD)
     assert all("lora_" in name or name.startswith("dense.") for name in held)
 

@@ -6,7 +6,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.training.run import train
-from tests.support.small_runs import assert_same_run, interrupt_at, killed, lines, write
+from tests.support.small_runs import assert_resumes_bit_for_bit, interrupt_at, killed, lines, write
 from tests.tiny_models import make_tiny_model
 
 
@@ -19,12 +19,7 @@ def teacher(tmp_path):
 
 def test_a_killed_run_under_a_teacher_resumes_bit_for_bit(recipe, teacher, monkeypatch):
     settings = {"teacher": teacher | {"ignore_above_positive": -0.05}, "model": {"widths": [4]}}
-    whole = train(recipe("whole", **settings))
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5, killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe("cut", **settings))
-    assert_same_run(whole, train(recipe("cut", **settings)))
+    whole = assert_resumes_bit_for_bit(recipe, settings, monkeypatch)
     metrics = lines(whole, "metrics")
     assert all(line["loss/teacher"] > 0 for line in metrics)
     assert sum(line["guarded_per_query"] for line in metrics) > 0
