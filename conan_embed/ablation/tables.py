@@ -35,7 +35,7 @@ def score_lines(comparison: Comparison) -> list[str]:
     rows, names, arms = comparison.rows, comparison.averages, comparison.arms
     scores = [[arm.name, *(score_text(rows[name][i]) for name in names)] for i, arm in enumerate(arms)]
     differences = [
-        [arm.name, *(_bold(rows[name][i]) for name in names)]
+        [arm.name, *(marked(rows[name][i]) for name in names)]
         for i, arm in enumerate(arms)
         if arm.name != comparison.against
     ]
@@ -87,7 +87,8 @@ def difference_text(cell: Cell) -> str:
     return f"{100 * cell.difference:+.2f} [{100 * cell.low:+.2f}, {100 * cell.high:+.2f}]"
 
 
-def _bold(cell: Cell) -> str:
+def marked(cell: Cell) -> str:
+    """Return a difference with its interval, bold where the interval leaves out zero."""
     return f"**{difference_text(cell)}**" if cell.clear else difference_text(cell)
 
 

@@ -259,7 +259,13 @@ def _yaml(
             "too_few_negatives": "allow",
         },
         "loss": {"temperature": 0.02 if narrow else 0.05},
-        "mining": {"depth": 50, "offset": 0, "max_positive_ratio": 0.95, "subtract_background": narrow},
+        "mining": {
+            "depth": 50,
+            "offset": 0,
+            "max_positive_ratio": 0.95,
+            "subtract_background": narrow,
+            "min_usable": 4 * num_negatives,  # where the bound takes all 50, the search goes deeper
+        },
         "optimizer": {"learning_rate": _learning_rate(facts.parameters), "warmup_ratio": 0.1},
         "training": {
             "steps": steps,

@@ -126,15 +126,15 @@ def run(arguments: argparse.Namespace, arms: list[Arm]) -> Results:
             [*SCOPES[arguments.scope], f"cache={arguments.output / 'cache'}", *arguments.set],
             chosen,
             arguments.seeds,
-            arguments.output / folder(arguments),
+            arguments.output / folder(arguments.scope),
             jobs=arguments.jobs,
         )
         results |= {arm.name: list(of_arm) for arm, of_arm in zip(chosen, of_arms, strict=True)}
     return [results[arm.name] for arm in arms]
 
 
-def folder(arguments: argparse.Namespace) -> str:
-    return arguments.scope.replace(" ", "-").replace("'", "")
+def folder(scope: str) -> str:
+    return scope.replace(" ", "-").replace("'", "")
 
 
 def make_base(arguments: argparse.Namespace) -> Path:
@@ -166,7 +166,7 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: Results) -> N
         [*markdown(comparison).splitlines(), *share_lines(arguments, arms)],
         comparison.to_json(),
         arguments.write,
-        name=f"hard-negatives-{folder(arguments)}",
+        name=f"hard-negatives-{folder(arguments.scope)}",
     )
 
 
@@ -181,7 +181,7 @@ def share_lines(arguments: argparse.Namespace, arms: list[Arm]) -> list[str]:
     ]
     for arm in arms:
         files = [
-            arguments.output / folder(arguments) / arm.folder / f"seed-{seed}/metrics.jsonl"
+            arguments.output / folder(arguments.scope) / arm.folder / f"seed-{seed}/metrics.jsonl"
             for seed in arguments.seeds
         ]
         if arm.trained:
