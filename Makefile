@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,peers,onnx,mteb,lora,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart,peers,onnx,mteb,lora-4bit,dev]"
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed
