@@ -1,152 +1,219 @@
 """Is a teacher worth its price? A small model with labels alone, and with a large one's scores, embeddings, guard.
 
-    python experiments/distillation.py --base STUDENT --teacher TEACHER --data DATA [--steps 400] [--seeds 0 1 2] [--write]
+    python experiments/distillation.py --base STUDENT --teacher TEACHER --data DATA [--arms ...] [--seeds 0 1 2] [--write]
 
-DATA is laid out as finetune/, pretrain/ and eval/ (docs/data.md). All arms see the same queries in the same order, with
-in-batch and mined negatives; teachers are bi-encoders. Arms:
+The recipe is distillation.yaml: two domains of pairs, scored on their own held-out sets and on two of other domains.
+All arms see the same queries in the same order, with in-batch and mined negatives. Teachers are bi-encoders. Arms:
 
 - the student as it is, and the teacher as it is;
-- labels alone, with static and with dynamic negatives;
-- KL, MarginMSE and embeddings beside the labels, KL alone, each with dynamic negatives;
+- labels alone, with dynamic and with static negatives;
+- KL, MarginMSE or embeddings beside the labels, and KL alone, each with dynamic negatives;
 - KL with static negatives: are scores of replaced negatives worth something?
-- the teacher's guard without any of its losses, against the guard on the student's own cosines.
+- the teacher's guard without any of its losses, against the guard on the student's own cosines;
+- sentence-transformers: DistillKLDivLoss on the same rows with the same static negatives, as many steps of as many queries.
 
-Arms are run seed by seed and kept under --output; an interrupted table, or arm, goes on where it stopped. Differences
-are paired by seed.
+Arms are stored one by one under --output; an interrupted one resumes.
 """
 
 import argparse
+import os
+import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from result_file import kept, main_scores, options, spread, write_result
+import polars as pl
+from result_file import by_domain, options, write_result
 
+from conan_embed.ablation.arms import Arm
+from conan_embed.ablation.comparison import compare
+from conan_embed.ablation.job import ArmResult
+from conan_embed.ablation.run import run_arms
+from conan_embed.ablation.tables import markdown
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.evaluation.statistics import paired_differences
+from conan_embed.errors import UserError
+from conan_embed.evaluation.local import evaluate
+from conan_embed.files import read_json, write_json
+from conan_embed.recipes.loading import load_recipe
 from conan_embed.recipes.schema import Recipe
-from conan_embed.training.run import mine, train
+from conan_embed.training.run import load_table
+from conan_embed.training.setup import load_base_model, load_data
 
-SETS = {"medical": "pretrain/qa_medical_toyhom.parquet", "tidb": "pretrain/web_tidb_docs.parquet"}
-TASKS = ["retrieval/MedicalQA", "retrieval/TiDBDocs", "retrieval/DuReaderRobust", "retrieval/SciFact"]
-DYNAMIC = {"source": "ranking", "rule": "share"}
-STATIC = {"source": "static"}
-ARMS: dict[str, dict[str, Any]] = {
-    "labels": {},
-    "labels, static": {"hard_negatives": STATIC},
-    "labels, own guard": {"loss": {"ignore_above_positive": 0.0}},
-    "teacher's guard": {"teacher": {"ignore_above_positive": 0.0}},
-    "kl": {"teacher": {"kl": 1.0}},
-    "kl, static": {"teacher": {"kl": 1.0}, "hard_negatives": STATIC},
-    "kl, guard": {"teacher": {"kl": 1.0, "ignore_above_positive": 0.0}},
-    "kl alone": {"teacher": {"kl": 1.0, "contrastive": 0.0}},
-    "margin": {"teacher": {"margin_mse": 10.0}},
-    "embedding": {"teacher": {"embedding": 10.0}},
+OTHER_DOMAINS = ("DuReaderRobust", "SciFact")
+RECIPE = Path(__file__).with_suffix(".yaml")
+STATIC = "hard_negatives.source=static"
+ARMS: dict[str, tuple[str, ...]] = {
+    "labels": (),
+    "labels, static": (STATIC,),
+    "KL": ("teacher.kl=1.0",),
+    "KL, static": ("teacher.kl=1.0", STATIC),
+    "KL alone": ("teacher.kl=1.0", "teacher.contrastive=0.0"),
+    "KL alone, static": ("teacher.kl=1.0", "teacher.contrastive=0.0", STATIC),
+    "KL and guard": ("teacher.kl=1.0", "teacher.ignore_above_positive=0.0"),
+    "margins": ("teacher.margin_mse=10.0",),
+    "embeddings": ("teacher.embedding=10.0",),
+    "own guard": ("loss.ignore_above_positive=0.0",),
+    "teacher's guard": ("teacher.ignore_above_positive=0.0",),
 }
-
-
-def recipe(arguments: argparse.Namespace, arm: str, seed: int) -> Recipe:
-    """Return the recipe of one run."""
-    change = ARMS[arm]
-    teacher = change.get("teacher")
-    sets = [
-        {"name": name, "path": str(arguments.data / path), "limit": arguments.rows}
-        for name, path in SETS.items()
-    ]
-    return Recipe.model_validate(
-        {
-            "model": {"base": str(arguments.base), "max_length": arguments.max_length},
-            "data": {"retrieval": sets},
-            "teacher": teacher and {"model": str(arguments.teacher), "temperature": 0.05, **teacher},
-            "step": {
-                "queries": arguments.queries,
-                "num_negatives": 4,
-                "sts_pairs": 0,
-                "too_few_negatives": "allow",
-            },
-            "loss": {"temperature": 0.05, **change.get("loss", {})},
-            "mining": {"depth": 100, "max_positive_ratio": 0.95, "subtract_background": True},
-            "hard_negatives": {"interval": 50, **change.get("hard_negatives", DYNAMIC)},
-            "optimizer": {"learning_rate": arguments.learning_rate},
-            "training": {
-                "steps": arguments.steps,
-                "seed": seed,
-                "checkpoint_every": 50,
-                "keep_checkpoints": 1,
-            },
-            "tracking": {"tensorboard": False},
-            "output": str(arguments.output / f"{arm.replace(' ', '-').replace(',', '')}-{seed}"),
-            "cache": str(arguments.output / "cache"),
-        }
-    )
-
-
-def run_arm(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
-    """Train one arm and score it."""
-    settings = recipe(arguments, arm, seed)
-    settings = settings.with_rankings(mine(settings, arguments.output / "mining"))
-    began = time.monotonic()
-    train(settings)
-    seconds = time.monotonic() - began
-    return score(arguments, Path(settings.output) / "model") | {"seconds": round(seconds, 1)}
-
-
-def score(arguments: argparse.Namespace, model: Path) -> dict[str, float]:
-    """Return the main score of each task."""
-    loaded = EmbeddingModel.load(model, max_length=arguments.max_length)
-    return main_scores(loaded, arguments.data, arguments.tasks)
-
-
-def table(results: dict[str, list[dict[str, float]]], arms: list[str], tasks: list[str]) -> list[str]:
-    """Return a line per arm: each task, their mean, how far it lies above labels alone, and seconds."""
-    scores = {task: np.array([[[100 * run[task]] for run in results[arm]] for arm in arms]) for task in tasks}
-    above = paired_differences(scores, arms.index("labels"))["average"]
-    names = [task.split("/")[1] for task in tasks]
-    lines = [f"| | {' | '.join(names)} | mean | above labels | s |", "|---" * (len(tasks) + 4) + "|"]
-    for place, arm in enumerate(arms):
-        cells = [spread([100 * run[task] for run in results[arm]]) for task in tasks]
-        average = spread([100 * float(np.mean([run[task] for task in tasks])) for run in results[arm]])
-        gain = above[place]
-        seconds = np.mean([run["seconds"] for run in results[arm]])
-        difference = f"{gain.value:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
-        lines.append(f"| {arm} | {' | '.join(cells)} | {average} | {difference} | {seconds:.0f} |")
-    return lines
+PEER = "sentence-transformers, KL alone, static"
 
 
 def main() -> None:
     parser = options(__doc__, "runs/distillation")
     parser.add_argument("--teacher", type=Path, required=True, help="a bi-encoder")
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--queries", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=4000, help="of each data set")
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--max-length", type=int, default=96)
-    parser.add_argument("--tasks", nargs="*", default=TASKS, help="evaluated on")
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
-    arguments = parser.parse_args()
-    untrained = {
-        name: kept(arguments.output / f"{name}.json", lambda path=path: score(arguments, path), name)
-        for name, path in (("student", arguments.base), ("teacher", arguments.teacher))
-    }
-    arms = ["labels", *(arm for arm in arguments.arms if arm != "labels")]
-    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
-    for seed in arguments.seeds:
-        for arm in arms:
-            path = arguments.output / f"{arm.replace(' ', '-').replace(',', '')}-{seed}.json"
-            run = kept(path, lambda arm=arm, seed=seed: run_arm(arguments, arm, seed), f"{arm}, seed {seed}")
-            results[arm].append(run)
-    before = [
-        f"- {name}: "
-        + ", ".join(f"{task.split('/')[1]} {100 * scores[task]:.2f}" for task in arguments.tasks)
-        for name, scores in untrained.items()
-    ]
-    what = f"{arguments.steps} steps of {arguments.queries} queries, seeds {arguments.seeds}."
-    raw = {"untrained": untrained, "results": results}
-    write_result(
-        "Distillation", what, [*before, "", *table(results, arms, arguments.tasks)], raw, arguments.write
+    parser.add_argument("--arms", nargs="*", default=[*ARMS, PEER], choices=[*ARMS, PEER])
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="other settings of all arms"
     )
+    arguments = parser.parse_args()
+    os.environ |= {
+        "CONAN_BASE": str(arguments.base),
+        "CONAN_TEACHER": str(arguments.teacher),
+        "CONAN_DATA": str(arguments.data),
+    }
+    settings = [f"cache={arguments.output / 'cache'}", *arguments.set]
+    arms = [
+        Arm("student", trained=False),
+        Arm("teacher", ("model.base=${oc.env:CONAN_TEACHER}",), trained=False),
+        *(Arm(name, with_teacher(ARMS[name])) for name in arguments.arms if name != PEER),
+    ]
+    results = run_arms(RECIPE, settings, arms, arguments.seeds, arguments.output)
+    if PEER in arguments.arms:
+        results.append([peer_result(arguments, settings, seed) for seed in arguments.seeds])
+        arms.append(Arm(PEER))
+    write(arguments, arms, results)
+
+
+def with_teacher(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the overrides of an arm, with the teacher's name where they need it."""
+    needed = any(override.startswith("teacher.") for override in overrides)
+    return ("teacher.model=${oc.env:CONAN_TEACHER}", *overrides) if needed else overrides
+
+
+def write(arguments: argparse.Namespace, arms: list[Arm], results: list[list[ArmResult]]) -> None:
+    against = next((number for number, arm in enumerate(arms) if arm.name == "labels"), 0)
+    comparison = compare(arms, arguments.seeds, by_domain(results, OTHER_DOMAINS), against, "Distillation")
+    compared = len(arms) - 3 if arms[against].trained else len(arms) - 1
+    what = (
+        f"Student {arguments.base.name}, teacher {arguments.teacher.name}; nDCG@10, texts cut at 96 "
+        f"tokens; other domains: {', '.join(OTHER_DOMAINS)}. {compared} comparisons with {arms[against].name!r} on 4 "
+        "sets and two means."
+    )
+    lines = [*markdown(comparison).splitlines(), *second_lines(arms, results)]
+    write_result("Distillation", what, lines, comparison.to_json(), arguments.write)
+
+
+def second_lines(arms: list[Arm], results: list[list[ArmResult]]) -> list[str]:
+    """Return a table: seconds of each arm, training and scoring, as a multiple of the first trained arm's."""
+    trained = [(arm, of_arm) for arm, of_arm in zip(arms, results, strict=True) if arm.trained]
+    seconds = {arm.name: np.mean([result.seconds for result in of_arm]) for arm, of_arm in trained}
+    lines = ["| seconds, training and scoring | |", "| --- | --- |"]
+    return [*lines, *(f"| {name} | {value:.0f} |" for name, value in seconds.items()), ""]
+
+
+def peer_result(arguments: argparse.Namespace, settings: list[str], seed: int) -> ArmResult:
+    """Return what sentence-transformers comes to; it is trained where there is no result yet."""
+    file = arguments.output / Arm(PEER).folder / f"seed-{seed}.json"
+    if file.exists():
+        return ArmResult.from_json(read_json(file))
+    started = time.time()
+    recipe = load_recipe(
+        RECIPE, [*settings, STATIC, f"training.seed={seed}", f"output={file.with_suffix('')}"]
+    )
+    steps, model = train_peer(arguments, recipe)
+    sets = recipe.evaluation.tasks
+    found = evaluate(
+        EmbeddingModel.load(model, max_length=recipe.model.max_length),
+        recipe.evaluation.folder,
+        tasks=sets,
+        items=True,
+    )
+    result = ArmResult(
+        arm=PEER,
+        seed=seed,
+        scores={key: task.main for key, task in found.items()},
+        seen={
+            "updates": steps,
+            "queries": steps * recipe.step.queries,
+            "pairs": 0,
+            "tokens": 0,
+            "replaced": 0,
+        },
+        seconds=round(time.time() - started, 1),
+        items={key: list(task.items) for key, task in found.items() if task.items is not None},
+    )
+    write_json(file, result.to_json())
+    return result
+
+
+def train_peer(arguments: argparse.Namespace, recipe: Recipe) -> tuple[int, Path]:
+    """Train the student by DistillKLDivLoss on the teacher's scores; return steps and the model's folder."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.losses import DistillKLDivLoss
+
+    rows = scored_rows(arguments, recipe)
+    model = SentenceTransformer(str(arguments.base), device="cpu")
+    model.max_seq_length = recipe.model.max_length
+    output = Path(recipe.output)
+    trainer = SentenceTransformerTrainer(
+        model,
+        SentenceTransformerTrainingArguments(
+            str(output / "trainer"),
+            per_device_train_batch_size=recipe.step.queries,
+            num_train_epochs=recipe.training.epochs,
+            learning_rate=recipe.optimizer.learning_rate,
+            warmup_ratio=recipe.optimizer.warmup_ratio,
+            bf16=True,
+            use_cpu=True,
+            seed=recipe.training.seed,
+            save_strategy="no",
+            report_to="none",
+        ),
+        Dataset.from_polars(rows),
+        loss=DistillKLDivLoss(model, temperature=0.05),
+    )
+    trainer.train()
+    model.save(str(output / "model"))
+    return trainer.state.global_step, output / "model"
+
+
+def scored_rows(arguments: argparse.Namespace, recipe: Recipe) -> pl.DataFrame:
+    """Return query, positive, negatives, and the teacher's cosines of positive and negatives; prompts are in the texts."""
+    student = load_base_model(recipe.model, recipe.training.seed)
+    tasks = load_data(recipe.data, recipe.cache, student)
+    table = load_table(recipe, tasks, student, arguments.output / "mining-for-sentence-transformers")
+    assert table is not None
+    count = recipe.step.num_negatives
+    records, start = [], 0
+    for data in tasks.retrieval:
+        for row in range(len(data)):
+            negatives = table.ranking_QK[start + row, :count]
+            texts = (data.query_Q[row], data.positives[data.list_Q[row]][0], *negatives)
+            if (negatives >= 0).all():  # its loss wants as many in each row
+                records.append([tasks.store.text(int(text)) for text in texts])
+        start += len(data)
+    columns = ["positive", *(f"negative_{number}" for number in range(count))]
+    rows = pl.DataFrame(records, schema=["query", *columns], orient="row")
+    teacher = EmbeddingModel.load(arguments.teacher, max_length=recipe.model.max_length)
+    query_QD = teacher.encode(rows["query"].to_list(), prompt=teacher.prompts["query"])
+    candidates = [
+        teacher.encode(rows[column].to_list(), prompt=teacher.prompts["passage"]) for column in columns
+    ]
+    labels_QC = np.stack([(query_QD * candidate_QD).sum(axis=1) for candidate_QD in candidates], axis=1)
+    with_prompts = [
+        (pl.lit(student.prompts["query" if name == "query" else "passage"]) + pl.col(name)).alias(name)
+        for name in rows.columns
+    ]
+    return rows.with_columns(*with_prompts, pl.Series("label", labels_QC.tolist()))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

@@ -5,10 +5,13 @@ import datetime
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from conan_embed.ablation.comparison import Results
+from conan_embed.ablation.job import ArmResult
 from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.local import evaluate
@@ -51,6 +54,23 @@ def main_scores(model: EmbeddingModel, data: Path, tasks: Sequence[str]) -> dict
 def spread(values: Sequence[float]) -> str:
     """Return mean ± standard deviation of scores in per cent; the mean alone of one."""
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def by_domain(results: Results, others: Sequence[str]) -> list[list[ArmResult]]:
+    """Return the results with tasks named by domain, so that tables average the `others` by themselves."""
+    return [[_by_domain(result, others) for result in of_arm] for of_arm in results]
+
+
+def _by_domain(result: ArmResult, others: Sequence[str]) -> ArmResult:
+    def name(task: str) -> str:
+        data_set = task.partition("/")[2]
+        return f"{'other domains' if data_set in others else 'in domain'}/{data_set}"
+
+    return replace(
+        result,
+        scores={name(task): score for task, score in result.scores.items()},
+        items={name(task): items for task, items in result.items.items()},
+    )
 
 
 def write_result(title: str, what: str, lines: Sequence[str], raw: Any, write: bool, name: str = "") -> None:

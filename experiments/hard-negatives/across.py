@@ -10,7 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from run import SCOPES, by_domain, folder
+from data import OTHER_DOMAINS
+from run import SCOPES, folder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from result_file import by_domain
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.comparison import compare
@@ -33,7 +37,9 @@ def main() -> None:
     lines = ["| difference | " + " | ".join(ROWS) + " |", "| --- | --- | --- | --- |"]
     for comparison in arguments.comparisons:
         first, second = (stored(arguments.output, name, arguments.seeds) for name in sides(comparison))
-        rows = compare([Arm("first"), Arm("second")], arguments.seeds, by_domain([first, second]), 0).rows
+        rows = compare(
+            [Arm("first"), Arm("second")], arguments.seeds, by_domain([first, second], OTHER_DOMAINS), 0
+        ).rows
         lines.append(f"| {comparison} | " + " | ".join(marked(rows[row][1]) for row in ROWS) + " |")
     print("\n".join(lines))
 
@@ -53,7 +59,9 @@ def stored(output: Path, name: str, seeds: list[int]) -> list[ArmResult]:
     files = [output / folder(scope) / Arm(arm).folder / f"seed-{seed}.json" for seed in seeds]
     for file in files:
         if not file.exists():
-            raise UserError(f"{file}: not found; train it first with run.py --scope {scope!r} --arms {arm!r}.")
+            raise UserError(
+                f"{file}: not found; train it first with run.py --scope {scope!r} --arms {arm!r}."
+            )
     return [ArmResult.from_json(read_json(file)) for file in files]
 
 

@@ -11,7 +11,6 @@ stored one by one under --output; an interrupted one resumes.
 import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import loss_weights
@@ -20,7 +19,7 @@ import polars as pl
 from data import OTHER_DOMAINS, write_domain, write_fresh
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from result_file import options, write_result
+from result_file import by_domain, options, write_result
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.comparison import Results, compare
@@ -152,7 +151,7 @@ def make_base(arguments: argparse.Namespace) -> Path:
 def write(arguments: argparse.Namespace, arms: list[Arm], results: Results) -> None:
     against = next(number for number, arm in enumerate(arms) if arm.name == arguments.against)
     title = f"Hard negatives, scope {arguments.scope}"
-    comparison = compare(arms, arguments.seeds, by_domain(results), against, title)
+    comparison = compare(arms, arguments.seeds, by_domain(results, OTHER_DOMAINS), against, title)
     what = (
         f"{arguments.layers} layers of {arguments.base.name}, the upper half drawn anew, trained with in-batch negatives "
         "on other domains; "
@@ -189,23 +188,6 @@ def share_lines(arguments: argparse.Namespace, arms: list[Arm]) -> list[str]:
             fifths = np.array_split(100 * share_SI.mean(axis=0), 5)
             lines.append(f"| {arm.name} | " + " | ".join(f"{fifth.mean():.1f}" for fifth in fifths) + " |")
     return [*lines, ""]
-
-
-def by_domain(results: Results) -> list[list[ArmResult]]:
-    """Return the results with tasks named by domain, so that tables average the other domains and leave Docs alone."""
-    return [[_by_domain(result) for result in of_arm] for of_arm in results]
-
-
-def _by_domain(result: ArmResult) -> ArmResult:
-    def name(task: str) -> str:
-        data_set = task.partition("/")[2]
-        return f"{'other domains' if data_set in OTHER_DOMAINS else 'in domain'}/{data_set}"
-
-    return replace(
-        result,
-        scores={name(task): score for task, score in result.scores.items()},
-        items={name(task): items for task, items in result.items.items()},
-    )
 
 
 if __name__ == "__main__":

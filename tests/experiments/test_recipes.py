@@ -1,4 +1,4 @@
-"""The recipes of experiments that have a folder of their own are recipes, whatever the folders are called."""
+"""The recipes of experiments are recipes, whatever the folders are called."""
 
 from pathlib import Path
 
@@ -10,10 +10,17 @@ FOLDER = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.mark.parametrize(
-    "recipe", sorted(FOLDER.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "recipe", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_recipes_are_whole(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("CONAN_BASE", "CONAN_DATA", "CONAN_DOMAIN", "CONAN_WORK", "CONAN_START"):
+    for variable in (
+        "CONAN_BASE",
+        "CONAN_DATA",
+        "CONAN_DOMAIN",
+        "CONAN_WORK",
+        "CONAN_START",
+        "CONAN_ENCODER",
+    ):
         monkeypatch.setenv(variable, f"/{variable}")
     data = load_recipe(recipe).data
     assert all(part.path.startswith("/CONAN_") for part in (*data.retrieval, *data.classification, *data.sts))
