@@ -40,12 +40,13 @@ def table() -> str:
     lines = ["| client | versions | weights | plain | dense |", "|---|---|---|---|---|"]
     for client in ALL:
         for file in client.files:
-            both = [measured.get((client.name, model, file)) for model in ("plain", "dense")]
-            if None in both:
+            tried = [measured.get((client.name, model, file)) for model in client.models]
+            if None in tried:
                 lines.append(f"| {client.name} | not installed | `{file}` | | |")
                 continue
-            figures = [figure(client, np.array(line["cosines"])) for line in both]
-            versions = ", ".join(f"{name} {version}" for name, version in both[0]["versions"].items())
+            figures = [figure(client, np.array(line["cosines"])) for line in tried]
+            figures += [] if client.dense else ["–"]  # it can have no dense layer
+            versions = ", ".join(f"{name} {version}" for name, version in tried[0]["versions"].items())
             lines.append(f"| {client.name} | {versions} | `{file}` | {' | '.join(figures)} |")
     return "\n".join(lines)
 

@@ -9,6 +9,8 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,8 @@ class Client:
         packages: what its environment holds; none for clients beside the package.
         loses_end: cuts long texts after the special tokens were added, so that the end token goes: of any model. Its
             longer texts are near only (LONGER).
+        dense: whether it can have a dense layer; else only the plain model is tried.
+        source: of its packages the one whose source it needs as well, unpacked beside its environment.
     """
 
     name: str
@@ -62,6 +66,12 @@ class Client:
     files: tuple[str, ...]
     packages: tuple[str, ...] = ()
     loses_end: bool = False
+    dense: bool = True
+    source: str = ""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        return ("plain", "dense") if self.dense else ("plain",)
 
     @property
     def environment(self) -> Path:
@@ -95,6 +105,14 @@ ALL = (
     Client("LlamaIndex", "llama_index_only.py", _TORCH, ("llama-index-embeddings-huggingface", "polars")),
     Client("Haystack", "haystack_only.py", _TORCH, ("haystack-ai", "sentence-transformers-haystack")),
     Client("infinity", "infinity_only.py", _TORCH, ("infinity-emb[torch,server]",)),
+    Client(
+        "llama.cpp",
+        "llama_cpp_only.py",
+        _TORCH,
+        ("llama-cpp-python", "gguf", "transformers", "sentencepiece"),
+        dense=False,
+        source="llama-cpp-python",
+    ),
     Client("transformers.js", "transformers_js.mjs", _ONNX, ("@huggingface/transformers",), loses_end=True),
 )
 
@@ -126,7 +144,7 @@ def run(client: Client, models: dict[str, Path], scratch: Path) -> dict[tuple[st
 
     One process for all: most of the time goes into imports.
     """
-    cases = {(name, file): scratch / f"{name}-{file}.json" for name in models for file in client.files}
+    cases = {(name, file): scratch / f"{name}-{file}.json" for name in client.models for file in client.files}
     for (name, file), path in cases.items():
         folder = models[name]
         record = read_json(folder / "export.json")
@@ -136,6 +154,7 @@ def run(client: Client, models: dict[str, Path], scratch: Path) -> dict[tuple[st
             "output": str(path.with_suffix(".rows")),
             "prompts": record["prompts"],
             "width": record["width"],
+            "max_length": record["max_length"],
             "dense": (folder / "2_Dense").exists(),
             "queries": QUERIES,
             "passages": PASSAGES,
@@ -210,9 +229,24 @@ def install() -> None:
                 continue
             subprocess.run([sys.executable, "-m", "venv", str(client.environment)], check=True)
             subprocess.run([*pip, *own_torch, *client.packages], check=True)
+            if client.source:
+                unpack_source(client, pip[:3])
             (client.environment / "installed").touch()
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"{client.name}: not installed: {error}", file=sys.stderr)
+
+
+def unpack_source(client: Client, pip: list[str]) -> None:
+    """Put the source of a package, in the version that is installed, into the folder `source` of the environment."""
+    python = str(client.environment / "bin" / "python")
+    show = [python, "-c", f"import importlib.metadata as m; print(m.version({client.source!r}))"]
+    version = subprocess.run(show, check=True, capture_output=True, text=True).stdout.strip()
+    with tempfile.TemporaryDirectory() as folder:
+        download = ["download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder]
+        subprocess.run([*pip, *download, f"{client.source}=={version}"], check=True)
+        [archive] = Path(folder).iterdir()
+        with tarfile.open(archive) as files:
+            files.extractall(client.environment / "source", filter="data")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tests.clients.clients import (
 )
 
 FAST = ("transformers", "onnxruntime", "sentence-transformers 6")
-RUNS = [(client, model, file) for client in ALL for model in ("plain", "dense") for file in client.files]
+RUNS = [(client, model, file) for client in ALL for model in client.models for file in client.files]
 
 
 @pytest.fixture(scope="module")
