@@ -10,7 +10,8 @@ Stages, each resumable, each chosen by the development sets that data.py holds o
 3. weights between the fine-tuned model and the base, the share chosen as well;
 4. the evaluation sets, once: base, zero-shot, with splits, at widths 384, 256 and 128, beside published values.
 
---look runs all of it on a tenth of the steps, in a folder of its own: look at that first. The script can be stopped at
+--look runs stages 1 to 3 on a tenth of the steps, in a folder of its own, and shows the development sets: look at that
+first. The script can be stopped at
 any time and goes on from its checkpoints.
 """
 
@@ -39,8 +40,9 @@ from conan_embed.tune.merge import merge_models
 
 HERE = Path(__file__).parent
 WIDTHS = [384, 256, 128]
+STARTS = ("base", "pre-trained")
 SHARES = (1.0, 0.8, 0.6, 0.4)
-COLUMNS = {"zero-shot": "zero-shot.yaml", "with splits": "fine-tuning.yaml"}
+COLUMNS = {"with splits": "fine-tuning.yaml", "zero-shot": "zero-shot.yaml"}
 
 # Main scores as their authors publish them; parameters in millions.
 PUBLISHED = {
@@ -71,6 +73,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="laid out as docs/data.md says")
     parser.add_argument("--output", type=Path, default=Path("runs/small-model"))
     parser.add_argument("--look", action="store_true", help="a tenth of the steps")
+    parser.add_argument(
+        "--starts", nargs="+", choices=STARTS, default=list(STARTS), help="what fine-tuning starts from"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of both stages")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
@@ -81,14 +86,16 @@ def main() -> None:
         "CONAN_BASE": str(arguments.base),
     }
     folder = arguments.output / ("look" if arguments.look else "full")
-    pre_trained = stage(arguments, "pre-training.yaml", folder / "pre-trained")
+    starts = {"base": arguments.base}
+    if "pre-trained" in arguments.starts:
+        starts["pre-trained"] = stage(arguments, "pre-training.yaml", folder / "pre-trained")
     tried, chosen = [], {}
     for column, recipe in COLUMNS.items():
         candidates = [
             candidate
-            for start_name, start in (("base", arguments.base), ("pre-trained", pre_trained))
+            for name in arguments.starts
             for candidate in fine_tuned(
-                arguments, recipe, folder / column.replace(" ", "-"), start_name, start
+                arguments, recipe, folder / column.replace(" ", "-"), name, starts[name]
             )
         ]
         tried += [(column, candidate) for candidate in candidates]
@@ -110,19 +117,19 @@ def stage(arguments: argparse.Namespace, recipe: str, output: Path) -> Path:
 
 
 def fine_tuned(
-    arguments: argparse.Namespace, recipe: str, folder: Path, start_name: str, start: Path
+    arguments: argparse.Namespace, recipe: str, folder: Path, name: str, start: Path
 ) -> list[Candidate]:
     """Fine-tune from `start`; return the model, and its weights between it and the base."""
     os.environ["CONAN_START"] = str(start)
-    model = stage(arguments, recipe, folder / f"from-{start_name}")
+    model = stage(arguments, recipe, folder / f"from-{name}")
     candidates = []
     for share in SHARES:
-        merged = folder / f"from-{start_name}-{share:g}"
+        merged = folder / f"from-{name}-{share:g}"
         if share < 1 and not merged.exists():
             merge_models(model, arguments.base, merged, share=share)
         place = model if share == 1 else merged
         scores = scored(place, arguments.output / "development", folder / f"{merged.name}.development.json")
-        candidates.append(Candidate(f"from {start_name}, share {share:g}", place, mean_of(scores)))
+        candidates.append(Candidate(f"from {name}, share {share:g}", place, mean_of(scores)))
     return candidates
 
 
@@ -149,7 +156,15 @@ def report(
     tried: list[tuple[str, Candidate]],
     chosen: dict[str, Candidate],
 ) -> None:
-    """Score the chosen models on the evaluation sets, once, and write the table."""
+    """Score the chosen models on the evaluation sets, once, and write the table; after a look only what it chose by."""
+    choices = [
+        *("## What was tried, on the development sets", "", *_tried_lines(tried, chosen), ""),
+        *("## Cost", "", *_cost_lines(folder), ""),
+    ]
+    if arguments.look:
+        what = f"Starting from {arguments.base.name}; a tenth of the steps. One run of each stage, one seed."
+        write_result("A small model, a look", what, choices, {}, arguments.write, name="small-model-look")
+        return
     models = {"base": arguments.base, **{column: candidate.folder for column, candidate in chosen.items()}}
     results = {
         column: scored(model, arguments.data / "eval", folder / f"{column.replace(' ', '-')}.json", WIDTHS)[
@@ -160,11 +175,10 @@ def report(
     lines = [
         *("## Evaluation sets", "", *_score_lines(results), ""),
         *("## Beside published values", "", *_published_lines(results), ""),
-        *("## What was tried, on the development sets", "", *_tried_lines(tried, chosen), ""),
-        *("## Cost", "", *_cost_lines(folder), ""),
+        *choices,
     ]
     what = (
-        f"Starting from {arguments.base.name}{'; a look: a tenth of the steps' if arguments.look else ''}. One run of each "
+        f"Starting from {arguments.base.name}. One run of each "
         "stage, one seed: no interval speaks about another run. The column `with splits` was trained on the training "
         "splits of AFQMC, ATEC, LCQMC, PAWSX, QBQTC and STSB and on the sources of MedicalQA, TiDBDocs, CMRC2018, TRECQA "
         "and CSL; `zero-shot` on none of these. Chosen by the development sets alone."
