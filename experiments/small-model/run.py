@@ -11,8 +11,7 @@ Stages, each resumable, each chosen by the development sets that data.py holds o
 4. the evaluation sets, once: base, zero-shot, with splits, at widths 384, 256 and 128, beside published values.
 
 --look runs stages 1 to 3 on a tenth of the steps, in a folder of its own, and shows the development sets: look at that
-first. The script can be stopped at
-any time and goes on from its checkpoints.
+first. The script can be stopped at any time and goes on from its checkpoints.
 """
 
 import argparse
