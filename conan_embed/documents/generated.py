@@ -50,6 +50,7 @@ _SHORTEST, _LONGEST = 4, 300  # characters of a question
 _COPIED = 0.7  # share of a question that may stand in the passage in one piece
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):、]|[Qq]\d*[:：])\s*")
 _HAN = re.compile(r"[\u3400-\u9fff]")
+_MARKS = re.compile(r"<\|.*?\|>|</?s>|\[/?INST\]")  # of a conversation, which a weak model repeats
 _CHATTER = re.compile(r"(?i)(?:(?:here (?:are|is)|sure|certainly|of course)\b.*|(?:以下|好的).*|.*[:：])")
 
 
@@ -167,11 +168,9 @@ def _ask(
     """Return row, query and reason (null where it is good) of each question, passages that failed, tokens used."""
     rows: list[tuple[int, str, str | None]] = []
     failed = tokens = 0
-    prompts = (
-        _prompt(title, headings, text, row, settings.per_passage)
-        for row, title, headings, text in passages.select("row", "title", "headings", "text").iter_rows()
-    )
+    fields = passages.select("row", "title", "headings", "text")
     texts = passages["text"]
+    prompts = (prompt_for(*row, settings.per_passage) for row in fields.iter_rows())
     with progress_bar() as bar:
         task = bar.add_task("Asking for questions", total=len(passages), note="")
         for answer in model.ask(prompts, max_tokens=2 * settings.per_passage * _ANSWER_TOKENS):
@@ -180,13 +179,15 @@ def _ask(
             if answer.text is None:
                 failed += 1
                 continue
-            lines = read_questions(answer.text)[: settings.per_passage]
-            rows += [(answer.number, line, fault(line, texts[answer.number])) for line in lines]
+            number, lines = answer.number, read_questions(answer.text)[: settings.per_passage]
+            request = prompt_for(*fields.row(number), settings.per_passage)
+            rows += [(number, line, fault(line, texts[number], request)) for line in lines]
     schema = {"row": pl.UInt32, "query": pl.String, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row").sort("row", maintain_order=True), failed, tokens
 
 
-def _prompt(title: str, headings: str, text: str, row: int, count: int) -> str:
+def prompt_for(row: int, title: str, headings: str, text: str, count: int) -> str:
+    """Return what the model is asked about a passage; the row decides which styles."""
     styles = [_STYLES[(row + number) % len(_STYLES)] for number in range(count)]
     path = " > ".join(filter(None, (title, headings)))
     return _PROMPT.format(
@@ -208,8 +209,8 @@ def read_questions(answer: str) -> list[str]:
     return [line for line in lines if line and not _CHATTER.fullmatch(line)]
 
 
-def fault(question: str, passage: str) -> str | None:
-    """Return why a question is of no use for a passage, None where it is."""
+def fault(question: str, passage: str, request: str = "") -> str | None:
+    """Return why a question is of no use for a passage, None where it is; `request` is what the model was told."""
     if not _SHORTEST <= len(question) <= _LONGEST or not any(map(str.isalpha, question)):
         return "are too short, too long or no words"
     if _is_chinese(passage) and not _HAN.search(question):
@@ -218,9 +219,11 @@ def fault(question: str, passage: str) -> str | None:
         r"(?i)\b(?:the|this) (?:passage|text|document|author)\b|(?:本文|该段|这段|上述|文中)", question
     ):
         return "speak of the passage itself"
-    plain, text = _plain(question), _plain(passage)
-    if len(plain) >= 2 * _SHORTEST and _has_copy(plain, text):
+    plain = _plain(question)
+    if len(plain) >= 2 * _SHORTEST and _has_copy(plain, _plain(passage)):
         return "copy the passage"
+    if _MARKS.search(question) or (len(plain) >= 2 * _SHORTEST and _has_copy(plain, _plain(request))):
+        return "repeat the request"
     return None
 
 

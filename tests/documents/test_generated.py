@@ -8,7 +8,7 @@ import pytest
 
 from conan_embed.documents import build
 from conan_embed.documents.build import PairSettings, build_pairs
-from conan_embed.documents.generated import QuestionSettings, fault, read_questions
+from conan_embed.documents.generated import QuestionSettings, fault, prompt_for, read_questions
 from conan_embed.documents.language_model import Endpoint
 from conan_embed.errors import UserError
 from tests.support.chat_server import chat_server
@@ -151,3 +151,19 @@ def test_chinese_passages_are_asked_in_chinese() -> None:
     assert fault("how to back up?", passage) == "are in another language"
     assert fault("怎样更改备份的时间？", passage) is None
     assert fault("旧文件在移动之前会被压缩吗？", passage) == "copy the passage"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("From: Administration > Backing up the whole database", "repeat the request"),
+        ("each on a line of its own, without numbers", "repeat the request"),
+        ("<|im_start|>user", "repeat the request"),
+        ("</s> how do I restore it?", "repeat the request"),
+        ("how do I restore the database?", None),
+        ("backing up", None),
+    ],
+)
+def test_a_weak_model_repeats_what_it_was_told(line: str, reason: str | None) -> None:
+    request = prompt_for(0, "Administration", "Backing up the whole database", PASSAGE, 3)
+    assert fault(line, PASSAGE, request) == reason
