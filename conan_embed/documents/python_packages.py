@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -111,7 +112,10 @@ def read_package(package: Package) -> Iterator[PythonObject]:
     loader = griffe.GriffeLoader(search_paths=[package.folder], allow_inspection=False, store_source=False)
     loader.finder = _ShallowFinder([package.folder])
     try:
-        module = loader.load(package.name, try_relative_path=False)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of other people's code, from Python 3.12 on: \d and the like
+            module = loader.load(package.name, try_relative_path=False)
         loader.resolve_aliases(implicit=True, external=False)
     except (ImportError, griffe.GriffeError, RecursionError, ValueError):
         return

@@ -7,6 +7,7 @@ first sentence asking for the rest. English only, and no substitute for sets lik
 import ast
 import inspect
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def _python_files(root: Path) -> Iterator[Path]:
 def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
     """Yield first sentence and rest of the docstrings in a file."""
     try:
-        tree = ast.parse(file.read_bytes())
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of other people's code, from Python 3.12 on: \d and the like
+            tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return
     for node in ast.walk(tree):

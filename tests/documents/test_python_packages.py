@@ -1,5 +1,6 @@
 """Public names, signatures and order of the objects of a small package written for the purpose."""
 
+import warnings
 from pathlib import Path
 
 from conan_embed.documents import python_packages
@@ -121,3 +122,13 @@ def test_a_package_of_the_standard_library():
     objects = {thing.name: thing for thing in read_package(package)}
     assert objects["json.JSONDecoder"].module == ("json", "decoder")
     assert objects["json.dumps"].summary == "Serialize obj to a JSON formatted str."
+
+
+def test_nothing_is_said_about_the_code_of_others(tmp_path: Path) -> None:
+    package = write(
+        tmp_path, {"shop/__init__.py": 'DIGITS = "\\d"\n\ndef open():\n    """Open the till."""\n'}
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert [thing.path for thing in read_package(package)]
+    assert not said

@@ -40,7 +40,9 @@ def test_the_plan_is_a_recipe_that_can_be_read_again(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / "recipe.yaml") == plan.recipe
     assert plan.recipe.step.sts_pairs == 0
     assert plan.recipe.mining.max_positive_ratio == 0.95
-    assert plan.recipe.mining.min_usable >= 2 * plan.recipe.step.num_negatives  # a second window to replace with
+    assert (
+        plan.recipe.mining.min_usable >= 2 * plan.recipe.step.num_negatives
+    )  # a second window to replace with
 
 
 def test_more_queries_get_fewer_passes_and_larger_models_smaller_steps(tmp_path: Path) -> None:
