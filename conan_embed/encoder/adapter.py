@@ -8,6 +8,8 @@ dense layers) only. The model is saved merged, as any other, or as an adapter be
 """
 
 import copy
+import logging
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +79,16 @@ def add_lora(model: "EmbeddingModel", settings: "Lora", base: str) -> None:
         base_model_name_or_path=base,
     )
     model.encoder.requires_grad_(False)
-    peft.inject_adapter_in_model(config, model.encoder, _NAME)
+    with warnings.catch_warnings():
+        # The excluded pooler is in clients' models, not in ours.
+        warnings.filterwarnings("ignore", message="You have passed exclude_modules")
+        peft.inject_adapter_in_model(config, model.encoder, _NAME)
     model.adapter = Adapter(config, settings.save)
 
 
 def _peft() -> ModuleType:
+    # peft imports bitsandbytes where it is installed, and that asks for a kernel that only the hub has.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError:
