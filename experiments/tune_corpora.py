@@ -1,12 +1,12 @@
 """`tune` at default settings on folders of documents, beside BM25 and sentence-transformers' usual recipe.
 
-    python experiments/tune_corpora.py --base MODEL --corpora FOLDER... [--dynamic] [--without-peer] [--write]
+    python experiments/tune_corpora.py --base MODEL --corpora FOLDER... [--dynamic] [--peer ...] [--write]
 
 Each corpus is a folder of documents. `tune` makes pairs and held-out questions of it; sentence-transformers trains on
 the same pairs: negatives mined by `mine_hard_negatives`, MultipleNegativesRankingLoss, its trainer's defaults, batches
 of 16 without duplicates, one epoch. All are scored on the same held-out questions against all passages, and on the
-built-in questions of other domains. Wall-clock of tune is that of the whole command after the pairs, scores included;
-of sentence-transformers that of mining and training. `--dynamic` tunes a second time with dynamic negatives (DYNAMIC
+built-in questions of other domains. Minutes of tune are those of the whole command after the pairs, scores included; of
+sentence-transformers those of mining and training. `--dynamic` tunes a second time with dynamic negatives (DYNAMIC
 below) and compares question by question. Each corpus and side is kept in runs/tune-corpora/, so that an
 interrupted experiment resumes.
 """
@@ -163,7 +163,12 @@ def main() -> None:
         "--output", type=Path, default=Path("runs/tune-corpora"), help="where results are kept"
     )
     parser.add_argument("--dynamic", action="store_true", help="tune with dynamic negatives, too")
-    parser.add_argument("--without-peer", action="store_true", help="leave sentence-transformers out")
+    parser.add_argument(
+        "--peer",
+        nargs="*",
+        metavar="CORPUS",
+        help="where sentence-transformers is trained, too; else everywhere",
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
@@ -181,7 +186,7 @@ def main() -> None:
         if arguments.dynamic:
             dynamic = run_dynamic(arguments, corpus, run, arguments.output / f"{corpus.name}-dynamic")
             raw[corpus.name]["dynamic"] = dynamic
-        if not arguments.without_peer:
+        if arguments.peer is None or corpus.name in arguments.peer:
             theirs = kept(
                 peer / "result.json",
                 lambda run=run, peer=peer: run_peer(arguments, run, peer),  # type: ignore[misc]
@@ -189,7 +194,10 @@ def main() -> None:
             )
             raw[corpus.name]["sentence-transformers"] = theirs
         lines.append(line_of(corpus.name, ours, dynamic, theirs))
-    what = f"nDCG@10 on held-out questions, in points of 100; base {arguments.base.name}; {BATCH} pairs a batch in s-t."
+    what = (
+        f"nDCG@10 on held-out questions, in points of 100; base {arguments.base.name}; {BATCH} pairs a batch in "
+        "sentence-transformers (s-t). Intervals over questions; one seed."
+    )
     write_result("tune on folders of documents", what, lines, raw, arguments.write)
 
 
