@@ -25,7 +25,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.statistics import paired_differences
 from conan_embed.tune.plan import Files
-from conan_embed.tune.result import read_result
+from conan_embed.tune.result import compare_elsewhere, read_result
 from conan_embed.tune.scores import score_model
 from conan_embed.tune.tune import TuneSettings, tune
 
@@ -102,7 +102,7 @@ def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str
     return {
         "ndcg": float(np.mean(scores.items)),
         "difference": difference(base, scores.items),
-        "elsewhere": scores.mean_elsewhere,
+        "elsewhere": compare_elsewhere(scores.elsewhere, scores.elsewhere).tuned,
         "seconds": seconds,
         "triples": len(triples),
     }

@@ -19,7 +19,9 @@ from conan_embed.documents.held_out import write_questions
 from conan_embed.documents.sentences import split_sentences
 
 MAX_PASSAGES = 1_000
-MAX_QUESTIONS = 600
+MAX_QUESTIONS = (
+    1_000  # questions are short: an interval as narrow as the passages allow costs next to nothing
+)
 _SHORTEST = 120  # characters of an answer
 _SKIPPED = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "pydoc_data"})
 

@@ -99,7 +99,8 @@ def _tiles(result: TuneResult) -> list[Tile]:
         Tile(
             "Other domains",
             f"{100 * (elsewhere.tuned - elsewhere.base):+.1f}",
-            f"{100 * elsewhere.base:.1f} → {100 * elsewhere.tuned:.1f}",
+            f"{100 * elsewhere.base:.1f} → {100 * elsewhere.tuned:.1f}"
+            + (f" ({elsewhere.interval()})" if elsewhere.interval() else ""),
         ),
         Tile("Tuned weights", f"{100 * result.share:.0f} %", "the rest is the base's"),
         Tile(

@@ -1,9 +1,13 @@
 """What a tuning run found: `tune.json`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from conan_embed.evaluation.statistics import averages, paired_differences
 from conan_embed.files import read_json
 from conan_embed.tune.plan import Files
 from conan_embed.tune.verdict import Verdict
@@ -11,15 +15,50 @@ from conan_embed.tune.verdict import Verdict
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Mean score of other domains before and after, fractions of one; `tasks`: both of each."""
+    """Mean score of other domains before and after, fractions of one.
+
+    Attributes:
+        tasks: both scores of each.
+        low, high: the 95 % interval of the difference, over the items of all tasks; None where no task has items.
+    """
 
     base: float
     tuned: float
     tasks: dict[str, tuple[float, float]]
+    low: float | None = None
+    high: float | None = None
 
     def sentence(self) -> str:
-        difference = 100 * (self.tuned - self.base)
-        return f"other domains: {100 * self.base:.1f} -> {100 * self.tuned:.1f} ({difference:+.1f})"
+        return f"other domains: {100 * self.base:.1f} -> {100 * self.tuned:.1f} ({self.difference()})"
+
+    def difference(self) -> str:
+        """Return the difference with its interval, in points of 100."""
+        return ", 95 % interval ".join(
+            filter(None, (f"{100 * (self.tuned - self.base):+.1f}", self.interval()))
+        )
+
+    def interval(self) -> str:
+        """Return the interval of the difference, in points of 100; empty where there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+
+
+def compare_elsewhere(
+    base: Mapping[str, Sequence[float]], tuned: Mapping[str, Sequence[float]], *, seed: int = 0
+) -> Elsewhere:
+    """Compare two models by their scores of other domains; types of tasks count the same.
+
+    Args:
+        base, tuned: of each task ("retrieval/python"), numbers whose mean is its score.
+    """
+    scores = {task: np.array([base[task], tuned[task]], np.float64)[:, None, :] for task in base}
+    estimate = paired_differences(scores, 0, seed=seed)["average"][1]
+    means = {task: (float(values[0].mean()), float(values[1].mean())) for task, values in scores.items()}
+    weights = averages(list(scores))["average"]
+    first, second = (sum(weights[task] * pair[side] for task, pair in means.items()) for side in (0, 1))
+    low, high = (end if np.isfinite(end) else None for end in (estimate.low, estimate.high))
+    return Elsewhere(first, second, means, low, high)
 
 
 @dataclass(frozen=True)

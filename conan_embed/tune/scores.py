@@ -1,7 +1,7 @@
 """How a model answers the reported questions, one by one, and the sets of other domains.
 
     scores/base.parquet, tuned.parquet, bm25.parquet    query, ndcg_at_10, found: doc_ids of the first passages
-    scores/base.json, tuned.json                        mean scores of the other domains
+    scores/base.json, tuned.json                        scores of the other domains, and what they are the means of
 
 What an earlier, killed run wrote is read.
 """
@@ -17,6 +17,7 @@ from conan_embed.evaluation import metrics, sets
 from conan_embed.evaluation.bm25 import bm25_top_k
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.local import evaluate
+from conan_embed.evaluation.results import TaskResult
 from conan_embed.evaluation.scorers import RetrievalScorer, gains
 from conan_embed.files import atomic_write, read_json, write_json
 
@@ -28,19 +29,15 @@ SHOWN = 3
 class Scores:
     """Attributes:
     questions: query, ndcg_at_10, found.
-    elsewhere: scores of other domains by task, fractions of one.
+    elsewhere: of each task of other domains, numbers whose mean is its score (a fraction of one).
     """
 
     questions: pl.DataFrame
-    elsewhere: dict[str, float]
+    elsewhere: dict[str, list[float]]
 
     @property
     def items(self) -> list[float]:
         return self.questions["ndcg_at_10"].to_list()
-
-    @property
-    def mean_elsewhere(self) -> float:
-        return float(np.mean(list(self.elsewhere.values())))
 
 
 def score_model(folder: Path, name: str, model: CachedEncoder, test: Path, other: Path) -> Scores:
@@ -57,9 +54,16 @@ def score_model(folder: Path, name: str, model: CachedEncoder, test: Path, other
         scorer = RetrievalScorer(model, test, None)
         _write(file, test, scorer.data, scorer.found())
     if not means.exists():
-        results = evaluate(model, other)
-        write_json(means, {key: task.main for key, task in results.items()})
+        write_json(means, {key: _items(task) for key, task in evaluate(model, other, items=True).items()})
     return Scores(pl.read_parquet(file), read_json(means))
+
+
+def _items(task: TaskResult) -> list[float]:
+    """Return numbers whose mean is the main score: those of single items, where the task has such."""
+    if task.items is None:
+        return [task.main]
+    items_I = np.asarray(task.items, np.float64)
+    return list((items_I + (task.main - items_I.mean())).tolist())
 
 
 def score_bm25(folder: Path, test: Path) -> pl.DataFrame:

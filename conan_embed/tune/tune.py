@@ -57,7 +57,7 @@ from conan_embed.tune.plan import (
 )
 from conan_embed.tune.prepare import CleanPairs, clean_pairs
 from conan_embed.tune.replaced import find_replacements
-from conan_embed.tune.result import Elsewhere, TuneResult, read_result
+from conan_embed.tune.result import TuneResult, compare_elsewhere, read_result
 from conan_embed.tune.scores import score_bm25, score_model
 from conan_embed.tune.searching import write_index
 from conan_embed.tune.speed import measure_speed
@@ -143,11 +143,7 @@ def tune(
     outcome = TuneResult(
         folder=files.folder,
         verdict=judge(base.items, result.items, agreement=agreement, seed=settings.seed),
-        elsewhere=Elsewhere(
-            base.mean_elsewhere,
-            result.mean_elsewhere,
-            {key: (score, result.elsewhere[key]) for key, score in base.elsewhere.items()},
-        ),
+        elsewhere=compare_elsewhere(base.elsewhere, result.elsewhere, seed=settings.seed),
         bm25=float(np.mean(bm25["ndcg_at_10"].to_numpy())),
         share=share,
         tried=tried,

@@ -41,7 +41,7 @@ def _result(files: Files, **changes) -> TuneResult:
     values = {
         "folder": files.folder,
         "verdict": judge([0.0, 0.5, 1.0, 1.0], [1.0, 0.63, 0.5, 1.0]),
-        "elsewhere": Elsewhere(0.5, 0.497, {"retrieval/python": (0.5, 0.497)}),
+        "elsewhere": Elsewhere(0.5, 0.497, {"retrieval/python": (0.5, 0.497)}, -0.0123, 0.004),
         "bm25": 0.41,
         "share": 0.75,
         "tried": {"1": {"development": 0.6, "other": 0.4}, "0.75": {"development": 0.59, "other": 0.5}},
@@ -67,7 +67,15 @@ def test_the_page_leads_with_the_verdict_and_shows_what_changed(files: Files) ->
     assert body.index("<h4>Base</h4>") < body.index("<h4>Tuned</h4>")
     assert "<b>is</b>" not in body and "text of d0 &lt;i&gt;" in body
     assert 'lang="zh"' in body
-    for shown in ("30 negatives of 12 training queries", "was 0.70", "have 0.20 now", "41.0", "-0.3", "75 %"):
+    for shown in (
+        "30 negatives of 12 training queries",
+        "was 0.70",
+        "have 0.20 now",
+        "41.0",
+        "-0.3",
+        "-1.2 to +0.4",
+        "75 %",
+    ):
         assert shown in body, shown
     assert "where is the file?" not in body, "what did not change is not shown"
 
