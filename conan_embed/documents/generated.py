@@ -170,7 +170,7 @@ def _ask(
     failed = tokens = 0
     fields = passages.select("row", "title", "headings", "text")
     texts = passages["text"]
-    prompts = (prompt_for(*row, settings.per_passage) for row in fields.iter_rows())
+    prompts = (prompt_for(*row, count=settings.per_passage) for row in fields.iter_rows())
     with progress_bar() as bar:
         task = bar.add_task("Asking for questions", total=len(passages), note="")
         for answer in model.ask(prompts, max_tokens=2 * settings.per_passage * _ANSWER_TOKENS):
@@ -180,7 +180,7 @@ def _ask(
                 failed += 1
                 continue
             number, lines = answer.number, read_questions(answer.text)[: settings.per_passage]
-            request = prompt_for(*fields.row(number), settings.per_passage)
+            request = prompt_for(*fields.row(number), count=settings.per_passage)
             rows += [(number, line, fault(line, texts[number], request)) for line in lines]
     schema = {"row": pl.UInt32, "query": pl.String, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row").sort("row", maintain_order=True), failed, tokens
