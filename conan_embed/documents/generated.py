@@ -170,7 +170,7 @@ def _ask(
     failed = tokens = 0
     fields = passages.select("row", "title", "headings", "text")
     texts = passages["text"]
-    prompts = (prompt_for(*row, count=settings.per_passage) for row in fields.iter_rows())
+    prompts = (prompt_for(settings.per_passage, *row) for row in fields.iter_rows())
     with progress_bar() as bar:
         task = bar.add_task("Asking for questions", total=len(passages), note="")
         for answer in model.ask(prompts, max_tokens=2 * settings.per_passage * _ANSWER_TOKENS):
@@ -180,13 +180,13 @@ def _ask(
                 failed += 1
                 continue
             number, lines = answer.number, read_questions(answer.text)[: settings.per_passage]
-            request = prompt_for(*fields.row(number), count=settings.per_passage)
+            request = prompt_for(settings.per_passage, *fields.row(number))
             rows += [(number, line, fault(line, texts[number], request)) for line in lines]
     schema = {"row": pl.UInt32, "query": pl.String, "reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row").sort("row", maintain_order=True), failed, tokens
 
 
-def prompt_for(row: int, title: str, headings: str, text: str, count: int) -> str:
+def prompt_for(count: int, row: int, title: str, headings: str, text: str) -> str:
     """Return what the model is asked about a passage; the row decides which styles."""
     styles = [_STYLES[(row + number) % len(_STYLES)] for number in range(count)]
     path = " > ".join(filter(None, (title, headings)))

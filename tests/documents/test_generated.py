@@ -165,5 +165,5 @@ def test_chinese_passages_are_asked_in_chinese() -> None:
     ],
 )
 def test_a_weak_model_repeats_what_it_was_told(line: str, reason: str | None) -> None:
-    request = prompt_for(0, "Administration", "Backing up the whole database", PASSAGE, 3)
+    request = prompt_for(3, 0, "Administration", "Backing up the whole database", PASSAGE)
     assert fault(line, PASSAGE, request) == reason
