@@ -133,14 +133,17 @@ def sts_metrics(cosine_P: Floats, score_P: Floats) -> dict[str, float]:
 
 
 def pair_classification_metrics(cosine_P: Floats, positive_P: NDArray[np.bool_]) -> dict[str, float]:
-    """Return average precision, and the accuracy at the best threshold (which lies between two pairs)."""
+    """Return average precision, and the accuracy at the best threshold (which lies between two pairs).
+
+    Without a positive pair the average precision is 0.
+    """
     order = np.argsort(-cosine_P, kind="stable")
     cosine, positive = cosine_P[order], positive_P[order]
     num_right_P = np.cumsum(positive) + np.count_nonzero(~positive) - np.cumsum(~positive)
     between = cosine[:-1] != cosine[1:]  # a threshold cannot part equal cosines
     best = num_right_P[:-1][between].max(initial=0)
     return {
-        "cosine_ap": float(average_precision_score(positive_P, cosine_P)),
+        "cosine_ap": float(average_precision_score(positive_P, cosine_P)) if positive_P.any() else 0.0,
         "cosine_accuracy": float(best / len(cosine_P)),
     }
 

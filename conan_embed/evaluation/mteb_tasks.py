@@ -92,23 +92,22 @@ def choose_tasks(benchmark: str | None, names: Sequence[str] | None, local: Path
     Raises:
         UserError: a benchmark, a name or a folder that does not exist, or a folder without any of the tasks.
     """
+    if local is not None and not local.is_dir():
+        raise UserError(f"{local}: no such folder of local copies.")
     own = _sets_of(local)
     if benchmark is not None:
         tasks = _benchmark(benchmark)
     elif own:
         tasks = [_own_task(task) for task in own]
     elif names:
-        tasks, names = [_mteb_task(name.rsplit("/", 1)[-1]) for name in names], None
+        tasks = [_mteb_task(name) for name in dict.fromkeys(name.rsplit("/", 1)[-1] for name in names)]
     else:
         raise UserError("evaluate: nothing to evaluate; expected --benchmark, --task or a folder.")
     if names:
         tasks = _named(tasks, names)
     if local is not None:
-        if not local.is_dir():
-            raise UserError(f"{local}: no such folder of local copies.")
-        tasks = deepcopy(
-            tasks
-        )  # a benchmark hands out the same objects each time, and these are to be changed
+        # A benchmark hands out the same objects each time, and these are to be changed.
+        tasks = deepcopy(tasks)
         tasks = [task for task in tasks if _use_local_data(task, local, own)]
         if not tasks:
             raise UserError(
@@ -187,8 +186,10 @@ def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bo
     for local in own:
         if local.key == key_of(task):
             _point_at(task, local.path)
-            # A local set is one split, whichever mteb evaluates.
+            # A local set is one split of one subset, whichever mteb evaluates.
             task.filter_eval_splits(["test" if "test" in task.eval_splits else task.eval_splits[0]])
+            task.hf_subsets = task.hf_subsets[:1]
+            task.parallel_subsets = False  # of bitext: otherwise a column a language
             # The task itself does not know how to read the file; it asks for its data when its turn comes.
             if isinstance(task, AbsTaskRetrieval) and local.type == "retrieval":
                 task.ignore_identical_ids = sets.ignores_identical_ids(local.path)
@@ -217,7 +218,8 @@ def _hash(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     digest = xxhash.xxh3_64()
     for file in files:
-        digest.update(file.name.encode())
+        name = file.relative_to(path if path.is_dir() else path.parent)
+        digest.update(f"{name.as_posix()}\n{file.stat().st_size}\n".encode())
         with file.open("rb") as opened:
             while block := opened.read(1 << 24):
                 digest.update(block)
@@ -338,9 +340,9 @@ def _clustering(path: Path, split: str) -> DatasetDict:
     return _split(split, sentences=[data.texts], labels=[data.labels])
 
 
-def _bitext(path: Path, split: str) -> DatasetDict | dict[str, DatasetDict]:
+def _bitext(path: Path, split: str) -> DatasetDict:
     data = sets.read_bitext(path)
-    return {"default": _split(split, sentence1=data.first, sentence2=data.second)}
+    return _split(split, sentence1=data.first, sentence2=data.second)
 
 
 def _split(split: str, **columns: list[Any]) -> DatasetDict:

@@ -49,8 +49,8 @@ MAIN_SCORES = {
     "bitext": "f1",
 }
 SAMPLES_PER_LABEL = 32  # what C-MTEB's own classification tasks set
-# These two come to C-MTEB and MTEB with mteb's default of 8.
-SAMPLES_PER_LABEL_BY_PREFIX = {"Massive": 8, "Banking77": 8}
+# These come to C-MTEB and MTEB with mteb's default of 8.
+SAMPLES_PER_LABEL_BY_PREFIX = {"AmazonReviews": 8, "Massive": 8, "Banking77": 8}
 
 Floats = NDArray[np.floating]
 Form = int | Stored | None
@@ -129,6 +129,8 @@ class RetrievalScorer:
 def gains(found_QK: NDArray[np.int64], data: sets.RetrievalSet) -> Floats:
     """Return the relevance of the document at each rank, `[Q, K]`, 0 where it was not judged."""
     judged, gain = _judged(data)
+    if not len(judged):  # a limit may leave only queries whose documents the corpus lacks
+        return np.zeros(found_QK.shape)
     pairs_QK = np.arange(len(found_QK))[:, None] * len(data.documents) + found_QK
     index_QK = np.searchsorted(judged, pairs_QK).clip(max=len(judged) - 1)
     return np.where((found_QK >= 0) & (judged[index_QK] == pairs_QK), gain[index_QK], 0.0)

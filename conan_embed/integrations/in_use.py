@@ -115,7 +115,8 @@ class WithoutFalseNegatives:
     """The trainer's collator, given batches in which no negative is a known positive of any query.
 
     A loss contrasts each query with the negatives of all rows. Where a row's negative is the positive of another row,
-    the next of its own ranking that is none takes its place, and its scores are not noted in the table. That can be
+    the next of its own ranking that is none takes its place, and its scores are not noted in the table; where the
+    ranking has no such text, the negative stays. That can be
     seen only when a batch is put together: a sampler without duplicates looks at anchors and positives.
     """
 
