@@ -1,5 +1,6 @@
 """A document as every format is read: a title, and sections of blocks under their headings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,11 +91,16 @@ class DocumentBuilder:
         if text.strip():
             self._blocks.append(Block(kind, text, line))
 
-    def add_definition(self, term: str, blocks: list[Block], line: int) -> None:
-        """Add a term with its definition as a section of its own, below the current heading."""
+    def add_definition(self, term: str, blocks: list[Block], line: int, within: Sequence[str] = ()) -> None:
+        """Add a term with its definition as a section of its own, below the current heading.
+
+        Args:
+            within: the terms in whose definitions this one stands, outermost first.
+        """
         term = " ".join(term.split())
         if term and blocks:
-            self.sections.append(Section((*self._headings(), term), line, tuple(blocks), "definition"))
+            headings = (*self._headings(), *within, term)
+            self.sections.append(Section(headings, line, tuple(blocks), "definition"))
 
     def build(self) -> Document:
         self._end_section()
