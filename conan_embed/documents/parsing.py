@@ -30,7 +30,7 @@ from conan_embed.documents.optional import load_library
 from conan_embed.documents.plain import parse_plain
 from conan_embed.documents.questions import take_out_questions
 from conan_embed.documents.rst import parse_rst
-from conan_embed.documents.sources import Skipped, SourceFile, read_text
+from conan_embed.documents.sources import Skipped, SourceFile, as_unicode, read_text
 from conan_embed.documents.tables import parse_table
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, write_json
@@ -108,7 +108,8 @@ def parse_batch(batch: Batch, *, folder: Path) -> None:
     ):
         for rows in _rows_in_parts(documents, batch.number << 32):
             writer.write_table(pa.Table.from_pydict(rows, BLOCKS))
-    write_json(folder / f"{batch.number:05d}.json", [[entry.name, entry.reason] for entry in skipped])
+    names = [[as_unicode(entry.name), as_unicode(entry.reason)] for entry in skipped]
+    write_json(folder / f"{batch.number:05d}.json", names)
 
 
 def read_documents(file: SourceFile, skipped: list[Skipped]) -> Iterator[Document]:
@@ -121,9 +122,10 @@ def read_documents(file: SourceFile, skipped: list[Skipped]) -> Iterator[Documen
                 yield take_out_questions(document)
         if not with_text:
             skipped.append(Skipped(file.name, "no text"))
-    except (UnreadableError, RecursionError) as error:
-        reason = str(error) if isinstance(error, UnreadableError) else "nested too deeply"
-        skipped.append(Skipped(file.name, reason))
+    except RecursionError:
+        skipped.append(Skipped(file.name, "nested too deeply"))
+    except UnreadableError as error:
+        skipped.append(Skipped(file.name, str(error)))
 
 
 def _parse(file: SourceFile) -> Iterator[Document]:
@@ -177,15 +179,9 @@ def _rows_in_parts(documents: Iterable[Document], first: int) -> Iterator[dict[s
         for position, section in enumerate(document.sections):
             for block in section.blocks:
                 values = (
-                    *(
-                        number,
-                        document.file,
-                        document.title,
-                        document.summary,
-                        position,
-                        list(section.headings),
-                    ),
-                    *(section.kind, section.line, block.kind, block.text, block.line, block_key(block.text)),
+                    *(number, *map(as_unicode, (document.file, document.title, document.summary)), position),
+                    *([as_unicode(heading) for heading in section.headings], section.kind, section.line),
+                    *(block.kind, as_unicode(block.text), block.line, block_key(block.text)),
                 )
                 for name, value in zip(BLOCKS.names, values, strict=True):
                     rows[name].append(value)

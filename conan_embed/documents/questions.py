@@ -42,8 +42,8 @@ def _split_section(section: Section) -> list[Section]:
                 _take_line(parts, section, line, block.line + offset)
         else:
             parts[-1] = replace(parts[-1], blocks=(*parts[-1].blocks, block))
-    if any(part.kind == "faq" and not part.blocks for part in parts):
-        return [section]  # questions without answers: not the pattern after all
+    if any(part.kind == "faq" and not (part.blocks and part.headings[-1]) for part in parts):
+        return [section]  # questions without answers, or none behind the mark: not the pattern after all
     return [part for part in parts if part.blocks]
 
 

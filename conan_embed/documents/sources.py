@@ -77,7 +77,7 @@ def find_files(sources: list[str]) -> Iterator[SourceFile | Skipped]:
                     f"{path}: a file of an unknown format; expected {known}, or a table (.jsonl, .csv, .parquet)."
                 )
             if _new(path, visited):
-                yield SourceFile(path, str(path), format_, named=True)
+                yield SourceFile(path, as_unicode(str(path)), format_, named=True)
         else:
             raise UserError(f"{path}: no such file or folder{_nearest(path)}.")
 
@@ -114,7 +114,7 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile | 
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
-        yield Skipped(str(folder), "folder that cannot be read")
+        yield Skipped(as_unicode(str(folder)), "folder that cannot be read")
         return
     for entry in entries:
         path = Path(entry.path)
@@ -125,13 +125,15 @@ def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile | 
                 if entry.name not in _SKIPPED_FOLDERS:
                     yield from _walk(path, visited)
             elif not entry.is_file():
-                yield Skipped(str(path), "broken link" if entry.is_symlink() else "no regular file")
+                yield Skipped(
+                    as_unicode(str(path)), "broken link" if entry.is_symlink() else "no regular file"
+                )
             elif (format_ := _format(path, alone=False)) is None:
-                yield Skipped(str(path), "another format")
+                yield Skipped(as_unicode(str(path)), "another format")
             elif _new(path, visited):
-                yield SourceFile(path, str(path), format_)
+                yield SourceFile(path, as_unicode(str(path)), format_)
         except OSError:  # a link that points to itself
-            yield Skipped(str(path), "broken link")
+            yield Skipped(as_unicode(str(path)), "broken link")
 
 
 def _new(path: Path, visited: set[tuple[int, int]]) -> bool:
@@ -154,6 +156,11 @@ def _format(path: Path, *, alone: bool) -> str | None:
     ):  # a folder's JSON files are settings, mostly
         return "table"
     return None
+
+
+def as_unicode(text: str) -> str:
+    """Return a text without half characters: names of files in another encoding have them, and bad escapes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_text(path: Path) -> str:

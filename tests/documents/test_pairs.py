@@ -5,10 +5,8 @@ import pytest
 
 from conan_embed.documents.boilerplate import Repeated
 from conan_embed.documents.containment import Contained
-from conan_embed.documents.markdown import parse_markdown
 from conan_embed.documents.pairs import Query, make_queries
 from conan_embed.documents.passages import Passage, StoredSection
-from conan_embed.documents.questions import is_question, take_out_questions
 
 TEXT = "The server keeps a log. It is rotated every day, and old files are removed after a week or so."
 
@@ -84,45 +82,3 @@ def test_the_first_passages_of_a_long_section_answer_its_heading() -> None:
         [(4,)],
         [(5,)],
     )
-
-
-@pytest.mark.parametrize(
-    "text", ["How to install it", "什么是事务？", "为什么要备份", "Can I use it offline?"]
-)
-def test_questions_are_known(text: str) -> None:
-    assert is_question(text)
-
-
-@pytest.mark.parametrize("text", ["Installation", "事务", "Whatever", "The howling wind", "?"])
-def test_other_headings_are_no_questions(text: str) -> None:
-    assert not is_question(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "questions"),
-    [
-        (
-            "Q: Is it fast?\nA: Yes, quite fast.\n\nQ: Is it safe?\nA: We think so.",
-            ["Is it fast?", "Is it safe?"],
-        ),
-        ("**Q1: Is it fast?**\n\nA1: Yes, quite fast.", ["Is it fast?"]),
-        ("问：能离线使用吗？\n答：可以，先下载模型。", ["能离线使用吗？"]),
-        ("问题1：能离线使用吗？\n\n解答：可以，先下载模型。", ["能离线使用吗？"]),
-    ],
-)
-def test_questions_in_a_text_become_sections_with_their_answers(text: str, questions: list[str]) -> None:
-    document = take_out_questions(parse_markdown("faq.md", f"# FAQ\n\n{text}\n"))
-    faq = [section for section in document.sections if section.kind == "faq"]
-    assert [section.headings[-1] for section in faq] == questions
-    for section in faq:
-        answer = " ".join(block.text for block in section.blocks)
-        assert answer
-        assert section.headings[-1] not in answer, (
-            "an answer that repeats its question is found by the words alone"
-        )
-        assert not answer.startswith(("A", "答", "解答"))
-
-
-def test_a_question_without_an_answer_stays_text() -> None:
-    document = take_out_questions(parse_markdown("a.md", "# T\n\nQ: Is it fast?\n"))
-    assert [section.kind for section in document.sections] == ["section"]
