@@ -114,7 +114,7 @@ def _sources(shards: list[ShardResult]) -> dict[str, SourceCounts]:
         for step in shard.counts:
             for side, counts in step.languages.items():
                 for name, count in counts.items():
-                    source, code = name.rsplit("\t", 1)  # a source is named after its file, which may hold a tab
+                    source, code = name.rsplit("\t", 1)  # the name of a source may hold a tab
                     languages[source][side][code] += count
     return {
         source: SourceCounts(read[source], kept[source], _shares(languages[source]))
