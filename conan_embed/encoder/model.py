@@ -88,7 +88,8 @@ class EmbeddingModel(PackedEncoder):
         self.prompts = fill(self.templates, instruction)
         self.dataset_prompts: dict[str, dict[str, str]] = {}  # by data set and role, of sets with their own
         positions = usable_positions(encoder)
-        self.max_length = _check_length(max_length or min(positions, 512), positions)
+        max_length = min(positions, 512) if max_length is None else max_length
+        self.max_length = _check_length(max_length, positions)
         check_packing(self)
 
     # --------------------------------------------------------------------------------------------- from texts
@@ -211,7 +212,7 @@ class EmbeddingModel(PackedEncoder):
         return self._encode_role("passage", texts, width, precision)
 
     def _encode_role(self, role: str, texts: Sequence[str], width: int | None, precision: str) -> np.ndarray:
-        width = width or self.width
+        width = self.width if width is None else width
         return self.encode(texts, prompt=self.prompts[role], widths=[width], precision=precision)[width]
 
     # ---------------------------------------------------------------------------------------------- load, save
