@@ -52,6 +52,7 @@ def run_in_parallel(pending: Sequence[Job], jobs: int, run_job: Callable[[Job], 
                 )
                 process.start()
                 running[slot] = process, job
+            assert running, f"nothing to start {waiting[0]} from"
             bar.update(task, note="; ".join(str(job) for _, job in running.values()))
             wait([process.sentinel for process, _ in running.values()], timeout=_POLL_INTERVAL)
             if stop.is_set():

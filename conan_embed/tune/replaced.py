@@ -49,7 +49,7 @@ class Replacements:
     """Attributes:
     queries: whose negatives were replaced at least once.
     negatives: that were replaced, of those at the start.
-    examples: queries whose first negatives have fallen furthest.
+    examples: queries whose negatives were replaced most often; of equal ones those whose first were hardest.
     """
 
     queries: int
@@ -103,8 +103,8 @@ def _examples(
         _, positives = data.positives.rows(data.list_Q[[local_row]])
         old, new = first.in_use(np.array([row]))[0], last.in_use(np.array([row]))[0]
         initial = dict(zip(old.tolist(), first.initial_QN[row].tolist(), strict=True))
-        gone, came = old[~np.isin(old, new)], new[~np.isin(new, old)]
-        ids = [int(positives[0]), *gone.tolist(), *(each for each in came.tolist() if each != NONE)]
+        gone, came = _missing_in(new, old), _missing_in(old, new)
+        ids = [int(positives[0]), *gone, *came]
         texts, query = (
             [tasks.store.text(each) for each in ids],
             tasks.store.text(int(data.query_Q[local_row])),
@@ -116,6 +116,11 @@ def _examples(
         ]
         examples.append(Replaced(query, shown[0], shown[1 : 1 + len(gone)], shown[1 + len(gone) :]))
     return examples
+
+
+def _missing_in(others: np.ndarray, ids: np.ndarray) -> list[int]:
+    """Return the texts among `ids` that are not among `others`; an empty slot is none."""
+    return [int(each) for each in ids[~np.isin(ids, others)] if each != NONE]
 
 
 def _known(score: float | None) -> float | None:
