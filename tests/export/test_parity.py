@@ -5,7 +5,7 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.export import graph, parity
-from tests.export.test_export import torch_runner
+from tests.export.test_graph import torch_runner
 
 
 class WithoutMask(graph.PaddedModel):
