@@ -189,7 +189,7 @@ def _use_local_data(task: AbsTask, folder: Path, own: Sequence[LocalTask]) -> bo
             # A local set is one split of one subset, whichever mteb evaluates.
             task.filter_eval_splits(["test" if "test" in task.eval_splits else task.eval_splits[0]])
             task.hf_subsets = task.hf_subsets[:1]
-            task.parallel_subsets = False  # of bitext: otherwise a column a language
+            task.parallel_subsets = False  # type: ignore[attr-defined]  # of bitext: else a column a language
             # The task itself does not know how to read the file; it asks for its data when its turn comes.
             if isinstance(task, AbsTaskRetrieval) and local.type == "retrieval":
                 task.ignore_identical_ids = sets.ignores_identical_ids(local.path)
