@@ -20,6 +20,7 @@ from statistics import mean
 from typing import Any
 
 import polars as pl
+from mined_rows import mined_rows, with_prompts
 from result_file import kept, main_scores, options, spread, write_result
 
 from conan_embed.encoder.model import EmbeddingModel
@@ -89,18 +90,7 @@ def rows_with_negatives(arguments: argparse.Namespace) -> tuple[pl.DataFrame, pl
     tasks = load_data(settings.data, settings.cache, model)
     table = load_table(settings, tasks, model, arguments.output / "mining")
     assert table is not None
-    records, start = [], 0
-    for data in tasks.retrieval:
-        for row in range(len(data)):
-            negatives = table.ranking_QK[start + row, :NEGATIVES]
-            positive = data.positives[data.list_Q[row]][0]
-            records.append(
-                [tasks.store.text(int(text)) for text in (data.query_Q[row], positive, *negatives)]
-            )
-        start += len(data)
-    retrieval = pl.DataFrame(
-        records, schema=["anchor", "positive", *(f"negative_{n}" for n in range(NEGATIVES))], orient="row"
-    )
+    retrieval = mined_rows(tasks, table, NEGATIVES)
     pairs = []
     for sts in tasks.sts:
         highest = sts.score_P.max()
@@ -138,12 +128,7 @@ def train_theirs(arguments: argparse.Namespace, seed: int) -> Path:
         count
     )
     prompts = load_base_model(recipe(arguments, seed).model, seed).prompts
-    rows = rows.with_columns(
-        pl.concat_str(
-            pl.lit(prompts["query"] if name == "anchor" else prompts["passage"]), pl.col(name)
-        ).alias(name)
-        for name in rows.columns
-    )
+    rows = with_prompts(rows, prompts)
     graded = graded.with_columns(
         pl.concat_str(pl.lit(prompts["sts"]), pl.col(name)).alias(name) for name in ("sentence1", "sentence2")
     )

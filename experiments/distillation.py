@@ -23,18 +23,18 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from mined_rows import mined_rows, with_prompts
 from result_file import by_domain, options, write_result
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.comparison import compare
-from conan_embed.ablation.job import ArmResult
+from conan_embed.ablation.job import ArmResult, make_job
 from conan_embed.ablation.run import run_arms
 from conan_embed.ablation.tables import markdown
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
-from conan_embed.files import read_json, write_json
-from conan_embed.recipes.loading import load_recipe
+from conan_embed.files import write_json
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.run import load_table
 from conan_embed.training.setup import load_base_model, load_data
@@ -95,8 +95,8 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: list[list[Arm
     comparison = compare(arms, arguments.seeds, by_domain(results, OTHER_DOMAINS), against, "Distillation")
     compared = len(arms) - 3 if arms[against].trained else len(arms) - 1
     what = (
-        f"Student {arguments.base.name}, teacher {arguments.teacher.name}; nDCG@10, texts cut at 96 "
-        f"tokens; other domains: {', '.join(OTHER_DOMAINS)}. {compared} comparisons with {arms[against].name!r} on 4 "
+        f"Student {arguments.base.name}, teacher {arguments.teacher.name}; nDCG@10; "
+        f"other domains: {', '.join(OTHER_DOMAINS)}. {compared} comparisons with {arms[against].name!r} on 4 "
         "sets and two means."
     )
     lines = [*markdown(comparison).splitlines(), *second_lines(arms, results)]
@@ -104,7 +104,7 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: list[list[Arm
 
 
 def second_lines(arms: list[Arm], results: list[list[ArmResult]]) -> list[str]:
-    """Return a table: seconds of each arm, training and scoring, as a multiple of the first trained arm's."""
+    """Return a table: seconds of each arm, training and scoring, mean over seeds."""
     trained = [(arm, of_arm) for arm, of_arm in zip(arms, results, strict=True) if arm.trained]
     seconds = {arm.name: np.mean([result.seconds for result in of_arm]) for arm, of_arm in trained}
     lines = ["| seconds, training and scoring | |", "| --- | --- |"]
@@ -113,19 +113,17 @@ def second_lines(arms: list[Arm], results: list[list[ArmResult]]) -> list[str]:
 
 def peer_result(arguments: argparse.Namespace, settings: list[str], seed: int) -> ArmResult:
     """Return what sentence-transformers comes to; it is trained where there is no result yet."""
-    file = arguments.output / Arm(PEER).folder / f"seed-{seed}.json"
-    if file.exists():
-        return ArmResult.from_json(read_json(file))
+    job = make_job(RECIPE, settings, Arm(PEER, (STATIC,)), seed, arguments.output)
+    if job.result.exists():
+        return job.read_result()
     started = time.time()
-    recipe = load_recipe(
-        RECIPE, [*settings, STATIC, f"training.seed={seed}", f"output={file.with_suffix('')}"]
-    )
-    steps, model = train_peer(arguments, recipe)
-    sets = recipe.evaluation.tasks
+    recipe = job.recipe
+    assert job.rankings is not None  # those of the arms
+    steps, model = train_peer(arguments, recipe, job.rankings)
     found = evaluate(
         EmbeddingModel.load(model, max_length=recipe.model.max_length),
         recipe.evaluation.folder,
-        tasks=sets,
+        tasks=recipe.evaluation.tasks,
         items=True,
     )
     result = ArmResult(
@@ -142,11 +140,11 @@ def peer_result(arguments: argparse.Namespace, settings: list[str], seed: int) -
         seconds=round(time.time() - started, 1),
         items={key: list(task.items) for key, task in found.items() if task.items is not None},
     )
-    write_json(file, result.to_json())
+    write_json(job.result, result.to_json())
     return result
 
 
-def train_peer(arguments: argparse.Namespace, recipe: Recipe) -> tuple[int, Path]:
+def train_peer(arguments: argparse.Namespace, recipe: Recipe, rankings: Path) -> tuple[int, Path]:
     """Train the student by DistillKLDivLoss on the teacher's scores; return steps and the model's folder."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -156,7 +154,7 @@ def train_peer(arguments: argparse.Namespace, recipe: Recipe) -> tuple[int, Path
     )
     from sentence_transformers.losses import DistillKLDivLoss
 
-    rows = scored_rows(arguments, recipe)
+    rows = scored_rows(arguments, recipe, rankings)
     model = SentenceTransformer(str(arguments.base), device="cpu")
     model.max_seq_length = recipe.model.max_length
     output = Path(recipe.output)
@@ -182,34 +180,22 @@ def train_peer(arguments: argparse.Namespace, recipe: Recipe) -> tuple[int, Path
     return trainer.state.global_step, output / "model"
 
 
-def scored_rows(arguments: argparse.Namespace, recipe: Recipe) -> pl.DataFrame:
+def scored_rows(arguments: argparse.Namespace, recipe: Recipe, rankings: Path) -> pl.DataFrame:
     """Return query, positive, negatives, and the teacher's cosines of positive and negatives; prompts are in the texts."""
     student = load_base_model(recipe.model, recipe.training.seed)
     tasks = load_data(recipe.data, recipe.cache, student)
-    table = load_table(recipe, tasks, student, arguments.output / "mining-for-sentence-transformers")
+    table = load_table(recipe, tasks, student, rankings)
     assert table is not None
-    count = recipe.step.num_negatives
-    records, start = [], 0
-    for data in tasks.retrieval:
-        for row in range(len(data)):
-            negatives = table.ranking_QK[start + row, :count]
-            texts = (data.query_Q[row], data.positives[data.list_Q[row]][0], *negatives)
-            if (negatives >= 0).all():  # its loss wants as many in each row
-                records.append([tasks.store.text(int(text)) for text in texts])
-        start += len(data)
-    columns = ["positive", *(f"negative_{number}" for number in range(count))]
-    rows = pl.DataFrame(records, schema=["query", *columns], orient="row")
+    rows = mined_rows(tasks, table, recipe.step.num_negatives)
     teacher = EmbeddingModel.load(arguments.teacher, max_length=recipe.model.max_length)
-    query_QD = teacher.encode(rows["query"].to_list(), prompt=teacher.prompts["query"])
-    candidates = [
-        teacher.encode(rows[column].to_list(), prompt=teacher.prompts["passage"]) for column in columns
-    ]
-    labels_QC = np.stack([(query_QD * candidate_QD).sum(axis=1) for candidate_QD in candidates], axis=1)
-    with_prompts = [
-        (pl.lit(student.prompts["query" if name == "query" else "passage"]) + pl.col(name)).alias(name)
+    query_QD, *candidates = (
+        teacher.encode(
+            rows[name].to_list(), prompt=teacher.prompts["query" if name == "query" else "passage"]
+        )
         for name in rows.columns
-    ]
-    return rows.with_columns(*with_prompts, pl.Series("label", labels_QC.tolist()))
+    )
+    labels_QC = np.stack([(query_QD * candidate_QD).sum(axis=1) for candidate_QD in candidates], axis=1)
+    return with_prompts(rows, student.prompts).with_columns(pl.Series("label", labels_QC.tolist()))
 
 
 if __name__ == "__main__":

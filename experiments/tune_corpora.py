@@ -25,7 +25,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.statistics import paired_differences
 from conan_embed.tune.plan import Files
-from conan_embed.tune.result import compare_elsewhere, read_result
+from conan_embed.tune.result import mean_elsewhere, read_result
 from conan_embed.tune.scores import score_model
 from conan_embed.tune.tune import TuneSettings, tune
 
@@ -104,7 +104,7 @@ def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str
     return {
         "ndcg": float(np.mean(scores.items)),
         "difference": difference(base, scores.items),
-        "elsewhere": compare_elsewhere(scores.elsewhere, scores.elsewhere).tuned,
+        "elsewhere": mean_elsewhere(scores.elsewhere),
         "seconds": seconds,
         "triples": len(triples),
     }
@@ -145,11 +145,8 @@ def line_of(
         f"{100 * verdict['base']:.1f}",
         f"{100 * verdict['tuned']:.1f} ({low:+.1f} to {high:+.1f})",
         verdict["word"],
-        "–"
-        if dynamic is None
-        else "{:+.1f} ({:+.1f} to {:+.1f})".format(*_percent(dynamic["difference_to_default"])),
-        "–" if peer is None else f"{100 * peer['ndcg']:.1f}",
-        "–" if peer is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*_percent(peer["tune_above"])),
+        *(["–"] if dynamic is None else [_text(dynamic["difference_to_default"])]),
+        *(["–"] * 2 if peer is None else [f"{100 * peer['ndcg']:.1f}", _text(peer["tune_above"])]),
         f"{100 * (elsewhere['tuned'] - elsewhere['base']):+.1f}",
         "–" if peer is None else f"{100 * (peer['elsewhere'] - elsewhere['base']):+.1f}",
         f"{sum(ours['seconds'].values()) / 60:.1f}",
@@ -158,8 +155,18 @@ def line_of(
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _percent(difference: list[float]) -> list[float]:
-    return [100 * value for value in difference]
+def _text(difference: list[float]) -> str:
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in difference))
+
+
+def share_lines(runs: list[Path]) -> list[str]:
+    """Return a table: the share of the softmax on hard negatives in the first and the last tenth of the steps."""
+    lines = ["| share of the softmax on hard negatives, % | first tenth | last tenth |", "|---|---|---|"]
+    for run in runs:
+        share_S = 100 * pl.read_ndjson(Files(run).training / "metrics.jsonl")["share/hard"].to_numpy()
+        tenth = max(1, len(share_S) // 10)
+        lines.append(f"| {run.name} | {share_S[:tenth].mean():.1f} | {share_S[-tenth:].mean():.1f} |")
+    return lines
 
 
 def main() -> None:
@@ -210,6 +217,8 @@ def main() -> None:
         f"nDCG@10 on held-out questions, in points of 100; base {arguments.base.name}; {BATCH} pairs a batch in "
         "sentence-transformers (s-t). Intervals over questions; one seed."
     )
+    runs = [arguments.output / corpus.name for corpus in arguments.corpora]
+    lines += ["", *share_lines(runs), ""]
     write_result("tune on folders of documents", what, lines, raw, arguments.write)
 
 
