@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.job import ArmResult
-from conan_embed.evaluation.statistics import LEVEL, Estimate, averages, paired_differences
+from conan_embed.evaluation.statistics import LEVEL, Estimate, averages, paired_differences, with_mean
 
 Results = Sequence[Sequence[ArmResult]]  # [arm][seed], as `run_arms` returns them
 Floats = NDArray[np.float64]
@@ -131,7 +131,7 @@ def _items(results: Results, task: str) -> Floats:
     if task not in results[0][0].items:
         return scores_AS[:, :, None]
     items_ASI = np.array([[result.items[task] for result in of_arm] for of_arm in results])
-    return items_ASI + (scores_AS - items_ASI.mean(axis=2))[:, :, None]
+    return with_mean(items_ASI, scores_AS)
 
 
 def _cell(arm: Arm, scores_S: Floats, estimate: Estimate) -> Cell:

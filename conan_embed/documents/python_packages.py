@@ -112,9 +112,8 @@ def read_package(package: Package) -> Iterator[PythonObject]:
     loader = griffe.GriffeLoader(search_paths=[package.folder], allow_inspection=False, store_source=False)
     loader.finder = _ShallowFinder([package.folder])
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of other people's code, from Python 3.12 on: \d and the like
+        # Other people's code has \d and the like in its strings, which Python 3.12 warns about.
+        with warnings.catch_warnings(action="ignore"):
             module = loader.load(package.name, try_relative_path=False)
         loader.resolve_aliases(implicit=True, external=False)
     except (ImportError, griffe.GriffeError, RecursionError, ValueError):

@@ -40,6 +40,11 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
+def with_mean(items: NDArray[np.float64], score: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Return items [..., I] moved so that their mean is `score` [...]: a score may be rounded, or summed otherwise."""
+    return items + (np.asarray(score) - items.mean(axis=-1))[..., None]
+
+
 def averages(tasks: Sequence[str]) -> dict[str, dict[str, float]]:
     """Return the weight of each task in each average: of a type (`sts`), and `average`, in which types count the same.
 

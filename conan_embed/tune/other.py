@@ -20,7 +20,7 @@ from conan_embed.documents.sentences import split_sentences
 
 MAX_PASSAGES = 1_000
 MAX_QUESTIONS = (
-    1_000  # questions are short: an interval as narrow as the passages allow costs next to nothing
+    1_000  # short, so all of them cost next to nothing, and make the interval as narrow as it gets
 )
 _SHORTEST = 120  # characters of an answer
 _SKIPPED = frozenset({"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "pydoc_data"})
@@ -60,9 +60,8 @@ def _python_files(root: Path) -> Iterator[Path]:
 def _docstrings(file: Path) -> Iterator[tuple[str, str]]:
     """Yield first sentence and rest of the docstrings in a file."""
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of other people's code, from Python 3.12 on: \d and the like
+        # Other people's code has \d and the like in its strings, which Python 3.12 warns about.
+        with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):
         return

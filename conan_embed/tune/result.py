@@ -44,21 +44,29 @@ class Elsewhere:
         return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 
+def mean_elsewhere(items: Mapping[str, Sequence[float]]) -> float:
+    """Return the mean score; types of tasks count the same.
+
+    Args:
+        items: of each task ("retrieval/python"), numbers whose mean is its score.
+    """
+    shares = averages(list(items))["average"]
+    return float(sum(share * np.mean(items[task]) for task, share in shares.items()))
+
+
 def compare_elsewhere(
     base: Mapping[str, Sequence[float]], tuned: Mapping[str, Sequence[float]], *, seed: int = 0
 ) -> Elsewhere:
     """Compare two models by their scores of other domains; types of tasks count the same.
 
     Args:
-        base, tuned: of each task ("retrieval/python"), numbers whose mean is its score.
+        base, tuned: as for `mean_elsewhere`.
     """
     scores = {task: np.array([base[task], tuned[task]], np.float64)[:, None, :] for task in base}
     estimate = paired_differences(scores, 0, seed=seed)["average"][1]
     means = {task: (float(values[0].mean()), float(values[1].mean())) for task, values in scores.items()}
-    weights = averages(list(scores))["average"]
-    first, second = (sum(weights[task] * pair[side] for task, pair in means.items()) for side in (0, 1))
     low, high = (end if np.isfinite(end) else None for end in (estimate.low, estimate.high))
-    return Elsewhere(first, second, means, low, high)
+    return Elsewhere(mean_elsewhere(base), mean_elsewhere(tuned), means, low, high)
 
 
 @dataclass(frozen=True)

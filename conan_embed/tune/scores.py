@@ -1,7 +1,7 @@
 """How a model answers the reported questions, one by one, and the sets of other domains.
 
     scores/base.parquet, tuned.parquet, bm25.parquet    query, ndcg_at_10, found: doc_ids of the first passages
-    scores/base.json, tuned.json                        scores of the other domains, and what they are the means of
+    scores/base-elsewhere.json, tuned-elsewhere.json    of each set of other domains, numbers whose mean is its score
 
 What an earlier, killed run wrote is read.
 """
@@ -19,6 +19,7 @@ from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.results import TaskResult
 from conan_embed.evaluation.scorers import RetrievalScorer, gains
+from conan_embed.evaluation.statistics import with_mean
 from conan_embed.files import atomic_write, read_json, write_json
 
 SHOWN = 3
@@ -49,7 +50,7 @@ def score_model(folder: Path, name: str, model: CachedEncoder, test: Path, other
         test: the set of reported questions (corpus, queries, qrels).
         other: evaluation folder of other domains.
     """
-    file, means = folder / f"{name}.parquet", folder / f"{name}.json"
+    file, means = folder / f"{name}.parquet", folder / f"{name}-elsewhere.json"
     if not file.exists():
         scorer = RetrievalScorer(model, test, None)
         _write(file, test, scorer.data, scorer.found())
@@ -62,8 +63,7 @@ def _items(task: TaskResult) -> list[float]:
     """Return numbers whose mean is the main score: those of single items, where the task has such."""
     if task.items is None:
         return [task.main]
-    items_I = np.asarray(task.items, np.float64)
-    return list((items_I + (task.main - items_I.mean())).tolist())
+    return list(with_mean(np.asarray(task.items, np.float64), task.main).tolist())
 
 
 def score_bm25(folder: Path, test: Path) -> pl.DataFrame:

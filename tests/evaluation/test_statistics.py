@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from conan_embed.evaluation.statistics import averages, paired_differences, stretch
+from conan_embed.evaluation.statistics import averages, paired_differences, stretch, with_mean
 
 
 def test_types_count_the_same_and_tasks_within_a_type():
@@ -106,3 +106,11 @@ def test_nothing_repeated_has_no_interval():
     one = paired_differences({"clustering/A": np.array([[[0.1]], [[0.3]]])}, 0)["average"][1]
     assert one.value == pytest.approx(0.2)
     assert math.isnan(one.low) and not one.clear
+
+
+def test_items_are_moved_to_their_score_and_differ_as_before():
+    items = np.array([[0.0, 1.0], [0.5, 0.25]])
+    moved = with_mean(items, np.array([0.6, 0.375]))
+    np.testing.assert_allclose(moved.mean(axis=1), [0.6, 0.375])
+    np.testing.assert_allclose(np.diff(moved), np.diff(items))
+    np.testing.assert_allclose(with_mean(items[0], 0.5), items[0])
