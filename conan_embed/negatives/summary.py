@@ -42,7 +42,8 @@ class MiningSummary:
         negatives_above_positive: share of the usable ranks that score above the query's best positive.
         usable_per_query: mean number of ranks from the offset on.
         bounded_out: candidates that the positive-aware bound removed.
-        too_few: queries with fewer usable ranks than `mining.min_usable` in the whole data set.
+        too_few: queries with fewer usable ranks than `mining.min_usable` in the whole data set, or than
+            `mining.depth` where that is less.
     """
 
     queries: int
@@ -98,7 +99,7 @@ def summarize(
         negatives_above_positive=float(above.mean()) if above.size else 0.0,
         usable_per_query=float(usable.mean()),
         bounded_out=ranking.bounded_out,
-        too_few=int((usable < settings.min_usable).sum()),
+        too_few=int((usable < min(settings.min_usable, settings.depth)).sum()),
         examples=[_example(data, store, ranking, offset, int(row)) for row in chosen],
     )
 

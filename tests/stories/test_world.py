@@ -49,18 +49,18 @@ DEFAULT = {
 }
 # Everything at once, with hard negatives that are replaced on the way.
 JOINT = {
-    "num_steps": 20,
+    "num_steps": 12,
     "widths": [4, 8],
     "step": {"in_batch": "step", "num_negatives": 3},
     "hard_negatives": {
         "source": "ranking",
-        "interval": 4,
+        "interval": 3,
         "decay": 0.9,
         "max_score": 2.0,
         "on_exhausted": "restart",
     },
 }
-# Small steps: twenty large ones magnify the rounding of the first.
+# Small steps: a dozen large ones magnify the rounding of the first.
 FLOAT32 = {"dtype": "float32", "learning_rate": 1e-3}
 CHUNKED = {"chunk_tokens": 30, "activation_checkpointing": True}
 SCENARIOS = {
