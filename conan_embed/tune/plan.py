@@ -25,7 +25,7 @@ SCORING, LOOKING, STEPS = (
 CHOOSING = "choosing the weights"
 MIN_STEPS = 20
 MAX_EVALUATIONS, MIN_EVALUATIONS = 10, 3
-"""Looks at the development questions during training: as many as take a fifth of the time of training."""
+"""Looks at the development questions during training: as many as take a tenth of the time of training."""
 PATIENCE = 3
 """Looks in a row without a better score, after which training ends."""
 SHARES = (1.0, 0.75, 0.5)
@@ -210,7 +210,7 @@ def step_size(device: str, queries: int) -> tuple[int, int]:
 
 def _looks(facts: Facts, training: float) -> int:
     look = facts.speed.encoding_seconds(facts.development_passages, facts.development)
-    return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, int(training / (5 * look))))
+    return min(MAX_EVALUATIONS, max(MIN_EVALUATIONS, int(training / (10 * look))))
 
 
 def _epochs(queries: int) -> float:
