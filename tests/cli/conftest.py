@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from conan_embed.cli import app
+from conan_embed.cli import app, main
 
 
 def run_command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -56,6 +56,23 @@ output: run
 @pytest.fixture(name="command")
 def command_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run_command
+
+
+@pytest.fixture
+def here(project, monkeypatch, capsys):
+    """Run a command in this process, in the project's folder; return what it printed, to both streams."""
+    monkeypatch.chdir(project)
+
+    def here(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["conan-embed", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        printed = capsys.readouterr()
+        assert exit_.value.code == 0, printed.err
+        return printed
+
+    return here
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from conan_embed.files import read_json, read_json_lines
 
 
-def test_train_evaluate_search_and_report(command, project):
+def test_train_evaluate_search_and_report(command, here, project):
     trained = command("train", "my.yaml", "optimizer.learning_rate=1e-3", folder=project)
     assert trained.returncode == 0, trained.stderr
     metrics = read_json_lines(project / "run/metrics.jsonl")
@@ -17,41 +17,25 @@ def test_train_evaluate_search_and_report(command, project):
     page = (project / "run/report.html").read_text()
     assert "<html" in page and "hardest negatives" in page
 
-    evaluated = command(
-        "evaluate",
-        "run/model",
-        "eval",
-        "--width",
-        "16,8",
-        "--update-card",
-        "-o",
-        "scores.json",
-        folder=project,
-    )
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "Same" in evaluated.stdout
+    evaluated = here("evaluate", "run/model", "eval", "--width", "16,8", "--update-card", "-o", "scores.json")
+    assert "Same" in evaluated.out
     assert set(read_json(project / "scores.json")["tasks"]["sts/Same"]["widths"]) == {"16", "8"}
     assert "| local sets | sts/Same |" in (project / "run/model/README.md").read_text()
 
-    suspected = command("false-negatives", "run", "--margin", "2", "-o", "label.jsonl", folder=project)
-    assert suspected.returncode == 0, suspected.stderr
+    here("false-negatives", "run", "--margin", "2", "-o", "label.jsonl")
     assert {line["label"] for line in read_json_lines(project / "label.jsonl")} == {""}
 
     (project / "passages.jsonl").write_text('{"text": "Python file"}\n{"text": "nice park"}\n')
-    found = command(
-        "search", "Python file", "--model", "run/model", "--corpus", "passages.jsonl", folder=project
-    )
-    assert found.returncode == 0, found.stderr
-    assert "Python file" in found.stdout
+    found = here("search", "Python file", "--model", "run/model", "--corpus", "passages.jsonl")
+    assert "Python file" in found.out
 
     # The same command again has nothing left to do, and says where it stands.
-    again = command("train", "my.yaml", "optimizer.learning_rate=1e-3", folder=project)
-    assert again.returncode == 0
-    assert "run is finished: all 4 steps are done" in again.stderr
+    again = here("train", "my.yaml", "optimizer.learning_rate=1e-3")
+    assert "run is finished: all 4 steps are done" in again.err
 
 
-def test_mined_rankings_are_read_by_train(command, project):
-    assert command("mine", "my.yaml", "-o", "mined", folder=project).returncode == 0
+def test_mined_rankings_are_read_by_train(command, here, project):
+    here("mine", "my.yaml", "-o", "mined")
     facts = read_json(project / "mined/mining.json")["datasets"]["pairs"]
     assert facts["queries"] == 36
     assert facts["examples"][0]["negatives"]
