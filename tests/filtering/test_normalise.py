@@ -207,8 +207,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@given(st.lists(TEXTS, min_size=40, max_size=100))
-@settings(max_examples=8, deadline=None)  # few, of many texts: each compiles all patterns anew
+@given(st.lists(TEXTS, min_size=60, max_size=160))
+@settings(max_examples=5, deadline=None)  # few, of many texts: each compiles all patterns anew
 def test_shortcuts_change_nothing(setting, texts):
     raw = pl.Series("text", texts, dtype=pl.String)
     expected = raw.to_frame().select(slow(pl.col("text"), setting))["text"]
