@@ -4,7 +4,7 @@ One self-contained HTML file, like the report. Dots and intervals are placed by 
 which may be in any script, stay text.
 """
 
-import re
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,6 @@ from conan_embed.files import write_text
 from conan_embed.reporting import charts, sentences
 from conan_embed.reporting.page import template
 from conan_embed.reporting.panels import Drawing
-
-_NUMBER = re.compile(r"[-+]?\d[\d_]*\.?\d*(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def _over_values(comparison: Comparison) -> list[SettingPanel]:
     panels = []
     for setting in first:
         line = [i for i, arm in enumerate(arms) if arm.values == first | {setting: arm.values.get(setting)}]
-        if len(line) < 3 or not all(_NUMBER.fullmatch(arms[i].values[setting]) for i in line):
+        if len(line) < 3 or not all(_is_number(arms[i].values[setting]) for i in line):
             continue
         line.sort(key=lambda i: float(arms[i].values[setting]))
         labels = [arms[i].values[setting] for i in line]
@@ -137,6 +135,13 @@ def _over_values(comparison: Comparison) -> list[SettingPanel]:
         drawings = [_drawing(setting, name, labels, cells[name]) for name in cells]
         panels.append(SettingPanel(setting, drawings))
     return panels
+
+
+def _is_number(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _drawing(setting: str, name: str, labels: Sequence[str], cells: Sequence[Cell]) -> Drawing:

@@ -99,4 +99,9 @@ def _terminal(cell: Cell, differs: bool) -> Text:
 
 def _grid(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table, and an empty one."""
-    return [*(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *body)), ""]
+    lines = (headings, ["---"] * len(headings), *body)
+    return [*(f"| {' | '.join(map(_escape, cells))} |" for cells in lines), ""]
+
+
+def _escape(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|")

@@ -163,7 +163,7 @@ def read_summary(path: Path) -> Summary:
     try:
         return TypeAdapter(Summary).validate_python(read_json(path))
     except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(
-            f"{path}: not the summary of a filter run: {key}: {error.errors()[0]['msg']}."
-        ) from None
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))  # none where the file holds no object
+        fault = ": ".join(filter(None, [key, first["msg"]]))
+        raise UserError(f"{path}: not the summary of a filter run: {fault}.") from None

@@ -71,13 +71,13 @@ def clean_pairs(pairs: Path, work: Path, output: Path, *, workers: int | None = 
         }
     )
     summary = filter_pairs(recipe, work)
-    kept = pl.read_parquet(sorted((work / "kept").rglob("*.parquet")), columns=["id", "query", "positive"])
     reasons = {reason.reason: reason.dropped for reason in summary.reasons if reason.dropped}
-    if len(kept) < MIN_PAIRS:
+    if summary.kept < MIN_PAIRS:
         raise UserError(
-            f"{pairs}: {len(kept)} training pairs are left after cleaning, expected {MIN_PAIRS} or more: "
+            f"{pairs}: {summary.kept} training pairs are left after cleaning, expected {MIN_PAIRS} or more: "
             "give more documents."
         )
+    kept = pl.read_parquet(sorted((work / "kept").rglob("*.parquet")), columns=["id", "query", "positive"])
     grouped = (
         kept.sort("id")
         .group_by("query", maintain_order=True)

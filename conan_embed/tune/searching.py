@@ -41,12 +41,12 @@ def search_tuned(query: str, folder: str | Path, *, k: int = 5) -> list[Hit]:
     """
     files = Files(Path(folder))
     check_queries([query], k)
+    passages = read_corpus(files.passages)
     model = EmbeddingModel.load(files.model)
     noted = files.index / "passages.json"
-    if not noted.exists() or read_json(noted)["hash"] != _hash(files.passages):
+    if not noted.exists() or read_json(noted) != {"hash": _hash(files.passages)}:
         console.print(f"{files.passages}: changed since it was indexed; encoding it again.")
         write_index(files, model)
-    passages = read_corpus(files.passages)
     [hits] = find(model, [query], passages, encode_passages(model, passages["text"], files.index), k)
     columns = pl.read_parquet(files.passages, columns=["doc_id", "document", "headings"])
     path_of = {doc_id: " > ".join(filter(None, path)) for doc_id, *path in columns.iter_rows()}
