@@ -13,9 +13,8 @@ import conan_embed
     ("arguments", "status", "words"),
     [
         (["--help"], 0, "quickstart"),
-        (["recipe", "smal"], 2, "'small'"),
         (["no-such-command"], 2, "No such command"),
-        (["train", "没有.yaml"], 2, "没有.yaml: no such recipe."),
+        (["train", "没有.yaml"], 2, "没有.yaml: no such recipe;"),
     ],
 )
 def test_it_ends_with_the_status_and_the_words_of_the_command(tmp_path, arguments, status, words):
