@@ -1,5 +1,6 @@
 """Dropped pairs to read on the page of a filter output, those of duplicates with the pair that they resemble."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +62,15 @@ def _meta(sample: summary.Sample) -> str:
 
 
 def _pairs(folder: Path, ids: set[int]) -> dict[int, dict[str, str]]:
-    """Look up pairs of the output by id; those whose files are gone are left out."""
-    files = [file for part in ("kept", "dropped") for file in sorted((folder / part).rglob("*.parquet"))]
-    if not ids or not files:
-        return {}
+    """Look up pairs of the output by id; those whose files are gone or damaged are left out."""
+    pairs: dict[int, dict[str, str]] = {}
+    if not ids:
+        return pairs
     columns = ["id", "query", "positive"]
-    wanted = pl.concat([pl.scan_parquet(file).select(columns) for file in files]).filter(
-        pl.col("id").is_in(ids)
-    )
     texts = [pl.col(side).str.slice(0, _LETTERS) for side in columns[1:]]
-    return {row["id"]: row for row in wanted.with_columns(texts).collect().to_dicts()}
+    for part in ("kept", "dropped"):
+        for file in sorted((folder / part).rglob("*.parquet")):
+            wanted = pl.scan_parquet(file).select(columns).filter(pl.col("id").is_in(ids))
+            with contextlib.suppress(pl.exceptions.PolarsError, OSError):
+                pairs |= {row["id"]: row for row in wanted.with_columns(texts).collect().to_dicts()}
+    return pairs

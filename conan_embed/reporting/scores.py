@@ -50,7 +50,7 @@ def results(runs: Sequence[RunFiles]) -> ScoreTable | None:
     """Return the final scores by task, grouped by kind: before, after and difference, or a column a run."""
     start, ended = common_start(runs), [(run, run.after) for run in runs if run.after]
     evaluations = ([start] if start else []) + [after for _, after in ended]
-    if not evaluations:
+    if not any(evaluation.scores for evaluation in evaluations):
         return None
     columns = ["before"] if start else []
     columns += [run.name if len(runs) > 1 else "after" for run, _ in ended]

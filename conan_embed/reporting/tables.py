@@ -1,14 +1,15 @@
 """The tables of the report as plain values: key numbers, and what run.json and recipe.yaml say (scores: scores.py)."""
 
-import contextlib
-import datetime
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from conan_embed.reporting import sentences
 from conan_embed.reporting.runs import RunFiles, known
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,6 @@ def format_value(value: Any) -> str:
             return ", ".join(f"{key} {format_value(part)}" for key, part in value.items())
         case list():
             return ", ".join(format_value(part) for part in value)
-    with contextlib.suppress(ValueError):  # a time is read more easily without its T and its fractions
-        return f"{datetime.datetime.fromisoformat(value):%Y-%m-%d %H:%M:%S}"
-    return str(value)
+    text = str(value)
+    # A time is read more easily without its T and its fractions; a name like 20241231 is none.
+    return f"{text[:10]} {text[11:19]}" if _TIME.match(text) else text
