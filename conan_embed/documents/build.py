@@ -29,7 +29,7 @@ from conan_embed.documents.generated import Generated, QuestionSettings, generat
 from conan_embed.documents.parsing import parse_batches, plan_batches
 from conan_embed.documents.parts import make_part
 from conan_embed.documents.passages import CountTokens, estimate_tokens
-from conan_embed.documents.sources import PYTHON, Skipped, SourceFile, find_files
+from conan_embed.documents.sources import PYTHON, Skipped, SourceFile, find_files, stat_of
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 
@@ -364,7 +364,7 @@ def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _stat(file: SourceFile) -> list[tuple[int, int]]:
     """Return size and time of a file, or of every source file of a package."""
     is_package = file.format == "python" and file.path.is_dir()
-    stats = [path.stat() for path in (sorted(file.path.rglob("*.py")) if is_package else [file.path])]
+    stats = [stat_of(path) for path in (sorted(file.path.rglob("*.py")) if is_package else [file.path])]
     return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 

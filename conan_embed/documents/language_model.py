@@ -181,7 +181,7 @@ class LanguageModel:
 
 def _failed(error: urllib.error.HTTPError) -> _RequestError:
     detail = error.read(500).decode("utf-8", "replace").strip().replace("\n", " ")[:200]
-    reason = f"answers {error.code} {error.reason}: {detail}".rstrip(": ")
+    reason = f"answers {error.code} {error.reason}: {detail}".rstrip(":. ")
     wait_for = error.headers.get("Retry-After", "")
     pause = min(float(wait_for), 60.0) if wait_for.replace(".", "", 1).isdigit() else None
     return _RequestError(reason, again=error.code in (408, 409, 425, 429) or error.code >= 500, pause=pause)

@@ -30,7 +30,7 @@ from conan_embed.documents.optional import load_library
 from conan_embed.documents.plain import parse_plain
 from conan_embed.documents.questions import take_out_questions
 from conan_embed.documents.rst import parse_rst
-from conan_embed.documents.sources import Skipped, SourceFile, as_unicode, read_text
+from conan_embed.documents.sources import Skipped, SourceFile, as_unicode, read_text, stat_of
 from conan_embed.documents.tables import parse_table
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write, write_json
@@ -74,7 +74,7 @@ def plan_batches(files: Iterable[SourceFile]) -> list[Batch]:
     size = 0
     for file in files:
         # How much of a package is documentation is not known before.
-        size += _BATCH_BYTES // 8 if file.format == "python" else file.path.stat().st_size
+        size += _BATCH_BYTES // 8 if file.format == "python" else stat_of(file.path).st_size
         waiting.append(file)
         if size >= _BATCH_BYTES or len(waiting) >= _BATCH_FILES:
             batches.append(Batch(len(batches), tuple(waiting)))
@@ -126,9 +126,13 @@ def read_documents(file: SourceFile, skipped: list[Skipped]) -> Iterator[Documen
         skipped.append(Skipped(file.name, "nested too deeply"))
     except UnreadableError as error:
         skipped.append(Skipped(file.name, str(error)))
+    except OSError as error:
+        skipped.append(Skipped(file.name, f"cannot be read ({error.strerror})"))
 
 
 def _parse(file: SourceFile) -> Iterator[Document]:
+    if file.format != "python":
+        file.path.open("rb").close()  # libraries call a file damaged that is gone or not to be read
     most = _LARGEST.get(file.format)
     if most is not None and file.path.stat().st_size > most:
         raise UnreadableError(f"larger than {most >> 20} MiB")

@@ -64,22 +64,43 @@ def find_files(sources: list[str]) -> Iterator[SourceFile | Skipped]:
     """
     visited: set[tuple[int, int]] = set()
     for source in sources:
-        path = Path(source).expanduser()
-        if source.startswith(PYTHON) and not path.exists():
-            yield from _packages(source)
-        elif path.is_dir():
-            yield from _walk(path, visited)
-        elif path.is_file():
-            format_ = _format(path, alone=True)
-            if format_ is None:
-                known = ", ".join(sorted(filter(None, FORMATS)))
-                raise UserError(
-                    f"{path}: a file of an unknown format; expected {known}, or a table (.jsonl, .csv, .parquet)."
-                )
-            if _new(path, visited):
-                yield SourceFile(path, as_unicode(str(path)), format_, named=True)
-        else:
-            raise UserError(f"{path}: no such file or folder{_nearest(path)}.")
+        try:
+            yield from _files_of(source, visited)
+        except OSError as error:
+            raise UserError(f"{source}: cannot be read ({error.strerror}).") from None
+
+
+def _files_of(source: str, visited: set[tuple[int, int]]) -> Iterator[SourceFile | Skipped]:
+    path = Path(source).expanduser()
+    if source.startswith(PYTHON) and not path.exists():
+        yield from _packages(source)
+    elif path.is_dir():
+        yield from _walk(path, visited)
+    elif path.is_file():
+        format_ = _format(path, alone=True)
+        if format_ is None:
+            known = ", ".join(sorted(filter(None, FORMATS)))
+            raise UserError(
+                f"{path}: a file of an unknown format; expected {known}, or a table (.jsonl, .csv, .parquet)."
+            )
+        if _new(path, visited):
+            yield SourceFile(path, as_unicode(str(path)), format_, named=True)
+    else:
+        raise UserError(f"{path}: no such file or folder{_nearest(path)}.")
+
+
+def stat_of(path: Path) -> os.stat_result:
+    """Return size and time of a file that was listed.
+
+    Raises:
+        UserError: it is gone since, or cannot be read.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        raise UserError(
+            f"{as_unicode(str(path))}: cannot be read ({error.strerror}), and was there when the files were listed."
+        ) from None
 
 
 def _packages(source: str) -> Iterator[SourceFile]:
@@ -109,9 +130,9 @@ def _nearest(path: Path) -> str:
 
 
 def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[SourceFile | Skipped]:
-    if not _new(folder, visited):
-        return
     try:
+        if not _new(folder, visited):
+            return
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
         yield Skipped(as_unicode(str(folder)), "folder that cannot be read")

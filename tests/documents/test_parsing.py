@@ -1,5 +1,7 @@
 """Files to blocks on disk: every block of every file once, in order; what cannot be read is told."""
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from conan_embed.documents import parsing
 from conan_embed.documents.parsing import block_key, parse_batches, plan_batches, read_documents, split_text
 from conan_embed.documents.sources import Skipped, SourceFile
+from conan_embed.errors import UserError
 
 
 def write(folder: Path, contents: dict[str, str | bytes]) -> list[SourceFile]:
@@ -102,6 +105,43 @@ def test_the_rows_of_all_batches_are_the_blocks_of_all_documents(
         Skipped("damaged.jsonl", "table without a column of text, or damaged"),
         Skipped("deep.html", "nested too deeply"),
     ]
+
+
+FORMATS = ["markdown", "html", "rst", "plain", "pdf", "word", "table"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_file_that_is_gone_when_its_turn_comes_is_skipped_by_name(
+    tmp_path: Path, format_: str, named: bool
+) -> None:
+    skipped: list[Skipped] = []
+    file = SourceFile(tmp_path / "gone" / "文档", "文档", format_, named=named)
+    assert list(read_documents(file, skipped)) == []
+    assert skipped == [Skipped("文档", "cannot be read (No such file or directory)")]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_file_without_permission_is_skipped_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    (file,) = write(tmp_path, {"a.txt": "text"})
+    monkeypatch.setattr(Path, "open", refuse)
+    skipped: list[Skipped] = []
+    assert list(read_documents(SourceFile(file.path, "a", format_), skipped)) == []
+    assert skipped == [Skipped("a", "cannot be read (Permission denied)")]
+
+
+def test_a_file_that_vanishes_before_batches_are_planned_is_named(tmp_path: Path) -> None:
+    files = write(tmp_path, {"a.md": "text", "b.md": "text"})
+    files[1].path.unlink()
+    with pytest.raises(
+        UserError, match=r"b\.md: cannot be read \(No such file or directory\), and was there when"
+    ):
+        plan_batches(files)
 
 
 def test_a_batch_that_is_there_is_not_parsed_again_and_tells_again_what_it_skipped(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a folder holds: files by format, links, encodings, and what is skipped with a reason."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,3 +106,22 @@ def test_a_few_damaged_bytes_do_not_lose_a_file() -> None:
 def test_what_is_no_text_is_told_so(data: bytes, reason: str) -> None:
     with pytest.raises(UnreadableError, match=reason):
         decode(data)
+
+
+def test_a_folder_that_vanishes_while_others_are_walked_is_skipped(tmp_path: Path) -> None:
+    for name in ("a/one.md", "b/two.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("text")
+    entries = find_files([str(tmp_path)])
+    assert next(entries) == SourceFile(tmp_path / "a/one.md", str(tmp_path / "a/one.md"), "markdown")
+    shutil.rmtree(tmp_path / "b")
+    assert list(entries) == [Skipped(str(tmp_path / "b"), "folder that cannot be read")]
+
+
+def test_a_source_without_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(UserError, match=r"secret: cannot be read \(Permission denied\)\.$"):
+        list(find_files([str(tmp_path / "secret")]))
