@@ -12,7 +12,7 @@ A task with local data has as its data revision `local-` and a hash of the files
 when the files change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -206,7 +206,7 @@ def _hub_copy(folder: Path, repository: str, name: str) -> Path | None:
     folders = [folder / repository, folder / repository.rsplit("/", 1)[-1], folder / name]
     snapshots = folder / f"datasets--{repository.replace('/', '--')}" / "snapshots"
     newest = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path for path in (*folders, *newest) if path.is_dir() and any(path.iterdir())), None)
+    return next((path for path in (*folders, *newest) if path.is_dir() and any(_visible_files(path))), None)
 
 
 def _point_at(task: AbsTask, path: Path) -> None:
@@ -215,7 +215,7 @@ def _point_at(task: AbsTask, path: Path) -> None:
 
 
 def _hash(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else sorted(_visible_files(path))
     digest = xxhash.xxh3_64()
     for file in files:
         name = file.relative_to(path if path.is_dir() else path.parent)
@@ -224,6 +224,13 @@ def _hash(path: Path) -> str:
             while block := opened.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder, without hidden ones, such as what huggingface_hub notes in `.cache/`."""
+    for file in folder.rglob("*"):
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts):
+            yield file
 
 
 def _own_task(local: LocalTask) -> AbsTask:

@@ -234,6 +234,11 @@ class ClusteringScorer:
     def __init__(self, model: Embedder, path: Path, limit: int | None) -> None:
         self.data = sets.read_labelled(path, limit)
         self.rows = len(self.data.texts)
+        if len(set(self.data.labels)) < 2:
+            raise UserError(
+                f"{path}: the limit leaves {self.rows:,} texts, which all have the label {self.data.labels[0]!r}, "
+                "expected two labels or more: give a higher limit."
+            )
         self.vectors = _Vectors(model, self.data.texts, "sts")
 
     def scores(self, form: Form) -> dict[str, float]:

@@ -223,3 +223,26 @@ def test_the_revision_is_that_of_the_data_wherever_it_stands(tmp_path: Path, cop
     ]
     revisions = [revision(str(folder.parent)) for folder in others]
     assert len({revision("a"), *revisions}) == 1 + len(others)
+
+
+def test_hidden_files_are_no_data(tmp_path: Path, copy: Copy) -> None:
+    """A download leaves `.cache/` with times in it, also where it was cut off before its first file."""
+
+    def revision() -> str:
+        [task] = choose_tasks("C-MTEB", ["AFQMC"], tmp_path)
+        return task.metadata.dataset["revision"]
+
+    folder = copy("C-MTEB/AFQMC", zh__test="1")
+    before = revision()
+    for name in (
+        ".cache/huggingface/download/data/test.jsonl.metadata",
+        "data/.test.jsonl.lock",
+        ".gitattributes",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("1764295200.0")
+    assert revision() == before
+    (tmp_path / "C-MTEB" / "BQ" / ".cache").mkdir(parents=True)
+    (tmp_path / "C-MTEB" / "BQ" / ".cache" / "note").write_text("x")
+    [task] = choose_tasks("C-MTEB", ["AFQMC", "BQ"], tmp_path)
+    assert key_of(task) == "sts/AFQMC"

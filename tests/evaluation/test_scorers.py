@@ -196,6 +196,17 @@ def labelled(texts_by_label: dict[str, list[str]]) -> list[dict[str, str]]:
     return [{"text": text, "label": label} for label, texts in texts_by_label.items() for text in texts]
 
 
+def test_texts_that_a_limit_leaves_with_one_label_are_not_clustered(write: Write) -> None:
+    """Any clustering of them is perfect."""
+    task = write({"clustering/Few": labelled({"猫": ["a b"] * 30, "狗": ["c d"]})})
+    message = (
+        r"Few\.parquet: the limit leaves 3 texts, which all have the label '猫', expected two labels or more"
+    )
+    with pytest.raises(UserError, match=message):
+        scorer_of(BagOfWords(), task, 3)
+    assert scorer_of(BagOfWords(), task, None).rows == 31
+
+
 def test_a_classifier_learns_from_the_training_texts_alone(write: Write) -> None:
     """Test labels that contradict the training's are all wrong, and labels that it lacks are too."""
     train = labelled({"猫": ["猫", "猫 猫 狗"], "river": ["river", "river river stone"]})
