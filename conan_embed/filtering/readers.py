@@ -95,7 +95,8 @@ def _parts(file: Path, shard_rows: int) -> Iterable[tuple[int, int] | None]:
         try:
             size, step = pq.read_metadata(file).num_rows, shard_rows
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not a Parquet file: {error}.") from None
+            reason = str(error).rstrip(".")
+            raise UserError(f"{file}: not a Parquet file: {reason}.") from None
     elif file.suffix in (".jsonl", ".ndjson"):
         size, step = file.stat().st_size, shard_rows * _LINE_BYTES
     else:

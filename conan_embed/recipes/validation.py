@@ -73,7 +73,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
         return f"{key}: unknown key{_successor(str(first['loc'][-1]), known)}; expected one of {', '.join(known)}."
     if first["type"] == "missing":
         return f"{key}: missing; it has no default."
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
     if first["type"] == "value_error":
         return f"{key + ': ' if key else ''}{message}."
     return f"{key}: found {first['input']!r}; {message[0].lower() + message[1:]}."

@@ -64,6 +64,7 @@ def test_an_empty_file_is_an_empty_shard(tmp_path):
         ("a.json", "[{", {}, r"a\.json: line 1: found broken JSON"),
         ("a.txt", "x", {}, "found a file of an unknown kind"),
         ("a.parquet", "x", {}, "not a Parquet file"),
+        ("a.parquet", "x" * 30, {}, r"not a Parquet file: .*[^.]\.$"),
         ("a.jsonl", '{"instruction": "a"}\n', {"format": "alpaca"}, "expected 'output'"),
         ("a.jsonl", '{"text": "a"}\n', {"format": "messages"}, "expected 'messages', 'conversations' or"),
     ],

@@ -24,6 +24,10 @@ DATA = {"retrieval": [{"name": "a", "path": "a.jsonl"}]}
             lambda: ce.FilterRecipe(sources=[]),
             "FilterRecipe: sources: found []; tuple should have at least 1 item",
         ),
+        (
+            lambda: ce.FilterRecipe(sources=[{"path": "x"}], rules={"copi": False}),
+            "FilterRecipe: rules.copi: ",
+        ),
         (lambda: Step(queries=-1), "Step: queries: found -1; input should be greater than or equal to 0."),
     ],
 )
@@ -31,6 +35,7 @@ def test_a_mistake_in_python_is_one_sentence(make, words):
     with pytest.raises(UserError) as caught:
         make()
     assert str(caught.value).startswith(words)
+    assert str(caught.value).endswith(".") and not str(caught.value).endswith("..")
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
