@@ -50,6 +50,7 @@ def test_tiles_are_sums_and_medians_of_what_was_recorded(dynamic):
         (a_run(steps=2, loss=1.0), {"Steps": ("2", "")}),
         (a_run(steps=2, seconds=30.0), {"Steps": ("2", "in 60 seconds")}),
         (a_run(steps=2, seconds=math.nan), {"Steps": ("2", "")}),
+        (a_run(steps=2, record={"steps": 2}), {"Steps": ("2", "")}),
         (a_run(steps=2, record={"steps": 1000}), {"Steps": ("2", "of 1,000, not finished")}),
         (
             a_run(steps=2, seconds=1.0, record={"steps": 3}),
