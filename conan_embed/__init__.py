@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from conan_embed.api.pairs import read_pairs as read_pairs
     from conan_embed.api.training import Run as Run
     from conan_embed.api.training import train as train
+    from conan_embed.api.tuning import tune as tune
     from conan_embed.encoder.model import EmbeddingModel as EmbeddingModel
     from conan_embed.errors import UserError as UserError
     from conan_embed.evaluation.results import EvaluationResult as EvaluationResult
     from conan_embed.filtering.recipe import FilterRecipe as FilterRecipe
     from conan_embed.recipes.schema import Recipe as Recipe
+    from conan_embed.tuning.result import TuneResult as TuneResult
 
 __version__ = "0.1.0"
 
@@ -54,6 +56,7 @@ _MODULES = {
     "Pairs": "api.pairs",
     "Recipe": "recipes.schema",
     "Run": "api.training",
+    "TuneResult": "tuning.result",
     "UserError": "errors",
     "compare": "api.comparison",
     "compare_scores": "api.evaluation",
@@ -64,6 +67,7 @@ _MODULES = {
     "mine_hard_negatives": "api.negatives",
     "read_pairs": "api.pairs",
     "train": "api.training",
+    "tune": "api.tuning",
 }
 
 __all__ = [*_MODULES]

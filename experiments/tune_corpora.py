@@ -24,10 +24,10 @@ from result_file import kept, write_result
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.statistics import paired_differences
-from conan_embed.tune.plan import Files
-from conan_embed.tune.result import mean_elsewhere, read_result
-from conan_embed.tune.scores import score_model
-from conan_embed.tune.tune import TuneSettings, tune
+from conan_embed.tuning.plan import Files
+from conan_embed.tuning.result import mean_elsewhere, read_result
+from conan_embed.tuning.scores import score_model
+from conan_embed.tuning.tune import TuneSettings, tune
 
 BATCH, RATE = 16, 5e-5  # sentence-transformers' examples, and its trainer's default
 NEGATIVES = 3  # as many as tune uses on a CPU

@@ -13,7 +13,7 @@ settings.register_profile("conan-embed", deadline=None)
 settings.load_profile("conan-embed")
 
 
-LONG = {"stories", "ablation", "tune", "cli", "clients"}  # folders with files of half a minute and more
+LONG = {"stories", "ablation", "tuning", "cli", "clients"}  # folders with files of half a minute and more
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

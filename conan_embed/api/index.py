@@ -10,7 +10,7 @@ import polars as pl
 from conan_embed.api.model import load_model
 from conan_embed.api.pairs import CACHE, Frame, read_passages
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.search.index import check_queries, encode_passages, find
+from conan_embed.search.index import as_frame, check_queries, encode_passages, find
 
 
 class Index:
@@ -72,16 +72,4 @@ class Index:
         queries = [query] if isinstance(query, str) else list(query)
         check_queries(queries, k)
         hits_of_query = find(self.model, queries, self.passages, self._embeddings_CD, k)
-        rows = [
-            (text, rank, hit.score, hit.doc_id, hit.text)
-            for text, hits in zip(queries, hits_of_query, strict=True)
-            for rank, hit in enumerate(hits)
-        ]
-        schema = {
-            "query": pl.String,
-            "rank": pl.Int64,
-            "score": pl.Float64,
-            "doc_id": pl.String,
-            "text": pl.String,
-        }
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        return as_frame(queries, hits_of_query)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+import conan_embed
 from conan_embed.errors import UserError
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -27,6 +28,32 @@ app = typer.Typer(
     Any setting of a recipe can be given on the command line: `conan-embed train my.yaml optimizer.learning_rate=2e-5`.
     """,
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=lambda asked: _print_versions() if asked else None,
+            help="Print the versions of conan-embed, Python, torch and transformers, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Options of the application itself."""
+
+
+def _print_versions() -> None:
+    """Print what a report of a fault should name; the libraries are not imported."""
+    from importlib.metadata import version
+    from platform import python_version
+
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    typer.echo(f"conan-embed {conan_embed.__version__} (Python {python_version()}, {libraries})")
+    raise typer.Exit
+
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a built-in recipe.")

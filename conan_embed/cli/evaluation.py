@@ -130,7 +130,7 @@ def search(
     """
     from conan_embed.search.index import search as run
     from conan_embed.search.index import show
-    from conan_embed.tune.searching import is_tuned, search_tuned
+    from conan_embed.tuning.searching import is_tuned, search_tuned
 
     if corpus is None and not is_tuned(model):
         raise UserError(

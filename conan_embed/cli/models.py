@@ -21,7 +21,7 @@ def encode(
     width: Annotated[int | None, typer.Option(min=1, help="A Matryoshka width.")] = None,
 ) -> None:
     """Write the embeddings of a file of texts, for any database."""
-    from conan_embed.tune.encoding import encode_file_with
+    from conan_embed.tuning.encoding import encode_file_with
 
     count = encode_file_with(model, texts, output, query=query, width=width)
     console.print(f"{count:,} embeddings: {output}")
@@ -53,7 +53,7 @@ def merge(
     share: Annotated[float, typer.Option(min=0, max=1, help="Weight of the first model.")] = 0.5,
 ) -> None:
     """Interpolate the weights of two models: most of what the first learned, more of what the second kept."""
-    from conan_embed.tune.merge import merge_models
+    from conan_embed.tuning.merge import merge_models
 
     console.print(f"merged: {merge_models(first, second, output, share=share)}")
 

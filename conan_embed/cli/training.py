@@ -93,8 +93,8 @@ def tune(
     """
     import os
 
-    from conan_embed.tune.tune import TuneSettings
-    from conan_embed.tune.tune import tune as run
+    from conan_embed.tuning.tune import TuneSettings
+    from conan_embed.tuning.tune import tune as run
 
     settings = TuneSettings(
         model=model,

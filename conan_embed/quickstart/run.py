@@ -9,8 +9,8 @@ from pathlib import Path
 from conan_embed.console import console, stdout
 from conan_embed.errors import UserError
 from conan_embed.search.index import show
-from conan_embed.tune.searching import search_tuned
-from conan_embed.tune.tune import TuneSettings, tune
+from conan_embed.tuning.searching import search_tuned
+from conan_embed.tuning.tune import TuneSettings, tune
 
 SOURCES = ("python:rich", "python:huggingface_hub")
 SETTINGS = (

@@ -49,6 +49,23 @@ class Hit:
     score: float
 
 
+def as_frame(queries: Sequence[str], hits_of_query: Sequence[Sequence[Hit]]) -> pl.DataFrame:
+    """Return one row per hit: `query: str`, `rank: i64` (from 0), `score: f64` (cosine), `doc_id: str`, `text: str`."""
+    rows = [
+        (query, rank, hit.score, hit.doc_id, hit.text)
+        for query, hits in zip(queries, hits_of_query, strict=True)
+        for rank, hit in enumerate(hits)
+    ]
+    schema = {
+        "query": pl.String,
+        "rank": pl.Int64,
+        "score": pl.Float64,
+        "doc_id": pl.String,
+        "text": pl.String,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
 def search(
     query: str | list[str],
     model_folder: str | Path,

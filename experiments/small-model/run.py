@@ -35,7 +35,7 @@ from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
 from conan_embed.recipes.loading import load_recipe
 from conan_embed.training.run import train
-from conan_embed.tune.merge import merge_models
+from conan_embed.tuning.merge import merge_models
 
 HERE = Path(__file__).parent
 WIDTHS = [384, 256, 128]

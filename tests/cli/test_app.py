@@ -1,12 +1,15 @@
 """Help that teaches and answers at once; paths with `~`; what several processes return."""
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+import conan_embed as ce
 from conan_embed.cli import app
 from conan_embed.cli.app import run_in_group
 from conan_embed.distributed import collectives
@@ -20,6 +23,14 @@ def test_help_lists_commands_by_group_and_the_first_is_for_newcomers(command, tm
     assert positions == sorted(positions)
     assert next(iter(COMMANDS)) == "quickstart"
     assert "conan-embed quickstart" in shown
+
+
+def test_the_version_names_what_a_report_of_a_fault_needs():
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.exit_code == 0
+    assert done.output.startswith(
+        f"conan-embed {ce.__version__} (Python {platform.python_version()}, torch 2"
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

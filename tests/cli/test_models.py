@@ -5,7 +5,7 @@ from pathlib import Path
 
 def test_encode(calls_of):
     typed = ["encode", "texts.csv", "-o", "out.npy", "--model", "m", "--query", "--width", "8"]
-    call = calls_of("conan_embed.tune.encoding.encode_file_with", 1234, *typed)
+    call = calls_of("conan_embed.tuning.encoding.encode_file_with", 1234, *typed)
     assert call == (("m", Path("texts.csv"), Path("out.npy")), {"query": True, "width": 8})
 
 
@@ -17,6 +17,6 @@ def test_export(calls_of):
 
 def test_merge(calls_of):
     call = calls_of(
-        "conan_embed.tune.merge.merge_models", "out", "merge", "a", "b", "-o", "out", "--share", "0.7"
+        "conan_embed.tuning.merge.merge_models", "out", "merge", "a", "b", "-o", "out", "--share", "0.7"
     )
     assert call == (("a", "b", Path("out")), {"share": 0.7})

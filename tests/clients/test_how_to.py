@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 import conan_embed as ce
-from conan_embed.tune.encoding import encode_file
+from conan_embed.tuning.encoding import encode_file
 from tests.clients.clients import ALL, run_file
 from tests.tiny_models import make_tiny_model
 

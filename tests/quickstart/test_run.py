@@ -8,7 +8,7 @@ from conan_embed.documents.sources import find_files
 from conan_embed.errors import UserError
 from conan_embed.quickstart import run as module
 from conan_embed.quickstart.run import SETTINGS, SOURCES, bundled_model, quickstart
-from conan_embed.tune.tune import TuneSettings
+from conan_embed.tuning.tune import TuneSettings
 
 
 def test_model_and_documents_are_there() -> None:

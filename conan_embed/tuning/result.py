@@ -2,15 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conan_embed.evaluation.statistics import averages, paired_differences
 from conan_embed.files import read_json
-from conan_embed.tune.plan import Files
-from conan_embed.tune.verdict import Verdict
+from conan_embed.tuning.plan import Files
+from conan_embed.tuning.verdict import Verdict
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from conan_embed.encoder.model import EmbeddingModel
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,24 @@ def compare_elsewhere(
 
 @dataclass(frozen=True)
 class TuneResult:
-    """Attributes:
-    folder: see the top of `tune.tune`.
-    bm25: nDCG@10 of word search on the same questions, a fraction of one.
-    share: of the tuned weights in model/; the rest is the base's.
-    tried: by share, the scores on development questions and elsewhere.
-    seconds: of everything after the pairs, by part; of a resumed run, of its last start.
-    estimated: the same, as estimated before the start.
+    """A finished tuning run. `print(result)` shows the verdict, what it cost elsewhere, and what to try next.
+
+    Attributes:
+        folder: of the run: `model/`, `passages.parquet`, `index/`, `report.html`, `scores/`, `pairs/` and more.
+        verdict: its `word`, "BETTER", "NO CLEAR DIFFERENCE" or "WORSE", with the numbers behind it.
+        elsewhere: scores of other domains before and after.
+        bm25: nDCG@10 of word search on the same questions, a fraction of one.
+        share: of the tuned weights in model/; the rest is the base's.
+        tried: by share, the scores on development questions and elsewhere.
+        seconds: of everything after the pairs, by part; of a resumed run, of its last start.
+        estimated: the same, as estimated before the start.
+
+    Example:
+        >>> result = ce.tune("docs/", model="intfloat/multilingual-e5-small", output="runs/docs")  # doctest: +SKIP
+        >>> print(result)  # doctest: +SKIP
+        BETTER: nDCG@10 67.7 -> 84.7 (+17.0, 95 % interval +11.1 to +22.6) on 105 held-out questions; 49 won, 8 lost.
+        other domains: 58.0 -> 57.8 (-0.2, 95 % interval -2.2 to +1.8)
+        ...
     """
 
     folder: Path
@@ -89,7 +106,41 @@ class TuneResult:
     seconds: dict[str, float]
     estimated: dict[str, float]
 
+    @cached_property
+    def model(self) -> "EmbeddingModel":
+        """The tuned model, merged with its base as `share` says, ready to encode."""
+        from conan_embed.encoder.model import EmbeddingModel
+
+        return EmbeddingModel.load(Files(self.folder).model)
+
+    @property
+    def report(self) -> Path:
+        """The run as one self-contained HTML page."""
+        return Files(self.folder).page
+
+    def search(self, query: str, k: int = 5) -> "pl.DataFrame":
+        """Return the `k` passages nearest to a query, best first.
+
+        Returns:
+            one row per hit, as from `Index.search`; `doc_id` says file, line and heading.
+
+        Raises:
+            UserError: an empty query, `k` below 1, or a part of the run that is missing.
+
+        Example:
+            >>> result.search("how do I rotate the logs?", k=3)["doc_id"].to_list()  # doctest: +SKIP
+            ['docs/logs.md#12  Logs > Rotation', ...]
+        """
+        from conan_embed.search.index import as_frame
+        from conan_embed.tuning.searching import search_tuned
+
+        return as_frame([query], [search_tuned(query, self.folder, k=k)])
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
     def to_json(self) -> dict[str, Any]:
+        """Return what `tune.json` holds."""
         return {**asdict(self), "folder": str(self.folder), "sentence": self.verdict.sentence()}
 
     def lines(self) -> list[str]:
@@ -104,6 +155,7 @@ class TuneResult:
         ]
 
     def merged(self) -> str:
+        """Return how much of the tuned weights was kept; empty if all of it."""
         percent = f"{100 * self.share:.0f} %"
         return "" if self.share == 1 else f"; model/ holds {percent} tuned weights, the rest the base's"
 

@@ -6,7 +6,7 @@ import torch
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.tune.merge import interpolate, merge_models
+from conan_embed.tuning.merge import interpolate, merge_models
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 

@@ -6,11 +6,11 @@ import polars as pl
 import pytest
 
 from conan_embed.files import write_json
-from conan_embed.tune.page import write_page
-from conan_embed.tune.plan import Files
-from conan_embed.tune.replaced import Replaced, Replacements, Text
-from conan_embed.tune.result import Elsewhere, TuneResult, read_result
-from conan_embed.tune.verdict import judge
+from conan_embed.tuning.page import write_page
+from conan_embed.tuning.plan import Files
+from conan_embed.tuning.replaced import Replaced, Replacements, Text
+from conan_embed.tuning.result import Elsewhere, TuneResult, read_result
+from conan_embed.tuning.verdict import judge
 
 QUESTIONS = ["how are logs rotated?", "如何备份数据库？", "what <b>is</b> a park?", "where is the file?"]
 

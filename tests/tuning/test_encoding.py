@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from conan_embed.errors import UserError
-from conan_embed.tune import encoding
-from conan_embed.tune.encoding import encode_file
+from conan_embed.tuning import encoding
+from conan_embed.tuning.encoding import encode_file
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 

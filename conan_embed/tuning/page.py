@@ -11,9 +11,9 @@ from conan_embed.files import read_json, write_text
 from conan_embed.reporting.neighbours import Example, Group, Side, Text
 from conan_embed.reporting.page import template
 from conan_embed.reporting.tables import Cell, Row, Tile
-from conan_embed.tune.plan import Files, duration
-from conan_embed.tune.replaced import Replacements
-from conan_embed.tune.result import TuneResult
+from conan_embed.tuning.plan import Files, duration
+from conan_embed.tuning.replaced import Replacements
+from conan_embed.tuning.result import TuneResult
 
 SECTIONS = {  # in the order of the page: key, and how the navigation calls it
     "won": "Won",

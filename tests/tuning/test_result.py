@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from conan_embed.tune.result import compare_elsewhere
-from conan_embed.tune.verdict import judge
+from conan_embed.tuning.result import compare_elsewhere
+from conan_embed.tuning.verdict import judge
 
 
 def test_one_set_has_the_interval_that_the_verdict_has() -> None:

@@ -1,8 +1,8 @@
 """Times by part, and the estimate said again."""
 
 from conan_embed.recipes.schema import Recipe
-from conan_embed.tune.clock import Clock
-from conan_embed.tune.plan import CHOOSING, LOOKING, SCORING, STEPS, Plan
+from conan_embed.tuning.clock import Clock
+from conan_embed.tuning.plan import CHOOSING, LOOKING, SCORING, STEPS, Plan
 
 RECIPE = Recipe.small(model="base", retrieval="faq.jsonl")
 

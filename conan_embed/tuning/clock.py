@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from conan_embed.console import console
-from conan_embed.tune.plan import CHOOSING, SCORING, STEPS, Plan, duration
+from conan_embed.tuning.plan import CHOOSING, SCORING, STEPS, Plan, duration
 
 _FIRST_STEPS = 10
 

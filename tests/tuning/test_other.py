@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from conan_embed.tune.other import write_other_domains
+from conan_embed.tuning.other import write_other_domains
 
 REST = "It reads the whole file, line by line, and keeps what belongs to the chosen day. " * 2
 

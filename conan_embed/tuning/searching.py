@@ -12,7 +12,7 @@ from conan_embed.evaluation.cached_encoder import Embedder
 from conan_embed.files import read_json, write_json
 from conan_embed.search.index import Hit, check_queries, encode_passages, find
 from conan_embed.texts.readers import read_corpus
-from conan_embed.tune.plan import Files
+from conan_embed.tuning.plan import Files
 
 
 def is_tuned(folder: str | Path) -> bool:

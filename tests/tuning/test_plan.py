@@ -8,8 +8,8 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.loading import load_recipe
-from conan_embed.tune.plan import LOOKING, MIN_STEPS, STEPS, Facts, Files, make_plan
-from conan_embed.tune.speed import Speed
+from conan_embed.tuning.plan import LOOKING, MIN_STEPS, STEPS, Facts, Files, make_plan
+from conan_embed.tuning.speed import Speed
 
 FACTS = Facts(
     base="base",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conan_embed.tune.verdict import judge
+from conan_embed.tuning.verdict import judge
 
 
 def _scores(difference: float, questions: int, seed: int = 0) -> tuple[list[float], list[float]]:

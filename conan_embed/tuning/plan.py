@@ -15,7 +15,7 @@ from conan_embed.errors import UserError
 from conan_embed.files import write_text
 from conan_embed.recipes.loading import load_recipe
 from conan_embed.recipes.schema import Recipe
-from conan_embed.tune.speed import Speed
+from conan_embed.tuning.speed import Speed
 
 SCORING, LOOKING, STEPS = (
     "scoring the base and the result",

@@ -13,10 +13,10 @@ from conan_embed.encoder.weight_files import read_tensors
 from conan_embed.errors import UserError
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.files import read_json
-from conan_embed.tune import tune as module
-from conan_embed.tune.searching import search_tuned
-from conan_embed.tune.speed import Speed
-from conan_embed.tune.tune import TuneSettings, best_share, tune
+from conan_embed.tuning import tune as module
+from conan_embed.tuning.searching import search_tuned
+from conan_embed.tuning.speed import Speed
+from conan_embed.tuning.tune import TuneSettings, best_share, tune
 from tests.tiny_models import make_tiny_model
 
 WORDS = [*("file", "line", "memory", "python", "training", "data", "model"), *("negative", "answer", "park")]
@@ -25,7 +25,7 @@ WORDS = [*("file", "line", "memory", "python", "training", "data", "model"), *("
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a base model and an evaluation set of another domain."""
-    monkeypatch.setattr("conan_embed.tune.speed._PATIENCE", 0.01)
+    monkeypatch.setattr("conan_embed.tuning.speed._PATIENCE", 0.01)
     make_tiny_model("bert").save(tmp_path / "base")
     folder = tmp_path / "other" / "retrieval" / "small"
     folder.mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_the_run_leaves_a_model_passages_and_an_index_and_resumes(project: Path,
     with pytest.raises(KeyboardInterrupt):
         tune([table], output, _settings(project))
     monkeypatch.undo()
-    monkeypatch.setattr("conan_embed.tune.speed._PATIENCE", 0.01)
+    monkeypatch.setattr("conan_embed.tuning.speed._PATIENCE", 0.01)
     result = tune([table], output, _settings(project))
     assert read_json(output / "tune.json")["verdict"]["word"] == result.verdict.word
     assert EmbeddingModel.load(output / "model").width == 32
@@ -75,6 +75,10 @@ def test_the_run_leaves_a_model_passages_and_an_index_and_resumes(project: Path,
     assert set(result.seconds) <= set(result.estimated)
     hits = search_tuned("file and memory", output, k=3)
     assert len(hits) == 3
+    assert result.search("file and memory", k=3)["doc_id"].to_list() == [hit.doc_id for hit in hits]
+    assert result.model.encode(["a text"]).shape == (1, 32)
+    assert result.report.read_text().startswith("<!DOCTYPE html>")
+    assert str(result).startswith(f"{result.verdict.sentence()}\nother domains: ")
     assert "faq.csv#" in hits[0].doc_id and "what about" in hits[0].doc_id
     capsys.readouterr()
     passages.head(50).write_parquet(output / "passages.parquet")

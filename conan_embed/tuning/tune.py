@@ -40,11 +40,11 @@ from conan_embed.evaluation.local import evaluate
 from conan_embed.files import atomic_write, read_json, write_json
 from conan_embed.reporting.page import report
 from conan_embed.training.run import train
-from conan_embed.tune.clock import Clock
-from conan_embed.tune.merge import interpolate, set_weights, weights_of
-from conan_embed.tune.other import write_other_domains
-from conan_embed.tune.page import write_page
-from conan_embed.tune.plan import (
+from conan_embed.tuning.clock import Clock
+from conan_embed.tuning.merge import interpolate, set_weights, weights_of
+from conan_embed.tuning.other import write_other_domains
+from conan_embed.tuning.page import write_page
+from conan_embed.tuning.plan import (
     CHOOSING,
     LOOKING,
     SCORING,
@@ -55,13 +55,13 @@ from conan_embed.tune.plan import (
     make_plan,
     step_size,
 )
-from conan_embed.tune.prepare import CleanPairs, clean_pairs
-from conan_embed.tune.replaced import find_replacements
-from conan_embed.tune.result import TuneResult, compare_elsewhere, read_result
-from conan_embed.tune.scores import score_bm25, score_model
-from conan_embed.tune.searching import write_index
-from conan_embed.tune.speed import measure_speed
-from conan_embed.tune.verdict import judge
+from conan_embed.tuning.prepare import CleanPairs, clean_pairs
+from conan_embed.tuning.replaced import find_replacements
+from conan_embed.tuning.result import TuneResult, compare_elsewhere, read_result
+from conan_embed.tuning.scores import score_bm25, score_model
+from conan_embed.tuning.searching import write_index
+from conan_embed.tuning.speed import measure_speed
+from conan_embed.tuning.verdict import judge
 
 MAX_LOSS = 0.005
 """Of the mean score elsewhere: a share of tuned weights that loses more is not chosen if another loses less."""

@@ -9,8 +9,8 @@ import pytest
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import write_json
-from conan_embed.tune.plan import Files
-from conan_embed.tune.searching import is_tuned, search_tuned, write_index
+from conan_embed.tuning.plan import Files
+from conan_embed.tuning.searching import is_tuned, search_tuned, write_index
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 HEADINGS = [["Guide", "Files"], ["Guide"], [], None]

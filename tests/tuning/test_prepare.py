@@ -9,8 +9,8 @@ import pytest
 from conan_embed.errors import UserError
 from conan_embed.filtering.recipe import FilterRecipe
 from conan_embed.filtering.summary import Funnel, Rows, Speed, Summary
-from conan_embed.tune import prepare
-from conan_embed.tune.prepare import MIN_PAIRS, CleanPairs, clean_pairs
+from conan_embed.tuning import prepare
+from conan_embed.tuning.prepare import MIN_PAIRS, CleanPairs, clean_pairs
 
 TECHNICAL = [  # what the rules for web texts would drop
     ("v2.11.0 v2.12.1?", "2.11.0 | 2.12.1 | 2.13.0\n--- | --- | ---\n12 | 345 | 6789"),

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from conan_embed.evaluation.cached_encoder import CachedEncoder
-from conan_embed.tune.scores import SHOWN, score_bm25, score_model
+from conan_embed.tuning.scores import SHOWN, score_bm25, score_model
 from tests.tiny_models import make_tiny_model
 
 TEXTS = [

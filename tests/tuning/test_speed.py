@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from conan_embed.tune import speed as module
-from conan_embed.tune.speed import Speed, measure_speed
+from conan_embed.tuning import speed as module
+from conan_embed.tuning.speed import Speed, measure_speed
 from tests.tiny_models import SENTENCES, make_tiny_model
 
 SPEED = Speed(encode=1000.0, train=200.0, passage_tokens=50.0, query_tokens=10.0, lengths=(20, 80))

@@ -9,7 +9,7 @@ import pytest
 from conan_embed.negatives.rankings import NONE
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.texts.ragged import Ragged
-from conan_embed.tune import replaced
+from conan_embed.tuning import replaced
 
 
 def table(rankings: list[list[int]], negatives: int = 2, scores: Any = None) -> NegativeTable:
