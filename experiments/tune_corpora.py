@@ -24,8 +24,9 @@ from result_file import kept, write_result
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.statistics import paired_differences
+from conan_embed.files import read_json
 from conan_embed.tuning.plan import Files
-from conan_embed.tuning.result import mean_elsewhere, read_result
+from conan_embed.tuning.result import compare_elsewhere, read_result
 from conan_embed.tuning.scores import score_model
 from conan_embed.tuning.tune import TuneSettings, tune
 
@@ -48,8 +49,8 @@ def run_tune(
     return result
 
 
-def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str, Any]:
-    """Train with sentence-transformers on the pairs of a tuning run; return its scores, and seconds."""
+def train_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str, Any]:
+    """Train with sentence-transformers on the pairs of a tuning run; return its seconds, and how many rows it saw."""
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -91,22 +92,21 @@ def run_peer(arguments: argparse.Namespace, run: Path, output: Path) -> dict[str
     trainer.train()
     seconds = clock() - started
     model.save(str(output / "model"))
-    name = read_result(run).folder.name
+    return {"seconds": seconds, "triples": len(triples)}
+
+
+def score_peer(run: Path, output: Path) -> dict[str, Any]:
+    """Score what sentence-transformers trained as the tuning run was; compare it with base and tuned model."""
+    files = Files(run)
     [test] = sorted((files.pairs / "test" / "retrieval").iterdir())
-    scores = score_model(
-        output / "scores",
-        name,
-        CachedEncoder(EmbeddingModel.load(output / "model")),
-        test,
-        files.other / "test",
-    )
-    base = pl.read_parquet(files.scores / "base.parquet")["ndcg_at_10"].to_list()
+    model = CachedEncoder(EmbeddingModel.load(output / "model"))
+    scores = score_model(output / "scores", run.name, model, test, files.other / "test")
+    elsewhere = compare_elsewhere(read_json(files.scores / "base-elsewhere.json"), scores.elsewhere)
     return {
         "ndcg": float(np.mean(scores.items)),
-        "difference": difference(base, scores.items),
-        "elsewhere": mean_elsewhere(scores.elsewhere),
-        "seconds": seconds,
-        "triples": len(triples),
+        "difference": difference(ndcg(files.scores / "base.parquet"), scores.items),
+        "tune_above": difference(scores.items, ndcg(files.scores / "tuned.parquet")),
+        "elsewhere": [elsewhere.tuned - elsewhere.base, elsewhere.low, elsewhere.high],
     }
 
 
@@ -147,8 +147,8 @@ def line_of(
         verdict["word"],
         *(["–"] if dynamic is None else [_text(dynamic["difference_to_default"])]),
         *(["–"] * 2 if peer is None else [f"{100 * peer['ndcg']:.1f}", _text(peer["tune_above"])]),
-        f"{100 * (elsewhere['tuned'] - elsewhere['base']):+.1f}",
-        "–" if peer is None else f"{100 * (peer['elsewhere'] - elsewhere['base']):+.1f}",
+        _text([elsewhere["tuned"] - elsewhere["base"], elsewhere["low"], elsewhere["high"]]),
+        "–" if peer is None else _text(peer["elsewhere"]),
         f"{sum(ours['seconds'].values()) / 60:.1f}",
         "–" if peer is None else f"{peer['seconds'] / 60:.1f}",
     ]
@@ -206,11 +206,10 @@ def main() -> None:
         if arguments.peer is None or corpus.name in arguments.peer:
             theirs = kept(
                 peer / "result.json",
-                lambda run=run, peer=peer: run_peer(arguments, run, peer),  # type: ignore[misc]
+                lambda run=run, peer=peer: train_peer(arguments, run, peer),  # type: ignore[misc]
                 f"{corpus.name}: sentence-transformers",
             )
-            [scores] = (peer / "scores").glob("*.parquet")
-            theirs["tune_above"] = difference(*map(ndcg, (scores, Files(run).scores / "tuned.parquet")))
+            theirs = {**theirs, **score_peer(run, peer)}
             raw[corpus.name]["sentence-transformers"] = theirs
         lines.append(line_of(corpus.name, ours, dynamic, theirs))
     what = (
