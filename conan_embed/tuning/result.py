@@ -92,8 +92,8 @@ class TuneResult:
     Example:
         >>> result = ce.tune("docs/", model="intfloat/multilingual-e5-small", output="runs/docs")  # doctest: +SKIP
         >>> print(result)  # doctest: +SKIP
-        BETTER: nDCG@10 67.7 -> 84.7 (+17.0, 95 % interval +11.1 to +22.6) on 105 held-out questions; 49 won, 8 lost.
-        other domains: 58.0 -> 57.8 (-0.2, 95 % interval -2.2 to +1.8)
+        BETTER: nDCG@10 67.4 -> 84.3 (+16.9, 95 % interval +11.0 to +22.4) on 105 held-out questions; 48 won, 6 lost.
+        other domains: 58.0 -> 57.9 (-0.1, 95 % interval -2.1 to +2.0)
         ...
     """
 
