@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conan_embed.ablation.comparison import Cell, Comparison
+from conan_embed.encoder.card import markdown_cells
 
 
 def markdown(comparison: Comparison) -> str:
@@ -100,8 +101,4 @@ def _terminal(cell: Cell, differs: bool) -> Text:
 def _grid(headings: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table, and an empty one."""
     lines = (headings, ["---"] * len(headings), *body)
-    return [*(f"| {' | '.join(map(_escape, cells))} |" for cells in lines), ""]
-
-
-def _escape(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
+    return [*(f"| {' | '.join(markdown_cells(cells))} |" for cells in lines), ""]

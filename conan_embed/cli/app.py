@@ -30,6 +30,18 @@ app = typer.Typer(
 )
 
 
+def _print_versions(asked: bool) -> None:
+    """Print what a report of a fault should name; the libraries are not imported."""
+    if not asked:
+        return
+    from importlib.metadata import version
+    from platform import python_version
+
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    typer.echo(f"conan-embed {conan_embed.__version__} (Python {python_version()}, {libraries})")
+    raise typer.Exit
+
+
 @app.callback()
 def _options(
     version: Annotated[
@@ -37,22 +49,12 @@ def _options(
         typer.Option(
             "--version",
             is_eager=True,
-            callback=lambda asked: _print_versions() if asked else None,
+            callback=_print_versions,
             help="Print the versions of conan-embed, Python, torch and transformers, and exit.",
         ),
     ] = False,
 ) -> None:
     """Options of the application itself."""
-
-
-def _print_versions() -> None:
-    """Print what a report of a fault should name; the libraries are not imported."""
-    from importlib.metadata import version
-    from platform import python_version
-
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    typer.echo(f"conan-embed {conan_embed.__version__} (Python {python_version()}, {libraries})")
-    raise typer.Exit
 
 
 RecipeArgument = Annotated[

@@ -247,7 +247,7 @@ def _eval_result(row: Mapping[str, Any]) -> EvalResult:
     )
 
 
-def _cells(values: Iterable[Any]) -> list[str]:
+def markdown_cells(values: Iterable[Any]) -> list[str]:
     """Return values as cells of a Markdown table, in which a bar or a line break would end the cell."""
     texts = ("" if value is None else str(value) for value in values)
     return [" ".join(text.replace("|", "\\|").split()) for text in texts]
@@ -256,7 +256,7 @@ def _cells(values: Iterable[Any]) -> list[str]:
 def _dataset_cells(data: Mapping[str, Any]) -> list[str]:
     columns = ", ".join(f"{ours}: {theirs}" for ours, theirs in data["columns"].items())
     rows = None if data["rows"] is None else f"{data['rows']:,}"
-    return _cells((data["name"], data["task"], rows, data["file"], columns, data["negative_source"]))
+    return markdown_cells((data["name"], data["task"], rows, data["file"], columns, data["negative_source"]))
 
 
 def _result_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -266,7 +266,7 @@ def _result_table(results: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
     for row in results:
         scores = [row["score"], row["base"], *(row["widths"].get(str(width)) for width in widths)]
         shown = (None if score is None else f"{score:.2f}" for score in scores)
-        rows.append(_cells((row["benchmark"] or "local sets", row["key"], row["metric"], *shown)))
+        rows.append(markdown_cells((row["benchmark"] or "local sets", row["key"], row["metric"], *shown)))
     return head, rows
 
 

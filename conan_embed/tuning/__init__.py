@@ -10,5 +10,8 @@ result.py     `TuneResult`
 merge.py      two models of one shape, interpolated
 other.py      questions from other domains: what the tuned model may have forgotten
 verdict.py    BETTER, NO CLEAR DIFFERENCE or WORSE, with the interval
+replaced.py   which hard negatives were replaced, and by what
+page.py       the page: verdict, questions won and lost, what it cost elsewhere
+searching.py  search the passages that a run left
 encoding.py   the embeddings of a file of texts as Parquet or NumPy (`conan-embed encode`)
 """
