@@ -9,9 +9,11 @@ pair of texts has a label. Half of the disciplines bring queries, one passage ea
 and `--hidden` passages that it does not know of: planted false negatives. The other half bring passages that are
 answers to no query. Training mines, watches and replaces as always; at the start and after every check the negatives in
 use are compared with the hidden positives. After training, nDCG@10 over the whole corpus against all passages of the
-query's discipline, known and hidden, tells what the false negatives did to the model. A second table shows many bounds
-on the mined ranking alone, which costs nothing. With a teacher, every arm is also trained with its guard
-(`teacher.ignore_above_positive`, no other loss of it): what the guard ignores is in use but not learned.
+query's discipline, known and hidden, tells what the false negatives did to the model: on the queries of training, and
+on the abstracts of the same disciplines that training did not see, where differences have intervals over seeds and
+queries. With a teacher, every arm is also trained with its guard (`teacher.ignore_above_positive`, no other loss of
+it): what the guard ignores is in use but not learned. A last table shows many bounds and guards on the mined ranking
+alone, which costs nothing.
 
 Labels are complete as far as disciplines go; they say nothing of two abstracts of neighbouring disciplines about one
 thing. No evaluation split is touched. Arms are kept in runs/false-negatives/ one by one, so that an interrupted table
@@ -22,7 +24,7 @@ import argparse
 import functools
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -35,9 +37,10 @@ import torch
 import xxhash
 from result_file import kept, options, spread, write_result
 from safetensors.numpy import load_file
-from sklearn.metrics import ndcg_score
 
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.evaluation.metrics import ndcg_by_query
+from conan_embed.evaluation.statistics import Estimate, paired_differences
 from conan_embed.files import atomic_write, read_json
 from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.dynamic import DynamicNegatives
@@ -52,14 +55,14 @@ QUERIES, OTHERS = 4, 20  # queries of a discipline that asks; passages of one th
 
 
 def make_data(arguments: argparse.Namespace) -> Path:
-    """Write queries with their known positive, and the corpus with the discipline of every passage."""
+    """Write queries with their known positive, held-out queries, and the corpus with the discipline of every passage."""
     folder: Path = arguments.output / f"data-{arguments.hidden}"
     if (folder / "corpus.parquet").exists():
         return folder
     texts = pl.read_parquet(arguments.data / "finetune" / "classification" / "csldcp_train.parquet")
     texts = texts.unique("text", keep="none", maintain_order=True).sample(fraction=1, shuffle=True, seed=0)
     classes = texts["label"].unique().sort().sample(fraction=1, shuffle=True, seed=0).to_list()
-    queries, corpus = [], []
+    queries, held_out, corpus = [], [], []
     for number, label in enumerate(classes):
         members = texts.filter(pl.col("label") == label)["text"].to_list()
         if number % 2:
@@ -68,10 +71,12 @@ def make_data(arguments: argparse.Namespace) -> Path:
         asked, known, hidden = members[:QUERIES], members[QUERIES], members[QUERIES + 1 :][: arguments.hidden]
         queries += [(text, known, label) for text in asked]
         corpus += [(text, label) for text in [known, *hidden]]
+        held_out += [(text, label) for text in members[QUERIES + 1 + arguments.hidden :]]
     folder.mkdir(parents=True, exist_ok=True)
     pl.DataFrame(queries, schema=["query", "positive", "label"], orient="row").write_parquet(
         folder / "queries.parquet"
     )
+    pl.DataFrame(held_out, schema=["query", "label"], orient="row").write_parquet(folder / "held-out.parquet")
     pl.DataFrame(corpus, schema=["text", "label"], orient="row").write_parquet(folder / "corpus.parquet")
     return folder
 
@@ -215,14 +220,21 @@ class Watched:
         )
 
 
-def score(arguments: argparse.Namespace, model: EmbeddingModel) -> float:
-    """Return nDCG@10 over the whole corpus against every passage of the query's discipline."""
+def scores(arguments: argparse.Namespace, model: EmbeddingModel) -> dict[str, list[float]]:
+    """Return nDCG@10 over the whole corpus of each query, against every passage of its discipline."""
     folder = make_data(arguments)
-    queries, corpus = pl.read_parquet(folder / "queries.parquet"), pl.read_parquet(folder / "corpus.parquet")
-    query_QD = model.encode(queries["query"].to_list(), prompt=model.prompts["query"])
+    corpus = pl.read_parquet(folder / "corpus.parquet")
     passage_MD = model.encode(corpus["text"].to_list(), prompt=model.prompts["passage"])
-    relevant_QM = queries["label"].to_numpy()[:, None] == corpus["label"].to_numpy()[None, :]
-    return float(ndcg_score(relevant_QM, np.asarray(query_QD) @ np.asarray(passage_MD).T, k=10))
+    found = {}
+    for name in ("queries", "held-out"):
+        queries = pl.read_parquet(folder / f"{name}.parquet")
+        query_QD = model.encode(queries["query"].to_list(), prompt=model.prompts["query"])
+        relevant_QM = queries["label"].to_numpy()[:, None] == corpus["label"].to_numpy()[None, :]
+        first_Q10 = torch.as_tensor(query_QD @ passage_MD.T).topk(10).indices.numpy()
+        gains_Q10 = np.take_along_axis(relevant_QM, first_Q10, axis=1).astype(float)
+        judged_query_J = np.nonzero(relevant_QM)[0]
+        found[name] = ndcg_by_query(gains_Q10, judged_query_J, np.ones(len(judged_query_J))).round(5).tolist()
+    return found
 
 
 def run_arm(arguments: argparse.Namespace, arm: Arm, seed: int) -> dict[str, Any]:
@@ -252,7 +264,7 @@ def run_arm(arguments: argparse.Namespace, arm: Arm, seed: int) -> dict[str, Any
     mined = read_json(run / "mining" / "mining.json")["datasets"]["csldcp"]
     found = {
         "checks": watched.lines,
-        "ndcg": score(arguments, model),
+        "ndcg": scores(arguments, model),
         "usable_per_query": mined["usable_per_query"],
         "mean_positive_score": mined["mean_positive_score"],
     }
@@ -283,7 +295,7 @@ def shares(found: list[dict[str, Any]]) -> list[str]:
         learned.append((last["in_use_false"] - ignored_false) / max(1, last["in_use"] - num_ignored))
         ignored.append(num_ignored / last["in_use"])
     false, total = sum(pair[0] for pair in placed), sum(pair[1] for pair in placed)
-    scores = [100 * result["ndcg"] for result in found]
+    ndcg = [[100 * mean(result["ndcg"][name]) for result in found] for name in ("queries", "held-out")]
     return [
         f"{mean(result['usable_per_query'] for result in found):.0f}",
         f"{100 * mean(starts):.1f} %",
@@ -291,8 +303,36 @@ def shares(found: list[dict[str, Any]]) -> list[str]:
         f"{100 * mean(ends):.1f} %",
         f"{100 * mean(learned):.1f} %",
         f"{100 * mean(ignored):.1f} %",
-        spread(scores),
+        *map(spread, ndcg),
     ]
+
+
+def differences(results: dict[Arm, list[dict[str, Any]]]) -> dict[tuple[Arm, Arm], Estimate]:
+    """Return how far arms lie above others of their source on the held-out queries.
+
+    Each is compared with the one without bound and guard, and each with a guard also with the one that has a bound alone.
+    """
+    found = {}
+    for source in dict.fromkeys(arm.source for arm in results):
+        arms = [arm for arm in results if arm.source == source]
+        items_ASI = np.array([[result["ndcg"]["held-out"] for result in results[arm]] for arm in arms])
+        plain = [arm for arm in arms if arm.bound is None and arm.guard is None]
+        bounded = [arm for arm in arms if arm.bound is not None and arm.guard is None]
+        for against in plain + bounded:
+            estimates = paired_differences({"csldcp": items_ASI}, arms.index(against))["csldcp"]
+            for arm, estimate in zip(arms, estimates, strict=True):
+                if arm not in plain + bounded if against in bounded else arm != against:
+                    found[arm, against] = estimate
+    return found
+
+
+def difference_lines(found: dict[tuple[Arm, Arm], Estimate]) -> list[str]:
+    lines = ["| arm | against | nDCG@10, held-out queries |", "|---|---|---|"]
+    for (arm, against), estimate in found.items():
+        value, low, high = (100 * each for each in (estimate.value, estimate.low, estimate.high))
+        clear = ", clear" if estimate.clear else ""
+        lines.append(f"| {arm} | {against} | {value:+.2f} ({low:+.2f} to {high:+.2f}{clear}) |")
+    return lines
 
 
 def sweep(arguments: argparse.Namespace) -> list[str]:
@@ -372,33 +412,49 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     os.nice(10)
-    base = score(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
+    base = scores(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
     guards = [None] if arguments.teacher is None else [None, *arguments.guards]
     arms = [Arm(*each) for each in product(arguments.sources, [b or None for b in arguments.bounds], guards)]
-    results = {str(arm): [result_of(arguments, arm, seed) for seed in arguments.seeds] for arm in arms}
+    by_seed = [[result_of(arguments, arm, seed) for arm in arms] for seed in arguments.seeds]
+    results = {arm: [of_seed[number] for of_seed in by_seed] for number, arm in enumerate(arms)}
     head = (
         "| source, bound, guard | usable ranks | false at the start | false among replacements | false in use at the end | "
-        "false among those learned then | ignored then | nDCG@10 |"
+        "false among those learned then | ignored then | nDCG@10, trained queries | held-out queries |"
     )
-    lines = [head, "|---" * 8 + "|", f"| base model | | | | | | | {100 * base:.2f} |"]
+    before = " | ".join(f"{100 * mean(base[name]):.2f}" for name in ("queries", "held-out"))
+    lines = [head, "|---" * 9 + "|", f"| base model | | | | | | | {before} |"]
     lines += [f"| {arm} | {' | '.join(shares(found))} |" for arm, found in results.items()]
+    compared = differences(results)
     folder = make_data(arguments)
     passages = len(pl.read_parquet(folder / "corpus.parquet"))
-    queries = len(pl.read_parquet(folder / "queries.parquet"))
+    taught = f", teacher {arguments.teacher.name}" if arguments.teacher else ""
     what = (
-        f"{arguments.base.name}{f', taught by {arguments.teacher.name}' if arguments.teacher else ''}; {queries} queries, {passages:,} passages, {arguments.hidden} hidden positives of each query "
+        f"{arguments.base.name}{taught}; {len(base['queries'])} queries, {len(base['held-out']):,} held out, {passages:,} "
+        f"passages, {arguments.hidden} hidden positives of each query "
         f"({100 * arguments.hidden / passages:.1f} % of the corpus); {arguments.steps} steps of 16 queries x (1 positive + "
         f"{arguments.negatives} negatives), depth {arguments.depth}, offset {arguments.offset}, check every {arguments.interval} steps, decay "
-        f"{arguments.decay}, ceiling 0.8, bound and scores relative to the background; seeds {', '.join(map(str, arguments.seeds))}."
+        f"{arguments.decay}, ceiling 0.8, bound and scores relative to the background; seeds {', '.join(map(str, arguments.seeds))}. "
+        f"± is the standard deviation over seeds."
     )
-    told = "Before training, the first window of the mined ranking under other bounds, and without what the guard ignores:"
+    told = f"Differences with 95 % intervals over seeds and queries; {len(compared)} comparisons:"
+    swept = "Before training, the first window of the mined ranking under other bounds, and without what the guard ignores:"
     write_result(
         "False negatives among hard ones",
         what,
-        [*lines, "", told, "", *sweep(arguments)],
-        {"base": base, **results},
+        [*lines, "", told, "", *difference_lines(compared), "", swept, "", *sweep(arguments)],
+        {
+            "base": {name: mean(values) for name, values in base.items()},
+            "arms": {str(arm): [without_items(result) for result in found] for arm, found in results.items()},
+            "differences": {
+                f"{arm} against {against}": asdict(estimate) for (arm, against), estimate in compared.items()
+            },
+        },
         arguments.write,
     )
+
+
+def without_items(result: dict[str, Any]) -> dict[str, Any]:
+    return {**result, "ndcg": {name: mean(values) for name, values in result["ndcg"].items()}}
 
 
 if __name__ == "__main__":
