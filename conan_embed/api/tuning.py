@@ -18,6 +18,9 @@ def tune(
     hold_out: float = 0.1,
     seed: int = 0,
     overrides: Sequence[str] = (),
+    questions_from: str | None = None,
+    llm: str | None = None,
+    llm_tokens: int = 5_000_000,
     workers: int = 1,
     resume: bool = True,
 ) -> "TuneResult":
@@ -35,6 +38,9 @@ def tune(
         other: a folder of evaluation sets of other domains, to see what is forgotten; None for a built-in one.
         hold_out: share of the questions that are never trained on.
         overrides: settings of the recipe, `"optimizer.learning_rate=1e-5"`.
+        questions_from, llm: address of an OpenAI-compatible endpoint ("http://localhost:8000/v1") and the name of a
+            language model there, which writes questions about the passages, too.
+        llm_tokens: that the endpoint may use, requests and answers together.
         workers: processes that read documents and clean pairs. With more than one, a script needs
             `if __name__ == "__main__":` around the call, as for every use of `multiprocessing`.
         resume: False starts anew.
@@ -52,6 +58,7 @@ def tune(
         >>> result.search("how do I rotate the logs?", k=3)["text"].to_list()  # doctest: +SKIP
         ['Logs are rotated by ...', ...]
     """
+    from conan_embed.documents.generated import QuestionSettings
     from conan_embed.tuning.tune import TuneSettings
     from conan_embed.tuning.tune import tune as run
 
@@ -62,6 +69,7 @@ def tune(
         hold_out=hold_out,
         seed=seed,
         overrides=tuple(overrides),
+        questions=QuestionSettings.of(questions_from, llm, llm_tokens),
         workers=workers,
     )
     return run(

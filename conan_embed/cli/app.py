@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 import conan_embed
-from conan_embed.errors import UserError
 
 Command = TypeVar("Command", bound=Callable[..., None])
 Result = TypeVar("Result")
@@ -109,18 +108,6 @@ def _expand_home(value: Any) -> Any:
     if isinstance(value, list):
         return [_expand_home(each) for each in value]
     return value.expanduser() if isinstance(value, Path) else value
-
-
-def question_settings(url: str | None, llm: str | None, tokens: int) -> Any:
-    """Return the settings of questions by a language model (`QuestionSettings`), None without one."""
-    from conan_embed.documents.generated import QuestionSettings
-    from conan_embed.documents.language_model import Endpoint
-
-    if url is None and llm is None:
-        return None
-    if url is None or llm is None:
-        raise UserError("--questions-from and --llm: found one without the other, expected both or none.")
-    return QuestionSettings(Endpoint(url, llm), max_tokens=tokens)
 
 
 def run_in_group(work: Callable[[], Result]) -> Result | None:

@@ -13,7 +13,6 @@ from conan_embed.cli.app import (
     Resume,
     Sources,
     command,
-    question_settings,
 )
 from conan_embed.console import console
 
@@ -48,6 +47,7 @@ def pairs(
     import os
 
     from conan_embed.documents.build import PairSettings, build_pairs
+    from conan_embed.documents.generated import QuestionSettings
 
     settings = PairSettings(
         model=model,
@@ -55,7 +55,7 @@ def pairs(
         overlap=overlap,
         hold_out=hold_out,
         seed=seed,
-        questions=question_settings(questions_from, llm, llm_tokens),
+        questions=QuestionSettings.of(questions_from, llm, llm_tokens),
         workers=workers or os.cpu_count() or 1,
     )
     result = build_pairs(sources, output, settings, resume=resume)

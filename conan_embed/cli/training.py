@@ -14,7 +14,6 @@ from conan_embed.cli.app import (
     Resume,
     Sources,
     command,
-    question_settings,
     run_in_group,
 )
 from conan_embed.console import console, stdout
@@ -93,6 +92,7 @@ def tune(
     """
     import os
 
+    from conan_embed.documents.generated import QuestionSettings
     from conan_embed.tuning.tune import TuneSettings
     from conan_embed.tuning.tune import tune as run
 
@@ -103,7 +103,7 @@ def tune(
         hold_out=hold_out,
         seed=seed,
         overrides=tuple(set_ or ()),
-        questions=question_settings(questions_from, llm, llm_tokens),
+        questions=QuestionSettings.of(questions_from, llm, llm_tokens),
         workers=os.cpu_count() or 1,
     )
     result = run(sources, output, settings, resume=resume)

@@ -68,6 +68,20 @@ class QuestionSettings:
     max_tokens: int = 5_000_000
     k: int = 10
 
+    @classmethod
+    def of(cls, url: str | None, name: str | None, max_tokens: int) -> "QuestionSettings | None":
+        """Return the settings for the language model `name` at `url`; None where neither is given.
+
+        Raises:
+            UserError: one without the other.
+        """
+        if url is None and name is None:
+            return None
+        if url is None or name is None:
+            found, missing = ("a name", "an address") if url is None else ("an address", "a name")
+            raise UserError(f"language model for questions: found {found} without {missing}, expected both.")
+        return cls(Endpoint(url, name), max_tokens=max_tokens)
+
 
 @dataclass(frozen=True)
 class Generated:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 import conan_embed as ce
+from conan_embed.documents.generated import QuestionSettings
+from conan_embed.documents.language_model import Endpoint
 from conan_embed.tuning.tune import TuneSettings
 
 
@@ -45,10 +47,16 @@ def test_defaults_are_those_of_the_engine_and_the_command(called: list[Any]) -> 
 
 def test_every_argument_arrives(called: list[Any]) -> None:
     given = {"minutes": 3.0, "hold_out": 0.2, "seed": 7, "workers": 2}
-    ce.tune("docs", model="m", output="out", other="others", overrides=["a.b=1"], resume=False, **given)
+    asked = {"questions_from": "http://localhost:8000/v1", "llm": "qwen", "llm_tokens": 10_000}
+    ce.tune(
+        "docs", model="m", output="out", other="others", overrides=["a.b=1"], resume=False, **asked, **given
+    )
     [(_, output, settings, resume)] = called
     assert (output, resume) == ("out", False)
-    assert settings == TuneSettings("m", other=Path("others"), overrides=("a.b=1",), **given)
+    questions = QuestionSettings(Endpoint("http://localhost:8000/v1", "qwen"), max_tokens=10_000)
+    assert settings == TuneSettings(
+        "m", other=Path("others"), overrides=("a.b=1",), questions=questions, **given
+    )
 
 
 def test_a_mistake_is_a_sentence(tmp_path: Path) -> None:

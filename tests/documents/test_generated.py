@@ -39,6 +39,19 @@ def _number(prompt: str) -> str:
     return prompt.split("The part with number ")[1].split()[0] if "The part with" in prompt else "?"
 
 
+@pytest.mark.parametrize(
+    ("url", "name", "found"),
+    [
+        ("http://localhost:8000/v1", None, "found an address without a name, expected both"),
+        (None, "qwen", "found a name without an address, expected both"),
+    ],
+)
+def test_a_language_model_needs_address_and_name(url: str | None, name: str | None, found: str) -> None:
+    with pytest.raises(UserError, match=found):
+        QuestionSettings.of(url, name, 1000)
+    assert QuestionSettings.of(None, None, 1000) is None
+
+
 def test_questions_become_pairs_with_their_source_and_are_held_out(
     docs: Path, tmp_path: Path, capsys
 ) -> None:
