@@ -132,27 +132,36 @@ def run_dynamic(arguments: argparse.Namespace, corpus: Path, run: Path, output: 
     return {**result, "difference_to_default": difference(*scores)}
 
 
-def line_of(
+def row_of(
     name: str, ours: dict[str, Any], dynamic: dict[str, Any] | None, peer: dict[str, Any] | None
-) -> str:
-    """Return the row of a corpus in the table."""
+) -> dict[str, str | None]:
+    """Return the row of a corpus, by column; None where nothing was measured."""
     verdict, elsewhere = ours["verdict"], ours["elsewhere"]
     low, high = 100 * verdict["low"], 100 * verdict["high"]
-    cells = [
-        name,
-        verdict["questions"],
-        f"{100 * ours['bm25']:.1f}",
-        f"{100 * verdict['base']:.1f}",
-        f"{100 * verdict['tuned']:.1f} ({low:+.1f} to {high:+.1f})",
-        verdict["word"],
-        *(["–"] if dynamic is None else [_text(dynamic["difference_to_default"])]),
-        *(["–"] * 2 if peer is None else [f"{100 * peer['ndcg']:.1f}", _text(peer["tune_above"])]),
-        _text([elsewhere["tuned"] - elsewhere["base"], elsewhere["low"], elsewhere["high"]]),
-        "–" if peer is None else _text(peer["elsewhere"]),
-        f"{sum(ours['seconds'].values()) / 60:.1f}",
-        "–" if peer is None else f"{peer['seconds'] / 60:.1f}",
-    ]
-    return f"| {' | '.join(map(str, cells))} |"
+    return {
+        "corpus": name,
+        "questions": str(verdict["questions"]),
+        "BM25": f"{100 * ours['bm25']:.1f}",
+        "base": f"{100 * verdict['base']:.1f}",
+        "tune (interval of the gain)": f"{100 * verdict['tuned']:.1f} ({low:+.1f} to {high:+.1f})",
+        "verdict": verdict["word"],
+        "dynamic negatives, against tune": dynamic and _text(dynamic["difference_to_default"]),
+        "sentence-transformers": peer and f"{100 * peer['ndcg']:.1f}",
+        "tune above it": peer and _text(peer["tune_above"]),
+        "elsewhere, tune": _text(
+            [elsewhere["tuned"] - elsewhere["base"], elsewhere["low"], elsewhere["high"]]
+        ),
+        "elsewhere, s-t": peer and _text(peer["elsewhere"]),
+        "minutes, tune": f"{sum(ours['seconds'].values()) / 60:.1f}",
+        "minutes, s-t": peer and f"{peer['seconds'] / 60:.1f}",
+    }
+
+
+def table_lines(rows: list[dict[str, str | None]]) -> list[str]:
+    """Return the lines of a table, without the columns in which nothing was measured."""
+    columns = [column for column in rows[0] if any(row[column] is not None for row in rows)]
+    cells = [columns, ["---"] * len(columns), *([row[column] or "–" for column in columns] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in cells]
 
 
 def _text(difference: list[float]) -> str:
@@ -189,11 +198,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
-    lines = [
-        "| corpus | questions | BM25 | base | tune (interval of the gain) | verdict | dynamic negatives, against tune "
-        "| sentence-transformers | tune above it | elsewhere, tune | elsewhere, s-t | minutes, tune | minutes, s-t |",
-        "|---" * 13 + "|",
-    ]
+    rows = []
     raw: dict[str, Any] = {}
     for corpus in arguments.corpora:
         run, peer = arguments.output / corpus.name, arguments.output / f"{corpus.name}-peer"
@@ -211,13 +216,13 @@ def main() -> None:
             )
             theirs = {**theirs, **score_peer(run, peer)}
             raw[corpus.name]["sentence-transformers"] = theirs
-        lines.append(line_of(corpus.name, ours, dynamic, theirs))
+        rows.append(row_of(corpus.name, ours, dynamic, theirs))
     what = (
         f"nDCG@10 on held-out questions, in points of 100; base {arguments.base.name}; {BATCH} pairs a batch in "
         "sentence-transformers (s-t). Intervals over questions; one seed."
     )
     runs = [arguments.output / corpus.name for corpus in arguments.corpora]
-    lines += ["", *share_lines(runs), ""]
+    lines = [*table_lines(rows), "", *share_lines(runs), ""]
     write_result("tune on folders of documents", what, lines, raw, arguments.write)
 
 
