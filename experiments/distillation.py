@@ -20,13 +20,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from mined_rows import mined_rows, with_prompts
 from result_file import by_domain, options, write_result
 
-from conan_embed.ablation.arms import Arm
+from conan_embed.ablation.arms import Arm, folder_of
 from conan_embed.ablation.comparison import compare
 from conan_embed.ablation.job import ArmResult, make_job
 from conan_embed.ablation.run import run_arms
@@ -40,6 +41,7 @@ from conan_embed.training.run import load_table
 from conan_embed.training.setup import load_base_model, load_data
 
 OTHER_DOMAINS = ("DuReaderRobust", "SciFact")
+METRICS = "metrics.jsonl"
 RECIPE = Path(__file__).with_suffix(".yaml")
 STATIC = "hard_negatives.source=static"
 ARMS: dict[str, tuple[str, ...]] = {
@@ -99,16 +101,19 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: list[list[Arm
         f"other domains: {', '.join(OTHER_DOMAINS)}. {compared} comparisons with {arms[against].name!r} on 4 "
         "sets and two means."
     )
-    lines = [*markdown(comparison).splitlines(), *second_lines(arms, results)]
+    lines = [*markdown(comparison).splitlines(), *second_lines(arguments, arms)]
     write_result("Distillation", what, lines, comparison.to_json(), arguments.write)
 
 
-def second_lines(arms: list[Arm], results: list[list[ArmResult]]) -> list[str]:
-    """Return a table: seconds of each arm, training and scoring, mean over seeds."""
-    trained = [(arm, of_arm) for arm, of_arm in zip(arms, results, strict=True) if arm.trained]
-    seconds = {arm.name: np.mean([result.seconds for result in of_arm]) for arm, of_arm in trained}
-    lines = ["| seconds, training and scoring | |", "| --- | --- |"]
-    return [*lines, *(f"| {name} | {value:.0f} |" for name, value in seconds.items()), ""]
+def second_lines(arguments: argparse.Namespace, arms: list[Arm]) -> list[str]:
+    """Return a table: seconds of a step of each arm, the median over steps and seeds."""
+    lines = ["| seconds of a step, median | |", "| --- | --- |"]
+    for arm in arms:
+        runs = [arguments.output / folder_of(arm.name) / f"seed-{seed}" for seed in arguments.seeds]
+        if arm.trained:
+            seconds = np.concatenate([pl.read_ndjson(run / METRICS)["seconds"].to_numpy() for run in runs])
+            lines.append(f"| {arm.name} | {np.median(seconds):.2f} |")
+    return [*lines, ""]
 
 
 def peer_result(arguments: argparse.Namespace, settings: list[str], seed: int) -> ArmResult:
@@ -118,7 +123,7 @@ def peer_result(arguments: argparse.Namespace, settings: list[str], seed: int) -
         return job.read_result()
     started = time.time()
     recipe = job.recipe
-    assert job.rankings is not None  # those of the arms
+    assert job.rankings is not None and recipe.evaluation.folder is not None  # those of the arms
     steps, model = train_peer(arguments, recipe, job.rankings)
     found = evaluate(
         EmbeddingModel.load(model, max_length=recipe.model.max_length),
@@ -153,6 +158,19 @@ def train_peer(arguments: argparse.Namespace, recipe: Recipe, rankings: Path) ->
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.losses import DistillKLDivLoss
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        """Takes the seconds of each step."""
+
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.seconds.append(time.perf_counter() - self.started)
 
     rows = scored_rows(arguments, recipe, rankings)
     model = SentenceTransformer(str(arguments.base), device="cpu")
@@ -175,7 +193,11 @@ def train_peer(arguments: argparse.Namespace, recipe: Recipe, rankings: Path) ->
         Dataset.from_polars(rows),
         loss=DistillKLDivLoss(model, temperature=0.05),
     )
+    output.mkdir(parents=True, exist_ok=True)
+    clock = Clock()
+    trainer.add_callback(clock)
     trainer.train()
+    pl.DataFrame({"seconds": clock.seconds}).write_ndjson(output / METRICS)
     model.save(str(output / "model"))
     return trainer.state.global_step, output / "model"
 
