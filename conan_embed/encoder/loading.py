@@ -26,6 +26,7 @@ from conan_embed.encoder.decoders import append_end_token, check_attention, set_
 from conan_embed.encoder.dense import Dense, check_chain
 from conan_embed.encoder.formats import ModelLayout, read_layout
 from conan_embed.encoder.positions import usable_positions
+from conan_embed.encoder.prompts import published_prompts
 from conan_embed.encoder.self_test import check_finite
 from conan_embed.encoder.tokenizer import lowercase
 from conan_embed.encoder.weight_files import missing_weights
@@ -87,7 +88,7 @@ def load(
         dense_width=dense_width,
         dense_layers=[Dense.of(layer) for layer in layout.dense],
         widths=layout.widths if widths is None else widths,
-        prompts={**layout.prompts.by_role(), **layout.templates, **(prompts or {})},
+        prompts={**layout.prompts.by_role(), **layout.templates, **_prompts(base, layout, prompts)},
         instruction=layout.instruction if instruction is None else instruction,
         max_length=max_length or _length_in_positions(layout, encoder),
     )
@@ -98,6 +99,19 @@ def load(
         del model.unused_weights[name]
     _warn_of_similarity(str(base), layout)
     return model
+
+
+def _prompts(base: str | Path, layout: ModelLayout, given: dict[str, str] | None) -> dict[str, str]:
+    """Return the prompts that were given; where neither caller nor folder names any, those of the published model."""
+    if given is not None or layout.prompts.by_name or layout.templates:
+        return given or {}
+    published = published_prompts(base)
+    if published:
+        console.print(
+            f"{base}: names no prompts; queries begin with {published['query']!r} and passages with "
+            f"{published['passage']!r}, as this model was trained. model.prompts gives others."
+        )
+    return published
 
 
 def _load_transformer(

@@ -4,6 +4,7 @@ We know three roles; model folders know names. A folder's names are mapped to ro
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ _NAMES = {
 _ROLE_OF = {name: role for role, names in _NAMES.items() for name in names}
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 _KEYS = ("__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
+_E5 = re.compile(r"(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?")
 _OTHER_MODELS = ("SparseEncoder", "CrossEncoder", "MultiVectorEncoder")
 
 
@@ -99,6 +101,22 @@ def read_prompts(path: Path) -> tuple[Prompts, str]:
             f"({', '.join(ROLES)}) to use them."
         )
     return Prompts(by_name, default), config.get("similarity_fn_name") or "cosine"
+
+
+def published_prompts(base: str | Path) -> dict[str, str]:
+    """Return the prompts by role that a published model was trained with and its folder does not name; else nothing.
+
+    Args:
+        base: a hub name or a folder; its last part tells.
+
+    Example:
+        >>> published_prompts("intfloat/multilingual-e5-small")
+        {'query': 'query: ', 'passage': 'passage: ', 'sts': 'query: '}
+        >>> published_prompts("BAAI/bge-m3")
+        {}
+    """
+    is_e5 = _E5.fullmatch(str(base).rstrip("/").rpartition("/")[2])
+    return {"query": "query: ", "passage": "passage: ", "sts": "query: "} if is_e5 else {}
 
 
 def _check_settings(path: Path, config: dict[str, Any]) -> None:

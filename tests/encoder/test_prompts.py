@@ -5,7 +5,7 @@ import json
 import pytest
 
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.encoder.prompts import Prompts, check_prompts, read_prompts
+from conan_embed.encoder.prompts import Prompts, check_prompts, published_prompts, read_prompts
 from conan_embed.errors import UserError
 from tests.tiny_models import make_tiny_model
 
@@ -42,6 +42,55 @@ def test_prompts_for_none_of_our_roles_are_told(tmp_path, capsys, prompts):
     read_prompts(write(tmp_path / "c.json", prompts=prompts))
     told = capsys.readouterr().err
     assert all(name in told for name in prompts) and "model.prompts" in told
+
+
+E5 = {"query": "query: ", "passage": "passage: ", "sts": "query: "}
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts"),
+    [
+        ("intfloat/multilingual-e5-small", E5),
+        ("intfloat/e5-base-v2", E5),
+        ("intfloat/e5-large-unsupervised", E5),
+        ("models/e5-small/", E5),
+        ("intfloat/multilingual-e5-large-instruct", {}),  # has an instruction of its own
+        ("intfloat/e5-mistral-7b-instruct", {}),
+        ("me/e5-small-of-mine", {}),
+        ("BAAI/bge-small-en-v1.5", {}),
+    ],
+)
+def test_models_whose_folders_name_no_prompts(name, prompts):
+    assert published_prompts(name) == prompts
+
+
+@pytest.fixture
+def e5(tmp_path, capsys):
+    """A folder of that name in the layout of transformers, which has no prompts."""
+    model = make_tiny_model("bert")
+    for part in (model.encoder, model.tokenizer):
+        part.save_pretrained(tmp_path / "e5-small")
+    capsys.readouterr()
+    return tmp_path / "e5-small"
+
+
+def test_e5_gets_the_prompts_that_it_was_trained_with_and_keeps_them(e5, capsys, tmp_path):
+    model = EmbeddingModel.load(e5)
+    assert model.prompts == E5
+    told = capsys.readouterr().err
+    assert "names no prompts" in told and "'query: '" in told and "model.prompts" in told
+    model.save(tmp_path / "tuned")
+    assert EmbeddingModel.load(tmp_path / "tuned").prompts == E5
+    assert "names no prompts" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [{"query": "", "passage": "", "sts": ""}, {"query": "Q: "}])
+def test_prompts_that_are_given_are_the_only_ones(e5, capsys, tmp_path, given):
+    model = EmbeddingModel.load(e5, prompts=given)
+    assert model.prompts == {"query": "", "passage": "", "sts": "", **given}
+    model.save(tmp_path / "again" / "e5-small")
+    assert EmbeddingModel.load(tmp_path / "again" / "e5-small").prompts == model.prompts
+    assert "names no prompts" not in capsys.readouterr().err
 
 
 def test_a_default_that_does_not_exist(tmp_path):
