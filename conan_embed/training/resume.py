@@ -16,6 +16,7 @@ _MAY_DIFFER = (
     *("output", "cache", "tracking"),
     *(f"evaluation.{key}" for key in ("folder", "tasks", "every", "keep_best", "patience")),
     *("training.sharding", "training.timeout", "training.compile"),
+    *("training.checkpoint_every", "training.keep_checkpoints"),
 )
 EVALUATION_SETS = "evaluation sets"
 """The key of their hash among those of the data."""

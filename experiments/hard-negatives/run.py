@@ -172,8 +172,8 @@ def write(arguments: argparse.Namespace, arms: list[Arm], results: Results) -> N
 def share_lines(arguments: argparse.Namespace, arms: list[Arm]) -> list[str]:
     """Return a table: how much of the loss's softmax falls on a query's own hard negatives, by fifths of the run."""
     lines = [
-        "Share of the softmax that falls on a query's own hard negatives, in per cent, by fifths of the run (an epoch "
-        "each); mean over seeds:",
+        "Share of the softmax that falls on a query's own hard negatives, in per cent, by fifths of the run; "
+        "mean over seeds:",
         "",
         "| arm | first | second | third | fourth | last |",
         "| --- | --- | --- | --- | --- | --- |",
