@@ -6,8 +6,29 @@ must know (which rows, how many) on the CPU, sends index tensors ahead through p
 its results once (`AsyncHostCopy`). On CPUs both do nothing.
 """
 
+import os
+
 import numpy as np
 import torch
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return this process's device: "cpu", "cuda" or "mps" (Apple) by `name` or the environment, else a GPU if any.
+
+    The variable is CONAN_EMBED_DEVICE. Of several GPUs a process of torchrun takes that of its local rank; several
+    processes use no mps, since they exchange what is in main memory.
+    """
+    name = name or os.environ.get("CONAN_EMBED_DEVICE")
+    if torch.cuda.is_available() if name is None else name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    mps = torch.backends.mps.is_available() if name is None else name == "mps"
+    return torch.device("mps" if mps and "WORLD_SIZE" not in os.environ else "cpu")
+
+
+def search_device() -> torch.device:
+    """Return where a search by matrix products runs: this process's GPU, else the CPU (also beside one of Apple's)."""
+    chosen = choose_device()
+    return chosen if chosen.type == "cuda" else torch.device("cpu")
 
 
 def to_device(values: np.ndarray | torch.Tensor, device: torch.device | str) -> torch.Tensor:

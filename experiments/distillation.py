@@ -28,7 +28,7 @@ from mined_rows import mined_rows, with_prompts
 from result_file import by_domain, options, write_result
 
 from conan_embed.ablation.arms import Arm, folder_of
-from conan_embed.ablation.comparison import compare
+from conan_embed.ablation.comparison import Cell, compare
 from conan_embed.ablation.job import ArmResult, make_job
 from conan_embed.ablation.run import run_arms
 from conan_embed.ablation.tables import markdown
@@ -58,6 +58,8 @@ ARMS: dict[str, tuple[str, ...]] = {
     "teacher's guard": ("teacher.ignore_above_positive=0.0",),
 }
 PEER = "sentence-transformers, KL alone, static"
+PAIRS = [("KL", "KL, static"), ("KL, static", PEER), ("KL alone, static", PEER)]
+"""Compared directly, where both were run."""
 
 
 def main() -> None:
@@ -95,14 +97,36 @@ def with_teacher(overrides: tuple[str, ...]) -> tuple[str, ...]:
 def write(arguments: argparse.Namespace, arms: list[Arm], results: list[list[ArmResult]]) -> None:
     against = next((number for number, arm in enumerate(arms) if arm.name == "labels"), 0)
     comparison = compare(arms, arguments.seeds, by_domain(results, OTHER_DOMAINS), against, "Distillation")
-    compared = len(arms) - 3 if arms[against].trained else len(arms) - 1
+    pairs = pair_lines(arguments, arms, results)
     what = (
         f"Student {arguments.base.name}, teacher {arguments.teacher.name}; nDCG@10; "
-        f"other domains: {', '.join(OTHER_DOMAINS)}. {compared} comparisons with {arms[against].name!r} on 4 "
-        "sets and two means."
+        f"other domains: {', '.join(OTHER_DOMAINS)}. {len(arms) - 1} comparisons with {arms[against].name!r}, and "
+        f"{max(0, len(pairs) - 3)} direct ones, each on two means and their average."
     )
-    lines = [*markdown(comparison).splitlines(), *second_lines(arguments, arms)]
+    lines = [*markdown(comparison).splitlines(), "", *pairs, *second_lines(arguments, arms)]
     write_result("Distillation", what, lines, comparison.to_json(), arguments.write)
+
+
+def pair_lines(arguments: argparse.Namespace, arms: list[Arm], results: list[list[ArmResult]]) -> list[str]:
+    """Return a table of direct comparisons, with intervals over seeds and test items."""
+    names = [arm.name for arm in arms]
+    lines = ["| | in domain | other domains |", "| --- | --- | --- |"]
+    for name, other in PAIRS:
+        if name not in names or other not in names:
+            continue
+        both = [names.index(name), names.index(other)]
+        chosen = [arms[number] for number in both], [results[number] for number in both]
+        rows = compare(chosen[0], arguments.seeds, by_domain(chosen[1], OTHER_DOMAINS), 1).rows
+        cells = [rows[domain][0] for domain in ("in domain", "other domains")]
+        texts = [f"{100 * cell.difference:+.2f} ({_interval(cell)})" for cell in cells]
+        lines.append(f"| {name} above {other} | {' | '.join(texts)} |")
+    return [*lines, ""]
+
+
+def _interval(cell: Cell) -> str:
+    if cell.low is None or cell.high is None:
+        return "no interval"
+    return f"{100 * cell.low:+.2f} to {100 * cell.high:+.2f}"
 
 
 def second_lines(arguments: argparse.Namespace, arms: list[Arm]) -> list[str]:

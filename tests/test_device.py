@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conan_embed.device import AsyncHostCopy, to_device
+from conan_embed.device import AsyncHostCopy, choose_device, search_device, to_device
 from conan_embed.distributed import collectives
 
 
@@ -49,10 +49,23 @@ def test_the_device_of_a_process(monkeypatch, cuda, mps, setting, several, expec
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(collectives.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(collectives, "local_rank", lambda: 0)
     for name, value in (("CONAN_EMBED_DEVICE", setting), ("WORLD_SIZE", "2" if several else None)):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
     assert collectives.start().type == expected
+
+
+def test_a_process_of_several_takes_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CONAN_EMBED_DEVICE", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device() == search_device() == torch.device("cuda", 3)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_searches_run_on_the_cpu_beside_an_apple_gpu(monkeypatch):
+    monkeypatch.setenv("CONAN_EMBED_DEVICE", "mps")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (choose_device().type, search_device().type) == ("mps", "cpu")
 
 
 def test_apples_gpus_get_no_float64():

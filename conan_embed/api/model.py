@@ -43,7 +43,7 @@ def load_model(
         >>> (queries @ documents.T).argmax(axis=1)
         array([0])
     """
-    import torch
+    from conan_embed.device import choose_device
 
     model = EmbeddingModel.load(
         name,
@@ -53,4 +53,4 @@ def load_model(
         pooling=pooling,
         trust_remote_code=trust_remote_code,
     )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model.to(choose_device()).eval()

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from conan_embed.device import choose_device
 from conan_embed.distributed import failures
 from conan_embed.distributed.heartbeat import HeartbeatBarrier
 
@@ -41,12 +42,8 @@ def start(device: str | None = None, *, timeout: float | None = None) -> torch.d
             a later call may change it).
     """
     global _barrier
-    device = device or os.environ.get("CONAN_EMBED_DEVICE")
-    cuda = torch.cuda.is_available() if device is None else device == "cuda"
-    mps = torch.backends.mps.is_available() if device is None else device == "mps"
-    alone = "WORLD_SIZE" not in os.environ  # gloo exchanges what is in main memory
-    other = torch.device("mps" if mps and alone else "cpu")
-    chosen = torch.device("cuda", local_rank()) if cuda else other
+    chosen = choose_device(device)
+    cuda = chosen.type == "cuda"
     if cuda:
         torch.cuda.set_device(chosen)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():

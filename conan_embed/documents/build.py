@@ -217,9 +217,10 @@ def _generate(work: "_Work", settings: PairSettings) -> Generated | None:
         return None
     encode = None
     if settings.model is not None:
+        from conan_embed.device import choose_device
         from conan_embed.encoder.model import EmbeddingModel
 
-        model = EmbeddingModel.load(settings.model)
+        model = EmbeddingModel.load(settings.model).to(choose_device())
 
         def encode(texts: Sequence[str], role: str) -> np.ndarray:
             return model.encode_query(texts) if role == "query" else model.encode_document(texts)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import dropout, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from conan_embed.encoder.packing import Packed, PaddedBlocks
 from conan_embed.errors import UserError
@@ -298,10 +298,6 @@ def _bias(
     return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    """The stream has no padding, and the attention function knows the borders: there is nothing to mask."""
-    return None
-
-
+# Without a mask function of that name transformers makes no mask (and a GPU need not wait for one): the stream has no
+# padding, and the attention function knows the borders.
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
-AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)

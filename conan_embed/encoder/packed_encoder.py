@@ -10,6 +10,7 @@ Shapes: N texts, T tokens, H hidden width, D embedding width.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from inspect import signature
 
 import numpy as np
 import torch
@@ -59,6 +60,8 @@ class PackedEncoder(nn.Module):
         self.compiled = False
         self._padding_index = padding_index(encoder)
         self.unused_weights = _use_packed_attention(encoder)
+        # A decoder would keep keys and values of every chunk.
+        self._no_cache = {"use_cache": False} if "use_cache" in signature(encoder.forward).parameters else {}
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +91,7 @@ class PackedEncoder(nn.Module):
             output = self.encoder(
                 input_ids=packed.token_ids_T[None],
                 position_ids=position_ids(packed, self._padding_index)[None],
+                **self._no_cache,
                 **layout,
             )
         return output.last_hidden_state[0]
@@ -184,6 +188,10 @@ class PackedEncoder(nn.Module):
         with contextlib.ExitStack() as stack:
             for number, chunk in enumerate(chunks):
                 self._speed_up_encoding(stack, number)
+                if number and torch.is_grad_enabled():
+                    # Else all chunks share one bfloat16 copy of each weight, and the gradients of many chunks are
+                    # added up in bfloat16 on their way to the float32 weight.
+                    torch.clear_autocast_cache()
                 embeddings.append(self._embed(chunk.packed, recompute)[: len(chunk.rows)])
                 rows.append(chunk.rows)
                 if on_chunk is not None:
@@ -203,7 +211,11 @@ class PackedEncoder(nn.Module):
             stack.enter_context(prepacked_weights(self.encoder))
 
     def _embed(self, packed: Packed, recompute: bool) -> torch.Tensor:
-        return checkpoint(self, packed, use_reentrant=False) if recompute else self(packed)
+        if not recompute:
+            return self(packed)
+        # The tokens stand among the arguments for their device's sake: there checkpoint() notes the state of the random
+        # numbers, and dropout draws the same masks again. It does not look into `packed`.
+        return checkpoint(lambda _, packed: self(packed), packed.token_ids_T, packed, use_reentrant=False)
 
     def _one_token(self) -> Packed:
         tokens, lengths = np.zeros(1, np.int64), np.ones(1, np.int64)

@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, v_measure_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 
+from conan_embed.device import search_device
 from conan_embed.search.exact import top_k
 
 Floats = NDArray[np.floating]
@@ -240,7 +241,10 @@ def bitext_metrics(first_ND: Floats, second_ND: Floats, names: tuple[str, str]) 
 
 
 def _nearest_metrics(source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
-    right, nearest = np.arange(len(source)), top_k(source, target, 1)[1][:, 0].numpy()
+    right, nearest = (
+        np.arange(len(source)),
+        top_k(source.to(search_device()), target, 1)[1][:, 0].cpu().numpy(),
+    )
     return {
         "f1": float(f1_score(right, nearest, average="weighted", zero_division=0)),
         "accuracy": float(accuracy_score(right, nearest)),

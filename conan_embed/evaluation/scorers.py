@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from conan_embed.device import search_device
 from conan_embed.errors import UserError
 from conan_embed.evaluation import discovery, metrics, sets
 from conan_embed.evaluation.cached_encoder import Embedder, encode_finite, prefix
@@ -114,8 +115,9 @@ class RetrievalScorer:
 
     def found(self, form: Form = None) -> NDArray[np.int64]:
         """Return the document at each rank, `[Q, K]`; -1 where there are fewer."""
-        vectors = torch.from_numpy(self.queries.all(form)), torch.from_numpy(self.documents.all(form))
-        return top_k(*vectors, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].numpy()
+        queries, documents = (torch.from_numpy(part.all(form)) for part in (self.queries, self.documents))
+        queries = queries.to(search_device())
+        return top_k(queries, documents, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].cpu().numpy()
 
     def _gains(self, form: Form) -> Floats:
         return gains(self.found(form), self.data)

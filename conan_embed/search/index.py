@@ -26,6 +26,7 @@ from rich.text import Text
 from safetensors.torch import save_file
 
 from conan_embed.console import progress_bar
+from conan_embed.device import choose_device, search_device
 from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.weight_files import read_tensors
@@ -91,7 +92,7 @@ def search(
     queries = [query] if isinstance(query, str) else query
     check_queries(queries, k)
     passages = read_corpus(corpus)
-    model = EmbeddingModel.load(model_folder)
+    model = EmbeddingModel.load(model_folder).to(choose_device())
     return find(model, queries, passages, encode_passages(model, passages["text"], Path(cache)), k)
 
 
@@ -109,13 +110,13 @@ def find(
 ) -> list[list[Hit]]:
     """Return the `k` passages (doc_id, text) nearest to each query, given the passages' embeddings."""
     queries_QD = torch.from_numpy(model.encode(queries, prompt=model.prompts["query"]))
-    scores_QK, rows_QK = top_k(queries_QD, passages_CD, min(k, len(passages)))
+    scores_QK, rows_QK = top_k(queries_QD.to(search_device()), passages_CD, min(k, len(passages)))
     return [
         [
             Hit(doc_id, text, score)
             for (doc_id, text), score in zip(passages[rows].rows(), scores, strict=True)
         ]
-        for rows, scores in zip(rows_QK.numpy(), scores_QK.tolist(), strict=True)
+        for rows, scores in zip(rows_QK.cpu().numpy(), scores_QK.tolist(), strict=True)
     ]
 
 

@@ -8,6 +8,8 @@ the step is done again: its numbers do not depend on its chunks. (On a CPU there
 ends the process.)
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.recipes.sections import Training
 
 _PROBE_TOKENS = {"cuda": 4096, "cpu": 1024}
+_GPU_CHUNK_TOKENS = 65_536
+"""The most on a GPU, where launching the kernels of many small chunks takes longer than their work."""
 _USED = 0.8
 """Of the free memory: the rest is for the loss's blocks, gathered embeddings, and what the allocator cannot use."""
 _SMALLEST = 256
@@ -42,8 +46,9 @@ class Memory:
     fitting_tokens: int | None = None
 
     @classmethod
-    def of(cls, settings: Training) -> "Memory":
-        return cls(settings.chunk_tokens or TOKEN_BUDGET, settings.activation_checkpointing)
+    def of(cls, settings: Training, device: torch.device) -> "Memory":
+        largest = _GPU_CHUNK_TOKENS if device.type == "cuda" else TOKEN_BUDGET
+        return cls(settings.chunk_tokens or largest, settings.activation_checkpointing)
 
     def checkpoints_activations(self, tokens: int) -> bool:
         """Tell whether a step computes activations again, of whose texts one process gets `tokens` tokens at most."""
@@ -92,15 +97,40 @@ def _probe(model: EmbeddingModel, precision: str, texts: int, length: int) -> to
 
 
 def _peak_per_token(model: EmbeddingModel, precision: str) -> float:
-    """Bytes a token on a GPU: the peak while a chunk goes forward, compared with what was in use before."""
-    length = min(model.max_length, _PROBE_TOKENS["cuda"])
-    texts = _PROBE_TOKENS["cuda"] // length
+    """Bytes a token on a GPU while a chunk goes forward in training mode, workspace included.
+
+    From the peaks of two numbers of texts: their difference belongs to the tokens; what is the same for both (bfloat16
+    copies of the weights, workspaces of the libraries) is needed once a chunk.
+    """
+    length = min(model.max_length, _PROBE_TOKENS["cuda"] // 2)
+    most = _PROBE_TOKENS["cuda"] // length
+    with _training(model), torch.random.fork_rng(devices=[model.device]):  # dropout draws
+        _peak(
+            model, precision, 1, length
+        )  # what is made once (workspaces, compiled code) is there afterwards
+        fewer, more = (_peak(model, precision, texts, length) for texts in (most // 2, most))
+    torch.cuda.empty_cache()
+    per_token = (more - fewer) / ((most - most // 2) * length)
+    once = max(0.0, more - per_token * most * length)
+    return per_token + once / TOKEN_BUDGET
+
+
+def _peak(model: EmbeddingModel, precision: str, texts: int, length: int) -> int:
+    """Bytes on a GPU: the peak while a chunk goes forward, compared with what was in use before."""
     torch.cuda.reset_peak_memory_stats(model.device)
     before = torch.cuda.memory_allocated(model.device)
     _probe(model, precision, texts, length)
-    per_token = (torch.cuda.max_memory_allocated(model.device) - before) / (texts * length)
-    torch.cuda.empty_cache()
-    return per_token
+    return torch.cuda.max_memory_allocated(model.device) - before
+
+
+@contextlib.contextmanager
+def _training(model: EmbeddingModel) -> Iterator[None]:
+    was_training = model.training
+    model.train()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def activation_bytes_per_token(model: EmbeddingModel, precision: str) -> float:
@@ -110,11 +140,8 @@ def activation_bytes_per_token(model: EmbeddingModel, precision: str) -> float:
     """
     length = min(model.max_length, _PROBE_TOKENS["cpu"])
     most = max(2, _PROBE_TOKENS["cpu"] // length)
-    was_training = model.training
-    model.train()
-    with torch.random.fork_rng(devices=[]):  # dropout draws
+    with _training(model), torch.random.fork_rng(devices=[]):  # dropout draws
         fewer, more = (_saved_bytes(model, precision, texts, length) for texts in (most // 2, most))
-    model.train(was_training)
     return (more - fewer) / ((most - most // 2) * length)
 
 

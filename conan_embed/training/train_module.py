@@ -69,7 +69,7 @@ class TrainModule:
         self.optimizer = make_optimizer(model, optimizer, share_state=sharding == "optimizer")
         if training.compile:
             model.compile_layers()
-        self.memory = Memory.of(training)
+        self.memory = Memory.of(training, model.device)
 
     def pack_share(self, texts: Texts, shares: Sequence[np.ndarray]) -> "PackedShare":
         """Pack this process's share of a step, on its device; on a GPU nobody waits for the copies.

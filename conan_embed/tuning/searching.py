@@ -7,6 +7,7 @@ import polars as pl
 import xxhash
 
 from conan_embed.console import console
+from conan_embed.device import choose_device
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import Embedder
 from conan_embed.files import read_json, write_json
@@ -42,7 +43,7 @@ def search_tuned(query: str, folder: str | Path, *, k: int = 5) -> list[Hit]:
     files = Files(Path(folder))
     check_queries([query], k)
     passages = read_corpus(files.passages)
-    model = EmbeddingModel.load(files.model)
+    model = EmbeddingModel.load(files.model).to(choose_device())
     noted = files.index / "passages.json"
     if not noted.exists() or read_json(noted) != {"hash": _hash(files.passages)}:
         console.print(f"{files.passages}: changed since it was indexed; encoding it again.")

@@ -12,8 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conan_embed.encoder import packed_encoder
 from conan_embed.encoder.formats import POOLINGS
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.encoder.packed_encoder import PackedEncoder
+from tests.encoder.families import PACKABLE, random_encoder
 from tests.tiny_models import FAMILIES, POSITIONS, VOCABULARY, make_tiny_model
 
 # Tokens per text: one alone, equal ones, borders of the padded blocks (16, 32, 48), and ones past ModernBERT's window.
@@ -134,6 +137,47 @@ def test_chunks_order_and_recomputation_do_not_matter(
     )
     torch.testing.assert_close(found[0], alone[0], rtol=1e-6, atol=1e-6)
     assert_same_gradients(found[1], alone[1], 1e-6)
+
+
+def test_gradients_of_many_chunks_are_added_up_in_float32():
+    """Not in the bfloat16 copies of the weights that autocast makes."""
+    tokens, offsets = random_texts([20] * 64, 0)
+    model = make_tiny_model("bert", dense_width=8)
+
+    def gradient(token_budget, dtype):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            embeddings = model.embed_tokens(tokens, offsets, np.arange(64), token_budget=token_budget)
+        (embeddings * torch.arange(8)).sum().backward()
+        return model.encoder.encoder.layer[0].attention.self.value.weight.grad.clone()
+
+    exact = gradient(10_000, torch.float32)
+    one, many = ((gradient(budget, torch.bfloat16) - exact).norm() / exact.norm() for budget in (10_000, 20))
+    assert many < 1.5 * one
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_recomputation_notes_the_random_numbers_of_the_tokens_device(family, monkeypatch):
+    """torch.utils.checkpoint looks for it among its arguments: on a GPU dropout would else draw other masks."""
+    given = []
+
+    def checkpoint(function, *arguments, **settings):
+        given.append([x.device for x in arguments if isinstance(x, torch.Tensor)])
+        return function(*arguments)
+
+    monkeypatch.setattr(packed_encoder, "checkpoint", checkpoint)
+    model = make_tiny_model(family, pooling="mean")
+    model.embed_tokens(*random_texts([5, 3], 0), np.arange(2), activation_checkpointing=True)
+    assert given == [[model.device]]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "gemma3", "gpt2"])
+def test_decoders_keep_no_keys_and_values(family):
+    model = PackedEncoder(random_encoder(*PACKABLE[family]), "mean", [])
+    outputs = []
+    model.encoder.register_forward_hook(lambda module, arguments, output: outputs.append(output))
+    model.embed_tokens(*random_texts([5, 3], 0), np.arange(2))
+    assert len(outputs) == 1 and outputs[0].past_key_values is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

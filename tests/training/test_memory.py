@@ -3,14 +3,17 @@
 Running out of memory changes the chunks of a step and nothing else.
 """
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 from conan_embed.distributed import collectives
-from conan_embed.encoder.encode import autocast
+from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from conan_embed.recipes.sections import Training
 from conan_embed.training import memory
 from conan_embed.training.memory import (
     Memory,
@@ -163,6 +166,31 @@ def test_activations_are_computed_again_where_they_do_not_fit():
     assert [measured.checkpoints_activations(tokens) for tokens in (5000, 5001)] == [False, True]
     assert not Memory(activation_checkpointing=False, fitting_tokens=1).checkpoints_activations(10)
     assert Memory(activation_checkpointing=True).checkpoints_activations(1)
+
+
+def test_chunks_are_larger_on_a_gpu_unless_told():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert Memory.of(Training(), gpu).chunk_tokens > Memory.of(Training(), cpu).chunk_tokens
+    assert [Memory.of(Training(chunk_tokens=500), device).chunk_tokens for device in (gpu, cpu)] == [500, 500]
+
+
+@pytest.mark.parametrize("max_length", [16, 512, 8192])
+def test_bytes_on_a_gpu_are_those_of_tokens_and_once_those_of_a_chunk(monkeypatch, max_length):
+    """Whatever is needed once (copies of weights, workspaces) is not counted for every token."""
+    model = make_tiny_model("bert").eval()
+    monkeypatch.setattr(model, "max_length", max_length)
+    modes = []
+
+    def peak(model, precision, texts, length):
+        assert length <= max_length and texts * length <= 4096
+        modes.append(model.training)
+        return 7_000_000 + 300 * texts * length
+
+    monkeypatch.setattr(memory, "_peak", peak)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    found = memory._peak_per_token(model, "bfloat16")
+    assert found == pytest.approx(300 + 7_000_000 / TOKEN_BUDGET)
+    assert all(modes) and not model.training
 
 
 def test_the_chunks_of_a_step_are_those_of_the_recipe(tmp_path):
