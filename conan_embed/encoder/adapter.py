@@ -9,6 +9,7 @@ dense layers) only. The model is saved merged, as any other, or as an adapter be
 
 import copy
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import xxhash
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = "default"
+_PREFIX = "base_model.model."  # of every name in a saved adapter
 _LINEAR = (nn.Linear, Conv1D)
 
 
@@ -58,10 +61,15 @@ def add_lora(model: "EmbeddingModel", settings: "Lora", base: str) -> None:
         base: folder or hub name of the encoder, noted in a saved adapter.
 
     Raises:
-        UserError: peft (or, for 4 bits, bitsandbytes) is not installed, or the targets are no linear layers of the
-            encoder.
+        UserError: peft (or, for 4 bits, bitsandbytes) is not installed, the targets are no linear layers of the
+            encoder, or the model cannot be saved as an adapter.
     """
     peft = _peft()
+    if settings.save == "adapter" and model.only_merged:
+        raise UserError(
+            f"model.lora.save: found adapter, expected merged: {model.only_merged}, and a saved adapter holds nothing "
+            "but its own weights."
+        )
     targets = target_layers(model.encoder, settings.targets)
     if settings.bits == 4:
         pack_layers(model.encoder)
@@ -185,7 +193,7 @@ def save_adapter(encoder: nn.Module, adapter: Adapter, folder: Path) -> None:
     """Write the adapter's weights and config as peft, transformers and sentence-transformers read them."""
     peft = _peft()
     weights = peft.get_peft_model_state_dict(encoder, adapter_name=_NAME)
-    tensors = {f"base_model.model.{name}": w.detach().contiguous().cpu() for name, w in weights.items()}
+    tensors = {f"{_PREFIX}{name}": w.detach().contiguous().cpu() for name, w in weights.items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = copy.deepcopy(adapter.config)
     config.inference_mode = True
@@ -219,9 +227,40 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def merge_adapter(encoder: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Return the encoder with a saved adapter merged into its weights."""
+    """Return the encoder with a saved adapter merged into its weights.
+
+    Adapters of a model with a head name the encoder in front of each layer ("model.layers.0...", "bert.encoder...").
+
+    Raises:
+        UserError: weights of the adapter that the encoder has no place for, or the other way round.
+    """
     peft = _peft()
-    return cast(PreTrainedModel, peft.PeftModel.from_pretrained(encoder, str(folder)).merge_and_unload())
+    path = folder / ADAPTER_WEIGHTS
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+    head = f"{encoder.base_model_prefix}."
+    has_head = not hasattr(encoder, encoder.base_model_prefix) and all(
+        name.startswith(_PREFIX + head) for name in names
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
+        adapted = peft.PeftModel.from_pretrained(
+            encoder, str(folder), key_mapping={f"^{re.escape(head)}": ""} if has_head else None
+        )
+    if has_head:
+        names = {_PREFIX + name.removeprefix(_PREFIX + head) for name in names}
+    _check_names(path, names, {*peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)})
+    return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
+def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
+    """Refuse what peft passes over: an adapter that does not fit leaves the base as it is."""
+    for names, reason in ((found - expected, "unknown"), (expected - found, "missing")):
+        if names:
+            raise UserError(
+                f"{path}: the adapter does not fit its base: {len(names)} of its weights are {reason}, for instance "
+                f"{min(names)}; expected names such as {min(expected, default='none')}."
+            )
 
 
 def frozen_identity(model: nn.Module) -> dict[str, str]:

@@ -18,19 +18,25 @@ ATTENTION = ("causal", "bidirectional")
 _OWN_KEY = ("gemma3_text",)
 
 
-def set_attention(config: Any, attention: str | None) -> None:
+def set_attention(config: Any, attention: str | None) -> bool:
     """Write the direction of attention into a transformers config; None leaves the model's own.
 
     Gemma 3 has a key of its own, the others obey transformers' `is_causal`.
+
+    Returns:
+        whether the config says something else now.
     """
     if attention is None:
-        return
+        return False
     if attention not in ATTENTION:
         raise UserError(f"model.attention: {attention!r} is unknown; expected {' or '.join(ATTENTION)}.")
+    key, value = "is_causal", attention == "causal"
     if config.model_type in _OWN_KEY:
-        config.use_bidirectional_attention = attention == "bidirectional"
-    elif attention == "bidirectional" or hasattr(config, "is_causal"):
-        config.is_causal = attention == "causal"
+        key, value = "use_bidirectional_attention", not value
+    changed = bool(getattr(config, key, key == "is_causal")) != value
+    if changed:
+        setattr(config, key, value)
+    return changed
 
 
 def apply_direction(encoder: nn.Module) -> None:

@@ -66,7 +66,7 @@ def load(
         check_folder(str(base), layout.transformer, trust_remote_code)
     else:
         check_folder(base_of_adapter, weights_folder(base_of_adapter), trust_remote_code)
-    encoder, tokenizer, original_dropout, missing = _load_transformer(
+    encoder, tokenizer, original_dropout, missing, redirected = _load_transformer(
         str(base), layout, dropout, attention, trust_remote_code
     )
     check_finite(encoder, str(base))
@@ -95,6 +95,10 @@ def load(
     model.original_dropout, model.named_prompts = original_dropout, layout.prompts
     model.lowercase, model.dataset_prompts = layout.lowercase, dict(layout.dataset_prompts)
     model.changed_tokenizer = layout.lowercase or appended
+    if redirected:  # clients of an adapter read the config of its base
+        model.only_merged = f"the base does not attend in the direction of model.attention: {attention}"
+    elif base_of_adapter is not None:
+        model.only_merged = f"the base {base} is an adapter itself"
     for name in missing & model.unused_weights.keys():  # drawn at random, not the base's own
         del model.unused_weights[name]
     _warn_of_similarity(str(base), layout)
@@ -116,7 +120,7 @@ def _prompts(base: str | Path, layout: ModelLayout, given: dict[str, str] | None
 
 def _load_transformer(
     base: str, layout: ModelLayout, dropout: float | None, attention: str | None, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float], set[str]]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, float], set[str], bool]:
     folder, trust = layout.transformer, {"trust_remote_code": trust_remote_code}
     base_of_adapter = adapter_base(folder)
     weights = folder if base_of_adapter is None else weights_folder(base_of_adapter)
@@ -124,7 +128,7 @@ def _load_transformer(
         try:
             config = AutoConfig.from_pretrained(weights, **layout.config_settings, **trust)
             original_dropout = _set_dropout(config, dropout)
-            set_attention(config, attention)
+            redirected = set_attention(config, attention)
             encoder, report = AutoModel.from_pretrained(
                 weights,
                 config=config,
@@ -136,11 +140,13 @@ def _load_transformer(
             if base_of_adapter is not None:
                 encoder = merge_adapter(encoder, folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, **layout.tokenizer_settings, **trust)
+        except UserError:
+            raise
         except Exception as error:  # the libraries raise many kinds; each means that the model is unusable
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{base}: the model cannot be loaded: {reason}") from error
     _check_all_weights_present(base, report["missing_keys"])
-    return encoder, tokenizer, original_dropout, set(report["missing_keys"])
+    return encoder, tokenizer, original_dropout, set(report["missing_keys"]), redirected
 
 
 def weights_folder(base: str) -> Path:
@@ -239,6 +245,11 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
         write_card(aside, interface, details or {}, earlier=card)
 
 
+def is_path(base: str) -> bool:
+    """Return whether `base` is a folder of this machine, or a name that the hub cannot have."""
+    return Path(base).expanduser().is_dir() or base.startswith((".", "/", "~")) or base.count("/") > 1
+
+
 def local_folder(base: str) -> Path:
     """Return the folder of a model, downloaded from the hub where `base` is a hub name.
 
@@ -247,7 +258,7 @@ def local_folder(base: str) -> Path:
     """
     if Path(base).expanduser().is_dir():
         return Path(base).expanduser()
-    if base.startswith((".", "/", "~")) or base.count("/") > 1:
+    if is_path(base):
         raise UserError(f"model.base: {base}: no such folder.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -29,7 +29,7 @@ from conan_embed.encoder.encode import TOKEN_BUDGET
 from conan_embed.encoder.formats import check_widths
 from conan_embed.encoder.packed_encoder import PackedEncoder
 from conan_embed.encoder.packing import mark_prompts
-from conan_embed.encoder.positions import num_token_rows, usable_positions
+from conan_embed.encoder.positions import num_token_rows, steady_positions, usable_positions
 from conan_embed.encoder.prompts import Prompts, check_prompts, fill
 from conan_embed.encoder.self_test import check_packing, check_supported
 from conan_embed.errors import UserError
@@ -81,6 +81,7 @@ class EmbeddingModel(PackedEncoder):
         self.lowercase = False  # asked for by the folder, beside its tokenizer
         self.changed_tokenizer = False  # in a way that a class of its own would undo when it is loaded
         self.adapter: Adapter | None = None
+        self.only_merged = ""  # why an adapter beside the name of its base would not be this model
         self.original_dropout: dict[str, float] = {}
         self.named_prompts = Prompts()
         self.templates = {"query": "", "passage": "", "sts": "", **(prompts or {})}
@@ -88,8 +89,9 @@ class EmbeddingModel(PackedEncoder):
         self.prompts = fill(self.templates, instruction)
         self.dataset_prompts: dict[str, dict[str, str]] = {}  # by data set and role, of sets with their own
         positions = usable_positions(encoder)
-        max_length = min(positions, 512) if max_length is None else max_length
-        self.max_length = _check_length(max_length, positions)
+        steady = steady_positions(encoder)
+        max_length = min(steady, 512) if max_length is None else max_length
+        self.max_length = _check_length(max_length, positions, steady)
         check_packing(self)
 
     # --------------------------------------------------------------------------------------------- from texts
@@ -283,9 +285,14 @@ class EmbeddingModel(PackedEncoder):
         loading.save(self, Path(folder), details=details, card=card)
 
 
-def _check_length(max_length: int, positions: int) -> int:
+def _check_length(max_length: int, positions: int, steady: int) -> int:
     if not 3 <= max_length <= positions:
         raise UserError(
             f"model.max_length: {max_length} does not fit the model; expected 3 to {positions} tokens."
+        )
+    if max_length > steady:
+        raise UserError(
+            f"model.max_length: found {max_length}, expected at most {steady}: beyond it the model's rotary positions "
+            "(rope_type longrope) change for all texts that are embedded together with a longer one."
         )
     return max_length

@@ -25,6 +25,23 @@ def usable_positions(encoder: PreTrainedModel) -> int:
     return positions if padding is None else positions - padding - 1
 
 
+def steady_positions(encoder: PreTrainedModel) -> int:
+    """Return the most tokens of texts whose rotary positions do not depend on their neighbours in a batch or stream.
+
+    transformers chooses LongRoPE's frequencies for all texts of a call by the longest of them. (The frequencies of
+    dynamic RoPE change only beyond the positions that the model has.)
+    """
+    rotary = getattr(encoder.config, "rope_parameters", None) or {}
+    kinds = [
+        rotary,
+        *(part for part in rotary.values() if isinstance(part, dict)),
+    ]  # of all layers, or by their type
+    steady = [
+        kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    return min([usable_positions(encoder), *steady])
+
+
 def num_token_rows(encoder: PreTrainedModel) -> int:
     """Return how many tokens the encoder's table of embeddings has rows for."""
     table = encoder.get_input_embeddings()

@@ -13,7 +13,9 @@ from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from conan_embed.encoder.adapter import ADAPTER_CONFIG, adapter_base
 from conan_embed.encoder.formats import read_layout
+from conan_embed.encoder.loading import is_path
 from conan_embed.errors import UserError
 
 _NEVER = (".tmp", ".bin", ".pt", ".ckpt", ".pkl")
@@ -51,9 +53,9 @@ def plan_push(folder: Path, repository: str, *, private: bool = True) -> PushPla
     """Return what `push` would upload.
 
     Raises:
-        UserError: no model folder, or a name that the hub does not take.
+        UserError: no model folder, an adapter whose base only this machine has, or a name that the hub does not take.
     """
-    read_layout(folder)
+    _check_base(read_layout(folder).transformer)
     try:
         validate_repo_id(repository)
     except ValueError as error:
@@ -62,6 +64,15 @@ def plan_push(folder: Path, repository: str, *, private: bool = True) -> PushPla
         raise UserError(f"repository {repository!r}: expected owner/name.")
     files = {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)}
     return PushPlan(repository, files, tuple(_lacks(folder / _CARD)), private)
+
+
+def _check_base(folder: Path) -> None:
+    base = adapter_base(folder)
+    if base is not None and is_path(base):
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: the adapter's base is {base!r}, a folder of this machine; expected a hub name "
+            "(model.base), or a model that is saved whole (model.lora.save: merged)."
+        )
 
 
 def _files(folder: Path) -> list[Path]:

@@ -78,6 +78,8 @@ def rank(
             deeper, until they have them or the data set ends.
         progress: text of a progress bar; empty for none.
     """
+    if query_ND.device.type == "mps":  # search on the CPU: not every operation on int64 keys is there
+        query_ND = query_ND.cpu()
     background = background_cosine(query_ND, passage_MD).item()
     part = slice(*collectives.rank_slice(len(rows)))
     search = _Search(data, store, rows[part], query_ND[part], passage_MD, settings, background)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from conan_embed.encoder.adapter import add_lora, frozen_identity, merged_weights, target_layers
 from conan_embed.encoder.model import EmbeddingModel
@@ -128,6 +128,100 @@ def test_saved_merged_or_as_an_adapter_the_vectors_are_the_same(make_base, tmp_p
     assert not (tmp_path / "merged" / "adapter_config.json").exists()
     said = [str(warning.message) for warning in recwarn]
     assert not [text for text in said if "adapter keys" in text or "exclude_modules" in text]
+
+
+@pytest.mark.parametrize(
+    ("make_base", "other"), [(qwen3_embedding, "bidirectional"), (embedding_gemma, "causal")]
+)
+def test_a_direction_that_the_base_does_not_have_is_saved_merged_alone(make_base, other, tmp_path):
+    """Clients of an adapter read the config of its base, and would attend in that direction."""
+    library = pytest.importorskip("sentence_transformers")
+    make_base(tmp_path / "base")
+    own = {"bidirectional": "causal", "causal": "bidirectional"}[other]
+    adapt(EmbeddingModel.load(tmp_path / "base", attention=own), Lora(rank=2, save="adapter"))
+    model = EmbeddingModel.load(tmp_path / "base", attention=other)
+    with pytest.raises(
+        UserError, match=f"lora.save: found adapter, expected merged: .*model.attention: {other}"
+    ):
+        adapt(model, Lora(rank=2, save="adapter"))
+    adapt(model, Lora(rank=2)).save(tmp_path / "turned")
+    # A base that says its direction itself may have an adapter.
+    model = EmbeddingModel.load(tmp_path / "turned", attention=other)
+    adapt(model, Lora(rank=2, save="adapter"), tmp_path / "turned").save(tmp_path / "adapter")
+    prompt = model.prompts["query"]
+    expected = model.encode(SENTENCES, prompt=prompt, precision="float32")
+    found = EmbeddingModel.load(tmp_path / "adapter").encode(SENTENCES, prompt=prompt, precision="float32")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    client = library.SentenceTransformer(str(tmp_path / "adapter"), device="cpu")
+    theirs = client.encode(list(SENTENCES), prompt_name="query", normalize_embeddings=True)
+    np.testing.assert_allclose(theirs, expected, atol=2e-6)
+
+
+def test_an_adapter_on_an_adapter_is_saved_merged_alone(tmp_path):
+    qwen3_embedding(tmp_path / "base")
+    settings = Lora(rank=2, save="adapter")
+    adapt(EmbeddingModel.load(tmp_path / "base"), settings, tmp_path / "base").save(tmp_path / "first")
+    again = EmbeddingModel.load(tmp_path / "first")
+    with pytest.raises(
+        UserError, match=r"found adapter, expected merged: the base .*first is an adapter itself"
+    ):
+        adapt(again, settings, tmp_path / "first")
+    adapt(again, Lora(rank=2), tmp_path / "first").save(tmp_path / "second")
+    expected = again.encode(SENTENCES, precision="float32")
+    found = EmbeddingModel.load(tmp_path / "second").encode(SENTENCES, precision="float32")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.fixture
+def saved_adapter(tmp_path):
+    """A function that renames the weights of a saved adapter (None: leaves them out); its embeddings as they were."""
+    make_tiny_model("bert").save(tmp_path / "base")
+    model = adapt(EmbeddingModel.load(tmp_path / "base"), Lora(rank=2, save="adapter"), tmp_path / "base")
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "adapter_model.safetensors"
+    weights = load_file(path)
+
+    def rename(change):
+        renamed = {change(name): weight for name, weight in weights.items()}
+        save_file({name: weight for name, weight in renamed.items() if name is not None}, path)
+        return tmp_path / "model", model.encode(SENTENCES, precision="float32")
+
+    return rename
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda name: name.replace("encoder.layer", "layers"),
+            "24 of its weights are unknown, for instance base_model.model.layers.0",
+        ),
+        (
+            lambda name: name.replace("model.encoder", "model.model.encoder"),
+            r"are unknown, for instance base_model.model.model.encoder",
+        ),
+        (lambda name: name.removeprefix("base_model.model."), "are unknown, for instance encoder"),
+        (
+            lambda name: None if "layer.1.output" in name else name,
+            "2 of its weights are missing, for instance base_model.model.encoder.layer.1.output",
+        ),
+        (lambda name: None, "24 of its weights are missing"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_its_base_is_refused(saved_adapter, change, words):
+    """peft warns, and leaves the base as it is."""
+    folder, _ = saved_adapter(change)
+    with pytest.raises(
+        UserError, match=rf"adapter_model.safetensors: the adapter does not fit its base: .*{words}"
+    ):
+        EmbeddingModel.load(folder)
+
+
+def test_an_adapter_of_the_model_with_a_head_is_loaded(saved_adapter):
+    """Trained on AutoModelForMaskedLM or AutoModelForCausalLM: the encoder's own name is in front."""
+    folder, expected = saved_adapter(lambda name: name.replace("model.encoder", "model.bert.encoder"))
+    found = EmbeddingModel.load(folder).encode(SENTENCES, precision="float32")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 def test_encoding_in_blocks_goes_through_the_adapter():

@@ -15,7 +15,7 @@ from tests.encoder.families import PACKABLE, random_encoder
 from tests.encoder.published import embedding_gemma, qwen3_embedding
 from tests.tiny_models import SENTENCES, make_tiny_model, tiny_tokenizer
 
-DECODERS = ("llama", "qwen3", "mistral-sliding", "gemma2-softcap", "gemma3", "gpt2")
+DECODERS = ("llama", "qwen2-sliding", "qwen3", "mistral-sliding", "gemma2-softcap", "gemma3", "gpt2")
 
 
 def served(folder):

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from conan_embed.encoder.packing import pack_flat
-from conan_embed.encoder.positions import num_token_rows, padding_index, position_ids, usable_positions
+from conan_embed.encoder.positions import (
+    num_token_rows,
+    padding_index,
+    position_ids,
+    steady_positions,
+    usable_positions,
+)
+from tests.encoder.families import PACKABLE, random_encoder
 from tests.tiny_models import POSITIONS, VOCABULARY, make_tiny_model, tiny_encoder
 
 
@@ -15,6 +22,23 @@ def test_what_the_encoder_says(family, padding):
     assert padding_index(encoder) == padding
     assert usable_positions(encoder) == POSITIONS
     assert num_token_rows(encoder) == VOCABULARY
+
+
+def test_rotary_positions_are_steady_up_to_a_length():
+    encoder = tiny_encoder("modernbert")
+    assert steady_positions(encoder) == POSITIONS
+    encoder.config.rope_parameters["full_attention"] = {  # by the type of the layer
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 40,
+    }
+    assert steady_positions(encoder) == 40
+    decoder = random_encoder(*PACKABLE["llama"])
+    assert steady_positions(decoder) == usable_positions(decoder) == 130
+    decoder.config.rope_parameters |= {"rope_type": "longrope", "original_max_position_embeddings": 30}
+    assert steady_positions(decoder) == 30
+    decoder.config.rope_parameters |= {"rope_type": "yarn"}
+    assert steady_positions(decoder) == 130
+    assert steady_positions(tiny_encoder("bert")) == POSITIONS
 
 
 @pytest.mark.parametrize("texts", [[[0, 7, 8, 2]], [[5, 1, 6], [1, 7, 1, 9], [0, 8, 2, 1, 1]]])

@@ -74,6 +74,56 @@ def test_an_encoder_of_pictures_is_no_text_encoder():
         make(encoder)
 
 
+# ------------------------------------------------------------------------- rotary positions that depend on the length
+
+
+def longrope(original=64):
+    """A tiny Phi-3 whose frequencies are others in texts of more than `original` tokens."""
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    rotary = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 8.0, 16.0, 32.0]}
+    return random_encoder(
+        "Phi3Config",
+        sizes
+        | {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "pad_token_id": 0}
+        | {"max_position_embeddings": 512, "original_max_position_embeddings": original}
+        | {"rope_parameters": rotary | {"rope_theta": 10_000.0}},
+    )
+
+
+def dynamic_rope():
+    rotary = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+    sizes = PACKABLE["llama"][1] | {"max_position_embeddings": 64}
+    return random_encoder("LlamaConfig", sizes | {"rope_parameters": rotary})
+
+
+@pytest.mark.parametrize("make_encoder", [longrope, dynamic_rope])
+def test_the_longest_text_changes_no_other(make_encoder):
+    """Texts beside one of the greatest length that is allowed, before and after."""
+    model = EmbeddingModel(make_encoder(), tiny_tokenizer("modernbert")).eval()
+    assert model.max_length == 64
+    tokens = np.random.default_rng(0).integers(5, VOCABULARY, 20 + 64).astype(np.int32)
+    offsets = np.array([0, 20, 84])
+    with torch.no_grad():
+        alone, beside, after = (
+            model.embed_tokens(tokens, offsets, np.array(ids))[0] for ids in ([0], [0, 1], [0])
+        )
+        expected = one_by_one(make_encoder(), tokens, offsets, "mean")[0]
+    for found in (alone, beside, after):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_lengths_at_which_a_text_would_depend_on_its_neighbours_are_refused(tmp_path):
+    """LongRoPE takes other frequencies for a short text beside a long one."""
+    tokenizer = tiny_tokenizer("modernbert")
+    with pytest.raises(UserError, match=r"max_length: found 65, expected at most 64: .*rope_type longrope"):
+        EmbeddingModel(longrope(), tokenizer, max_length=65)
+    model = EmbeddingModel(longrope(), tokenizer, max_length=64)
+    model.save(tmp_path / "model")
+    assert EmbeddingModel.load(tmp_path / "model").max_length == 64
+    with pytest.raises(UserError, match="max_length: found 65, expected at most 64"):
+        EmbeddingModel.load(tmp_path / "model", max_length=65)
+
+
 # --------------------------------------------------------------------- what no name gives away, the comparison finds
 
 

@@ -1,5 +1,6 @@
 """Pushing a model: nothing leaves without being asked for, and what would leave is told."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,36 @@ def test_the_command_uploads_nothing_unless_asked(model, monkeypatch):
     assert dry.exit_code == 0 and "Nothing was uploaded" in dry.output and hub.uploaded == []
     wet = CliRunner().invoke(app, ["push", str(model), "me/model", "--yes"])
     assert wet.exit_code == 0 and "https://hub/me/model" in wet.output and len(hub.uploaded) == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "is_refused"),
+    [
+        ("{folder}", True),
+        ("/elsewhere/base", True),
+        ("./base", True),
+        ("~/base", True),
+        ("models/of/ours", True),
+        ("Qwen/Qwen3-Embedding-0.6B", False),
+        ("bert-base-chinese", False),
+    ],
+)
+def test_an_adapter_goes_to_the_hub_only_with_a_base_that_others_have(model, base, is_refused, tmp_path):
+    """The folder holds the name of its base alone, which is all that a client has."""
+    config = {"peft_type": "LORA", "base_model_name_or_path": base.format(folder=tmp_path)}
+    (model / "adapter_config.json").write_text(json.dumps(config))
+    (model / "model.safetensors").rename(model / "adapter_model.safetensors")
+    license_it(model)
+    hub = Hub()
+    if is_refused:
+        with pytest.raises(
+            UserError, match=r"adapter_config.json: the adapter's base is .*expected a hub name"
+        ):
+            push(model, "me/model", api=hub)
+        assert hub.created == hub.uploaded == []
+    else:
+        push(model, "me/model", api=hub)
+        assert len(hub.uploaded) == 1
 
 
 @pytest.mark.parametrize("repository", ["model", "a/b/c", "me/bad name"])

@@ -133,6 +133,27 @@ def test_some_queries_are_ranked_as_all_are(tmp_path):
     np.testing.assert_allclose(part.positive_Q, whole.positive_Q[rows], atol=1e-6)
 
 
+class OnApple(torch.Tensor):
+    """In main memory, but says that it is on an Apple GPU until it is copied back."""
+
+    device = torch.device("mps")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_beside_an_apple_gpu_the_search_runs_on_the_cpu(tmp_path):
+    queries = [f"q{i}" for i in range(9)]
+    data, store = make_set(tmp_path, queries, [[f"p{i}"] for i in range(9)], [f"w{i}" for i in range(40)])
+    vectors, rows = embeddings(store), np.arange(9)
+    query_ND, passage_MD = vectors[data.query_Q], vectors[data.passages]
+    chosen = Mining(depth=5, offset=2, max_positive_ratio=0.9, precision="float32")
+    expected = rank(data, store, rows, query_ND, passage_MD, chosen)
+    found = rank(data, store, rows, query_ND.as_subclass(OnApple), passage_MD, chosen)
+    np.testing.assert_array_equal(found.ids_QK, expected.ids_QK)
+    np.testing.assert_array_equal(found.positive_Q, expected.positive_Q)
+
+
 def test_a_text_of_a_class_is_not_its_own_best_positive(tmp_path):
     """Classes as positives: the bound is taken from the other texts of the class."""
     data, store = make_set(tmp_path, ["a", "b"], [["a", "b"], ["a", "b"]], ["c"])
