@@ -34,9 +34,9 @@ def test_rotary_positions_are_steady_up_to_a_length():
     assert steady_positions(encoder) == 40
     decoder = random_encoder(*PACKABLE["llama"])
     assert steady_positions(decoder) == usable_positions(decoder) == 130
-    decoder.config.rope_parameters |= {"rope_type": "longrope", "original_max_position_embeddings": 30}
+    decoder.config.rope_parameters.update(rope_type="longrope", original_max_position_embeddings=30)
     assert steady_positions(decoder) == 30
-    decoder.config.rope_parameters |= {"rope_type": "yarn"}
+    decoder.config.rope_parameters["rope_type"] = "yarn"
     assert steady_positions(decoder) == 130
     assert steady_positions(tiny_encoder("bert")) == POSITIONS
 
