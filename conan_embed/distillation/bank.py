@@ -5,7 +5,7 @@ those of negatives that are put in place during training. Rows have length 1 and
 than 0.001): 2 bytes x width per text, memory-mapped, so that they need not fit into memory.
 
     cache/teacher/KEY/rows.npy      float16 [N, D]; KEY hashes the teacher and the texts with their prompts
-    cache/teacher/KEY-KEY-W.npy     float16 [N, W], the same on W principal axes
+    cache/teacher/KEY-W.npy         float32 [D, W], the W principal axes of the passages
 
 Shapes: N texts, D width of the teacher, W width kept.
 """
@@ -37,18 +37,18 @@ class TeacherBank:
 
     Args:
         text_ids: int64 [N], sorted.
-        rows_NW: float16 or float32, rows of length 1.
+        rows_ND: float16 or float32, rows of length 1.
         key: names what is in it.
     """
 
-    def __init__(self, text_ids: np.ndarray, rows_NW: np.ndarray, key: str) -> None:
-        self.text_ids, self.rows_NW, self.key = text_ids, rows_NW, key
+    def __init__(self, text_ids: np.ndarray, rows_ND: np.ndarray, key: str) -> None:
+        self.text_ids, self.rows_ND, self.key = text_ids, rows_ND, key
 
     def rows_of(self, text_ids: np.ndarray) -> np.ndarray:
-        """Return float32 [len(text_ids), W]."""
+        """Return float32 [len(text_ids), D]."""
         position = np.searchsorted(self.text_ids, text_ids)
         assert (self.text_ids[position] == text_ids).all(), "a text that the teacher has not seen"
-        rows: np.ndarray = self.rows_NW[position].astype(np.float32)
+        rows: np.ndarray = self.rows_ND[position].astype(np.float32)
         return rows
 
 
@@ -59,23 +59,18 @@ def make_banks(
     cache: Path,
     *,
     precision: str,
-    width: int | None = None,
 ) -> tuple[TeacherBank, TeacherBank]:
     """Embed the queries and the passages of all data sets with the teacher; all processes must call it.
 
     Args:
         teacher: on its device.
-        width: reduce embeddings to this width, by principal components of the passages; None: keep the teacher's.
 
     Returns:
         the banks of queries and of passages.
     """
     queries = _ids_by_prompt(sets, teacher, query=True)
     passages = _ids_by_prompt(sets, teacher, query=False)
-    banks = [_bank(teacher, store, ids, cache, precision) for ids in (queries, passages)]
-    if width is None or width == teacher.width:
-        return banks[0], banks[1]
-    return _projected(banks[0], banks[1], width, cache), _projected(banks[1], banks[1], width, cache)
+    return _bank(teacher, store, queries, cache, precision), _bank(teacher, store, passages, cache, precision)
 
 
 def _ids_by_prompt(sets: Sequence[RetrievalDataset], teacher: EmbeddingModel, *, query: bool) -> pl.DataFrame:
@@ -163,15 +158,13 @@ def principal_axes(rows_ND: np.ndarray, width: int) -> np.ndarray:
     return (axes_DW * signs).astype(np.float32)
 
 
-def _projected(bank: TeacherBank, passages: TeacherBank, width: int, cache: Path) -> TeacherBank:
-    """Return the bank on the principal axes of the passages; one process of each node works it out."""
-    key = f"{bank.key}-{passages.key}-{width}"
-    path = cache / "teacher" / f"{key}.npy"
+def axes_of(passages: TeacherBank, width: int, cache: Path) -> np.ndarray:
+    """Return float32 [D, W], the principal axes of a bank of passages, worked out by one process of each node."""
+    path = cache / "teacher" / f"{passages.key}-{width}.npy"
     if not collectives.all_true(path.exists()):
         if collectives.is_local_main_process():
-            rows_NW = bank.rows_NW.astype(np.float32) @ principal_axes(passages.rows_NW, width)
-            rows_NW /= np.linalg.norm(rows_NW, axis=1, keepdims=True).clip(min=1e-12)
             with atomic_write(path) as aside, aside.open("wb") as file:
-                np.save(file, rows_NW.astype(np.float16))
+                np.save(file, principal_axes(passages.rows_ND, width))
         collectives.barrier()
-    return TeacherBank(bank.text_ids, np.load(path, mmap_mode="r"), key)
+    axes_DW: np.ndarray = np.load(path)
+    return axes_DW

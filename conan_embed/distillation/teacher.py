@@ -5,7 +5,7 @@
 - a cross-encoder scores each query's positives and first ranks once, before training (cross_encoder.py);
 - columns of the data hold scores of their own pairs (pair_scores.py).
 
-Shapes: Q queries of one process's part of a step, C candidates, W width of the teacher.
+Shapes: Q queries of one process's part of a step, C candidates, D width of the teacher, W width of its targets.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from conan_embed.device import to_device
 from conan_embed.distillation.bank import TeacherBank
@@ -28,7 +29,8 @@ class TeacherStep:
 
     Attributes:
         score_QC: nan where the teacher has no score.
-        query_QW, candidate_CW: its embeddings; None of a teacher that has none.
+        query_QW, candidate_CW: its embeddings as targets of the student's, on fewer axes where the teacher is wider;
+            None of a teacher that has none.
         ignored: rows and columns (int64 [X], on the CPU) of the negatives that the guard leaves out.
     """
 
@@ -55,31 +57,45 @@ class BiEncoderTeacher:
 
     Args:
         queries, passages: its banks.
+        axes_DW: float32, the axes on which its embeddings are targets; None: all. Scores are those of the whole width.
         margin: of the guard (`ignored_by_guard`); None: no guard.
         scale: scores are multiplied by this.
     """
 
     def __init__(
-        self, queries: TeacherBank, passages: TeacherBank, *, margin: float | None, scale: float = 1.0
+        self,
+        queries: TeacherBank,
+        passages: TeacherBank,
+        *,
+        margin: float | None,
+        scale: float = 1.0,
+        axes_DW: np.ndarray | None = None,
     ) -> None:
-        self.queries, self.passages = queries, passages
+        self.queries, self.passages, self.axes_DW = queries, passages, axes_DW
         self.margin, self.scale = margin, scale
 
     def score(self, plan: StepPlan, device: torch.device, dtype: torch.dtype = torch.float32) -> TeacherStep:
-        """Return cosines of all pairs, and the embeddings."""
+        """Return cosines of all pairs, and the embeddings on the axes of the targets."""
         assert plan.retrieval is not None
         start, stop = collectives.rank_slice(len(plan.retrieval.rows))
         query = plan.text_ids[plan.retrieval.query_Q.numpy()[start:stop]]
         candidate = plan.text_ids[plan.retrieval.candidate_C.numpy()]
-        query_QW = to_device(self.queries.rows_of(query), device).to(dtype)
-        candidate_CW = to_device(self.passages.rows_of(candidate), device).to(dtype)
-        score_QC = self.scale * (query_QW @ candidate_CW.T)
+        query_QD = to_device(self.queries.rows_of(query), device).to(dtype)
+        candidate_CD = to_device(self.passages.rows_of(candidate), device).to(dtype)
+        score_QC = self.scale * (query_QD @ candidate_CD.T)
         ignored = ignored_by_guard(plan, score_QC, self.margin)
-        return TeacherStep(score_QC, query_QW, candidate_CW, ignored)
+        return TeacherStep(score_QC, self._target(query_QD), self._target(candidate_CD), ignored)
+
+    def _target(self, rows_ND: torch.Tensor) -> torch.Tensor:
+        """Return [N, W], rows of length 1."""
+        if self.axes_DW is None:
+            return rows_ND
+        return normalize(rows_ND @ to_device(self.axes_DW, rows_ND.device).to(rows_ND.dtype), dim=1)
 
     def identity(self) -> str:
-        """Return the keys of the banks."""
-        return f"{self.queries.key} {self.passages.key}"
+        """Return the keys of the banks, and the width of the targets where they are projected."""
+        width = "" if self.axes_DW is None else f" {self.axes_DW.shape[1]}"
+        return f"{self.queries.key} {self.passages.key}{width}"
 
 
 class PairTeacher:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conan_embed.distillation.bank import make_banks
+from conan_embed.distillation.bank import axes_of, make_banks
 from conan_embed.distillation.pair_scores import PairScores
 from conan_embed.distillation.teacher import BiEncoderTeacher, PairTeacher
 from conan_embed.objectives.relations import NEGATIVE, POSITIVE
@@ -31,6 +31,24 @@ def test_a_bi_encoder_knows_every_pair_of_a_step(step, teacher_model, tmp_path):
     np.testing.assert_allclose(said.query_QW, query_QW, atol=1e-3)
     np.testing.assert_allclose(said.candidate_CW, candidate_CW, atol=1e-3)
     assert not said.score_QC.isnan().any() and len(said.ignored[0]) == 0
+
+
+def test_targets_are_projected_and_scores_and_guard_keep_the_whole_width(step, teacher_model, tmp_path):
+    """Against a projection in float64."""
+    tasks, _, plan = step
+    banks = make_banks(teacher_model, tasks.store, tasks.retrieval, tmp_path, precision="float32")
+    axes = axes_of(banks[1], 8, tmp_path)
+    whole = BiEncoderTeacher(*banks, margin=0.0)
+    projecting = BiEncoderTeacher(*banks, margin=0.0, axes_DW=axes)
+    one, two = whole.score(plan, CPU), projecting.score(plan, CPU)
+    assert torch.equal(one.score_QC, two.score_QC)
+    assert all(map(torch.equal, one.ignored, two.ignored)) and len(one.ignored[0])
+    for target, rows in ((two.query_QW, one.query_QW), (two.candidate_CW, one.candidate_CW)):
+        expected = rows.numpy().astype(np.float64) @ axes
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(target, expected, atol=1e-5)
+    assert not torch.allclose(two.query_QW @ two.candidate_CW.T, one.score_QC, atol=1e-2)
+    assert whole.identity() != projecting.identity()
 
 
 @pytest.mark.parametrize("margin", [-0.1, 0.0, 0.2])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from conan_embed.distillation.bank import make_banks
+from conan_embed.distillation.bank import axes_of, make_banks
 from conan_embed.distillation.teacher import BiEncoderTeacher
 from conan_embed.distributed import collectives
 from conan_embed.encoder.adapter import add_lora
@@ -192,10 +192,12 @@ class Run:
     def _teacher(self, cache):
         """Another tiny model, wider than the student."""
         model = make_tiny_model("roberta", dense_width=14, seed=7)
-        banks = make_banks(
-            model, self.tasks.store, self.tasks.retrieval, Path(cache), precision="float32", width=10
+        banks = make_banks(model, self.tasks.store, self.tasks.retrieval, Path(cache), precision="float32")
+        return BiEncoderTeacher(
+            *banks,
+            margin=self.recipe.teacher.ignore_above_positive,
+            axes_DW=axes_of(banks[1], 10, Path(cache)),
         )
-        return BiEncoderTeacher(*banks, margin=self.recipe.teacher.ignore_above_positive)
 
     def gradients(self):
         plan = self.planner.step(0, self.table)

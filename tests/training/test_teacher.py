@@ -54,6 +54,10 @@ def test_scores_of_the_data_teach(recipe, base, tmp_path):
     }
     with pytest.raises(UserError, match=r"no data set has scores; expected data.retrieval.scores"):
         train(recipe("without", data={"retrieval": [given], "sts": []}, **settings))
+    write(tmp_path / "others.jsonl", [row | {"passage": row["passage"] + " or so"} for row in graded])
+    given["scores"] = str(tmp_path / "others.jsonl")
+    with pytest.raises(UserError, match=r"data.retrieval 'given': scores for a positive of 0 of"):
+        train(recipe("others", data={"retrieval": [given], "sts": []}, **settings))
     given["scores"] = str(tmp_path / "graded.jsonl")
     metrics = lines(train(recipe(data={"retrieval": [given], "sts": []}, **settings)), "metrics")
     # Each query has its positive and one negative with scores: the margin is 1.5.
