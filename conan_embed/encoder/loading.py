@@ -26,7 +26,7 @@ from conan_embed.encoder.decoders import append_end_token, check_attention, set_
 from conan_embed.encoder.dense import Dense, check_chain
 from conan_embed.encoder.formats import ModelLayout, read_layout
 from conan_embed.encoder.positions import usable_positions
-from conan_embed.encoder.prompts import published_prompts
+from conan_embed.encoder.prompts import asks_for_instruction, published_prompts
 from conan_embed.encoder.self_test import check_finite
 from conan_embed.encoder.tokenizer import lowercase
 from conan_embed.encoder.weight_files import missing_weights
@@ -89,7 +89,7 @@ def load(
         dense_layers=[Dense.of(layer) for layer in layout.dense],
         widths=layout.widths if widths is None else widths,
         prompts={**layout.prompts.by_role(), **layout.templates, **_prompts(base, layout, prompts)},
-        instruction=layout.instruction if instruction is None else instruction,
+        instruction=_noted_instruction(layout, prompts) if instruction is None else instruction,
         max_length=max_length or _length_in_positions(layout, encoder),
     )
     model.original_dropout, model.named_prompts = original_dropout, layout.prompts
@@ -103,6 +103,11 @@ def load(
         del model.unused_weights[name]
     _warn_of_similarity(str(base), layout)
     return model
+
+
+def _noted_instruction(layout: ModelLayout, prompts: dict[str, str] | None) -> str | None:
+    """Return the folder's instruction, unless none of the prompts asks for one any more."""
+    return layout.instruction if asks_for_instruction({**layout.templates, **(prompts or {})}) else None
 
 
 def _prompts(base: str | Path, layout: ModelLayout, given: dict[str, str] | None) -> dict[str, str]:

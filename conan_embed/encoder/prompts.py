@@ -163,31 +163,56 @@ def dataset_prompts(
     name: str,
     own: Mapping[str, str] | None,
     instruction: str | None,
+    *,
+    roles: tuple[str, ...],
 ) -> dict[str, str] | None:
     """Return the prompts of one data set by role; None where it has none of its own.
 
     Args:
         templates, default: of the model: its prompts, and the instruction of sets without one.
         own, instruction: of the data set.
+        roles: that its texts have; the others stay those of the model.
 
     Raises:
-        UserError: an unknown role, or an instruction that no prompt asks for.
+        UserError: a prompt of a role that none of its texts has, or an instruction that no prompt of theirs asks for.
     """
     if own is None and instruction is None:
         return None
-    check_prompts(dict(own or {}), where=f"data {name!r}")
-    merged = {**templates, **(own or {})}
-    if instruction is not None and not any(INSTRUCTION in text for text in merged.values()):
+    where = f"data {name!r}"
+    check_prompts(dict(own or {}), where=where)
+    unused = [role for role in own or {} if role not in roles]
+    if unused:
         raise UserError(
-            f"data {name!r}: found an instruction, expected a prompt that asks for it with {INSTRUCTION}."
+            f"{where}.prompts: found {unused[0]!r}, expected {_listed_roles(roles)}: no text of this set is read as "
+            f"{unused[0]!r}."
         )
-    return fill(merged, default if instruction is None else instruction, where=f"data {name!r}")
+    used = {role: text for role, text in {**templates, **(own or {})}.items() if role in roles}
+    if instruction is not None and not asks_for_instruction(used):
+        raise UserError(
+            f"{where}: found an instruction, expected a prompt of {_listed_roles(roles)} that asks for it with "
+            f"{INSTRUCTION}."
+        )
+    others = {role: text for role, text in templates.items() if role not in roles}
+    return {
+        **fill(others, default),
+        **fill(used, default if instruction is None else instruction, where=where),
+    }
 
 
-def check_prompts(prompts: dict[str, str], known: tuple[str, ...] = ROLES, *, where: str = "model") -> None:
+def asks_for_instruction(prompts: Mapping[str, str]) -> bool:
+    """Return whether one of the prompts has a place for an instruction."""
+    return any(INSTRUCTION in text for text in prompts.values())
+
+
+def _listed_roles(roles: tuple[str, ...]) -> str:
+    """Return roles as a sentence names them: 'query' or 'passage'."""
+    return " or ".join(map(repr, roles))
+
+
+def check_prompts(prompts: dict[str, str], *, where: str = "model") -> None:
     """Raise UserError for a prompt of a role that does not exist."""
     for role in prompts:
-        if role not in known:
+        if role not in ROLES:
             raise UserError(
-                f"{where}.prompts: unknown role {role!r}; expected {json.dumps(known)}{suggestion(role, known)}."
+                f"{where}.prompts: unknown role {role!r}; expected {json.dumps(ROLES)}{suggestion(role, ROLES)}."
             )

@@ -7,7 +7,8 @@ import torch
 from conan_embed.distributed import collectives
 from conan_embed.encoder.adapter import add_lora
 from conan_embed.encoder.model import EmbeddingModel
-from conan_embed.encoder.prompts import dataset_prompts
+from conan_embed.encoder.prompts import INSTRUCTION, asks_for_instruction, dataset_prompts
+from conan_embed.errors import UserError
 from conan_embed.negatives.embedding import Embed, embed_with
 from conan_embed.planning.plan import StepSource
 from conan_embed.planning.planner import Planner
@@ -72,12 +73,26 @@ def add_dataset_prompts(settings: Data, model: EmbeddingModel) -> None:
     """Give the model the prompts of data sets that have their own: they are saved with it, and used in evaluation.
 
     Raises:
-        UserError: an unknown role, or an instruction that no prompt asks for.
+        UserError: a role that the set's texts do not have, or an instruction that no prompt asks for.
     """
     datasets: list[RetrievalData | ClassificationData | StsData]
     datasets = [*settings.retrieval, *settings.classification, *settings.sts]
+    prompts = [model.templates, *(data.prompts or {} for data in datasets)]
+    if model.instruction is not None and not any(map(asks_for_instruction, prompts)):
+        raise UserError(
+            f"model.instruction: found {model.instruction!r}, but no prompt asks for it; expected {INSTRUCTION} in "
+            "model.prompts."
+        )
     for data in datasets:
-        own = dataset_prompts(model.templates, model.instruction, data.name, data.prompts, data.instruction)
+        # Texts of classification are read like those of STS (texts/tables.py).
+        own = dataset_prompts(
+            model.templates,
+            model.instruction,
+            data.name,
+            data.prompts,
+            data.instruction,
+            roles=("query", "passage") if isinstance(data, RetrievalData) else ("sts",),
+        )
         if own is not None:
             model.dataset_prompts[data.name] = own
 
@@ -87,6 +102,7 @@ def make_source(
 ) -> tuple[StepSource, Tasks | None]:
     """Return what plans the steps, and the data in memory (None where pairs are streamed)."""
     if data.stream:
+        add_dataset_prompts(data, model)
         return StreamPlanner(open_streams(data), model.prompts, model.tokenize, step, seed), None
     tasks = load_data(data, cache, model)
     return Planner(tasks, step, seed), tasks

@@ -33,17 +33,106 @@ def test_templates_are_filled():
         UserError, match=r"model.prompts: the prompt of 'query' holds .instruction.; expected model.in"
     ):
         fill({"query": TEMPLATE}, None)
-    templates = {"query": TEMPLATE, "passage": "", "sts": ""}
-    assert dataset_prompts(templates, "find", "a", None, None) is None
-    assert dataset_prompts(templates, None, "a", None, "ask")["query"] == "Instruct: ask\nQuery:"
-    own = dataset_prompts(templates, "find", "a", {"passage": "doc: "}, None)
-    assert own == {"query": "Instruct: find\nQuery:", "passage": "doc: ", "sts": ""}
-    with pytest.raises(
-        UserError, match=r"data 'a': found an instruction, expected a prompt that asks for it"
-    ):
-        dataset_prompts({"query": "q: "}, None, "a", None, "ask")
-    with pytest.raises(UserError, match=r"data 'a'.prompts: unknown role 'querry'"):
-        dataset_prompts(templates, None, "a", {"querry": ""}, None)
+
+
+PAIRS, TEXTS = ("query", "passage"), ("sts",)
+
+
+def test_a_data_set_has_prompts_of_its_own():
+    templates = {"query": TEMPLATE, "passage": "", "sts": "sts: "}
+    assert dataset_prompts(templates, "find", "a", None, None, roles=PAIRS) is None
+    assert dataset_prompts(templates, None, "a", None, "ask", roles=PAIRS)["query"] == (
+        "Instruct: ask\nQuery:"
+    )
+    own = dataset_prompts(templates, "find", "a", {"passage": "doc: "}, None, roles=PAIRS)
+    assert own == {"query": "Instruct: find\nQuery:", "passage": "doc: ", "sts": "sts: "}
+    # Prompts of roles that its texts do not have stay the model's.
+    both = {"query": TEMPLATE, "passage": "", "sts": "Instruct: {instruction}\nText:"}
+    assert dataset_prompts(both, "find", "a", None, "compare", roles=TEXTS) == {
+        "query": "Instruct: find\nQuery:",
+        "passage": "",
+        "sts": "Instruct: compare\nText:",
+    }
+
+
+@pytest.mark.parametrize(
+    ("templates", "own", "instruction", "roles", "message"),
+    [
+        (
+            {"query": "q: "},
+            None,
+            "ask",
+            PAIRS,
+            "found an instruction, expected a prompt of 'query' or 'passage'",
+        ),
+        (
+            {"query": TEMPLATE, "sts": ""},
+            None,
+            "ask",
+            TEXTS,
+            "found an instruction, expected a prompt of 'sts' that",
+        ),
+        (
+            {"query": "", "sts": TEMPLATE},
+            None,
+            "ask",
+            PAIRS,
+            "found an instruction, expected a prompt of 'query' or",
+        ),
+        ({"query": ""}, {"querry": ""}, None, PAIRS, ".prompts: unknown role 'querry'"),
+        ({"query": ""}, {"query": "q: "}, None, TEXTS, ".prompts: found 'query', expected 'sts'"),
+        ({"query": ""}, {"sts": "s: "}, None, PAIRS, ".prompts: found 'sts', expected 'query' or 'passage'"),
+    ],
+)
+def test_prompts_that_would_have_no_effect_are_refused(templates, own, instruction, roles, message):
+    with pytest.raises(UserError, match=f"data 'a'.*{message}"):
+        dataset_prompts(templates, "find", "a", own, instruction, roles=roles)
+
+
+def test_roles_are_those_of_the_task(recipe, base):
+    """STS pairs and labelled texts are read as `sts` alone."""
+    pairs = {"name": "pairs", "path": str(base / "pairs.jsonl")}
+    graded = {"name": "graded", "path": str(base / "sts.jsonl")}
+    labelled = {"name": "labelled", "path": str(base / "classes.jsonl")}
+
+    def load(model, **data):
+        sets = {"retrieval": [pairs], "sts": [graded]} | data
+        made = recipe(model=model, data=sets)
+        return load_data(made.data, made.cache, load_base_model(made.model, 0))
+
+    query_only = {"prompts": {"query": TEMPLATE, "sts": ""}, "instruction": "find"}
+    for task, dataset in (("sts", graded), ("classification", labelled)):
+        with pytest.raises(UserError, match=rf"{dataset['name']}'.prompts: found 'query', expected 'sts'"):
+            load(MODEL, **{"sts": [graded]} | {task: [dataset | {"prompts": {"query": "q: "}}]})
+        with pytest.raises(
+            UserError, match=f"{dataset['name']}': found an instruction, expected a prompt of 'sts'"
+        ):
+            load(query_only, **{"sts": [graded]} | {task: [dataset | {"instruction": "compare"}]})
+    with pytest.raises(UserError, match=r"'pairs'.prompts: found 'sts', expected 'query' or 'passage'"):
+        load(MODEL, retrieval=[pairs | {"prompts": {"sts": "s: "}}])
+
+
+def test_an_instruction_that_no_prompt_asks_for_is_refused(recipe, base, tmp_path):
+    pairs = {"name": "pairs", "path": str(base / "pairs.jsonl")}
+    alone = {"prompts": {"query": "q: "}, "instruction": "find"}
+
+    def load(model, **settings):
+        made = recipe(model=model, data={"retrieval": [pairs | settings], "sts": []}, step={"sts_pairs": 0})
+        model = load_base_model(made.model, 0)
+        load_data(made.data, made.cache, model)
+        return model
+
+    with pytest.raises(UserError, match=r"model.instruction: found 'find', but no prompt asks for it"):
+        load(alone)
+    model = load(alone, prompts={"query": TEMPLATE})
+    assert model.dataset_prompts["pairs"]["query"] == "Instruct: find\nQuery:"
+    # A folder's instruction is no one's mistake where the recipe gives other prompts.
+    load(MODEL).save(tmp_path / "instructed")
+    assert load({"base": str(tmp_path / "instructed")}).instruction == "find"
+    assert (
+        load({"base": str(tmp_path / "instructed"), "prompts": {"query": "q: ", "sts": ""}}).instruction
+        is None
+    )
 
 
 def test_every_data_set_is_read_with_its_own_instruction(recipe, base):
