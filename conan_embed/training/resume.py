@@ -14,7 +14,7 @@ from conan_embed.training.train_module import TrainModule
 # Settings that do not change what is trained: a resumed run may have others.
 _MAY_DIFFER = (
     *("output", "cache", "tracking"),
-    *(f"evaluation.{key}" for key in ("folder", "tasks", "every", "keep_best", "patience")),
+    *(f"evaluation.{key}" for key in ("folder", "mteb", "tasks", "every", "keep_best", "patience")),
     *("training.sharding", "training.timeout", "training.compile"),
     *("training.checkpoint_every", "training.keep_checkpoints"),
 )

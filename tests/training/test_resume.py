@@ -1,12 +1,14 @@
 """A resumed run is the run that was never interrupted, and one that would be another is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from conan_embed.errors import UserError
 from conan_embed.training.checkpoint import checkpoints
+from conan_embed.training.resume import ResumePoint
 from conan_embed.training.run import train
 from tests.support.small_runs import NUM_STEPS, assert_same_run, interrupt_at, killed, lines, write
 
@@ -76,6 +78,14 @@ def test_a_changed_recipe_is_refused_with_the_difference(half, tmp_path):
 
 def test_settings_that_change_nothing_may_change(half, base):
     train(half(tracking={"tensorboard": True}, evaluation={"folder": str(base / "eval")}))
+
+
+def test_sets_of_mteb_may_be_others(half):
+    """As all evaluation settings but what is held out; the sets themselves are compared by their hash."""
+    point = ResumePoint(checkpoints(Path(half().output) / "checkpoints")[-1])
+    point.check_recipe(half(evaluation={"mteb": ["NanoBEIR"], "every": 2}).as_dict())
+    with pytest.raises(UserError, match=r"the recipe changed since: evaluation.hold_out"):
+        point.check_recipe(half(evaluation={"hold_out": 0.2}).as_dict())
 
 
 def test_other_texts_under_a_checkpoint_are_refused(half, base, tmp_path):
