@@ -18,7 +18,7 @@ SETTINGS = (
     "model.max_length=96",
     "hard_negatives.source=ranking",  # so that the page shows which negatives were replaced
     "hard_negatives.interval=10",
-    "hard_negatives.rule=each",
+    *("hard_negatives.rule=each", "hard_negatives.decay=1.15", "hard_negatives.max_score=0.8"),
 )
 QUERIES = (
     "download a file only if it has changed",

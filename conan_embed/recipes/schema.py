@@ -186,7 +186,8 @@ class Recipe(Section):
         """
         from conan_embed.recipes.loading import merge
 
-        return validate(merge(self.as_dict(), changes), "Recipe.with_", Recipe)
+        given = self.model_dump(mode="json", exclude_unset=True)  # some defaults follow from other settings
+        return validate(merge(given, changes), "Recipe.with_", Recipe)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain values, fit for JSON and YAML."""

@@ -155,8 +155,14 @@ class Replacement(Section):
     interval: PositiveInt = Field(
         100, description="steps between checks (1 in v2: whatever a step saw is judged)"
     )
-    decay: PositiveFloat = Field(1.15, description="mean, each: replace where decay * S < S_0 (1.2 in v2)")
-    max_score: PositiveFloat = Field(0.8, description="mean, each: and |S| < max_score (0.7 in v2)")
+    decay: PositiveFloat = Field(
+        default_factory=lambda data: 1.2 if data.get("rule") == "each" else 1.15,
+        description="mean, each: replace where decay * S < S_0; else 1.15 (v1), and 1.2 for each (v2)",
+    )
+    max_score: PositiveFloat = Field(
+        default_factory=lambda data: 0.7 if data.get("rule") == "each" else 0.8,
+        description="mean, each: and |S| < max_score; else 0.8 (v1), and 0.7 for each (v2)",
+    )
     too_easy: float | None = Field(
         0.4, description="each: replace also where S_0 < this, too easy from the start; null: not so"
     )

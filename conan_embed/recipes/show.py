@@ -8,7 +8,6 @@ from typing import Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from conan_embed.errors import UserError, suggestion
 from conan_embed.recipes.loading import shipped_recipes
@@ -62,7 +61,11 @@ def _lines(schema: type[BaseModel], depth: int) -> list[str]:
 
 
 def _key(name: str, field: FieldInfo, depth: int) -> str:
-    default = "(needed)" if field.default is PydanticUndefined else _yaml(field.default)
+    default = (
+        "(needed)"
+        if field.is_required()
+        else _yaml(field.get_default(call_default_factory=True, validated_data={}))
+    )
     meaning = f"{_kind(field.annotation)}{'; ' + field.description if field.description else ''}"
     first, *others = textwrap.wrap(meaning, _MEANING_WIDTH)
     lines = [f"{'  ' * depth}{name}: {default}".ljust(36) + f" # {first}"]

@@ -63,5 +63,6 @@ def test_a_mean_hides_what_each_negative_shows():
 
 def test_the_recipe_names_them():
     assert make_rule(Replacement()) == MeanRule(1.15, 0.8)
-    assert make_rule(Replacement(rule="each", decay=1.2, max_score=0.7)) == EachRule(1.2, 0.7, 0.4)
+    assert make_rule(Replacement(rule="each")) == EachRule(1.2, 0.7, 0.4)  # the numbers of v2
+    assert make_rule(Replacement(rule="each", decay=1.1, max_score=0.9)) == EachRule(1.1, 0.9, 0.4)
     assert make_rule(Replacement(rule="share", min_share=0.1)) == ShareRule(0.1)

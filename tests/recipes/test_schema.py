@@ -32,3 +32,10 @@ def test_rankings_made_before_are_read_by_every_retrieval_set():
     changed = recipe.with_rankings(Path("mined"))
     assert [data.ranking for data in changed.data.retrieval] == ["mined"]
     assert [data.ranking for data in recipe.data.retrieval] == [None]
+
+
+def test_defaults_that_follow_from_a_setting_follow_its_change():
+    recipe = load_recipe("small").with_(hard_negatives={"rule": "each"})
+    assert (recipe.hard_negatives.decay, recipe.hard_negatives.max_score) == (1.2, 0.7)
+    assert recipe.with_(hard_negatives={"rule": "mean", "decay": 1.3}).hard_negatives.decay == 1.3
+    assert Recipe.model_validate(recipe.as_dict()) == recipe

@@ -17,7 +17,9 @@ SECTIONS = [
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
 def test_defaults_pass_their_own_bounds(section):
     values = {
-        name: field.get_default() for name, field in section.model_fields.items() if not field.is_required()
+        name: field.get_default(call_default_factory=True, validated_data={})
+        for name, field in section.model_fields.items()
+        if not field.is_required()
     }
     values |= {"base": "x"} if "base" in section.model_fields else {}
     assert section(**values).model_dump() == section.model_validate(values).model_dump()
@@ -36,3 +38,5 @@ def test_a_literal_with_several_values_and_every_switch_is_explained(section):
 def test_defaults_of_the_paper():
     assert (Loss().temperature, Loss().beta) == (0.02, 0.8)
     assert (Replacement().interval, Replacement().decay, Replacement().max_score) == (100, 1.15, 0.8)
+    each = Replacement(rule="each")
+    assert (each.interval, each.decay, each.max_score, each.too_easy) == (100, 1.2, 0.7, 0.4)
