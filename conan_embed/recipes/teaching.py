@@ -33,8 +33,8 @@ class Teacher(Section):
     )
     ignore_above_positive: float | None = Field(
         None,
-        description="the teacher's guard: negatives whose teacher score lies above the positive's by more than this "
-        "are ignored; -0.05 ignores those just below it, too; null: none",
+        description="the teacher's guard: negatives whose teacher score (after scale) lies above the positive's by "
+        "more than this are ignored, by InfoNCE and kl alike; -0.05 ignores those just below it, too; null: none",
     )
     prompts: dict[str, str] | None = Field(None, description="of the teacher; else its own")
     depth: PositiveInt = Field(50, description="cross-encoder: ranks of each query that are scored")
