@@ -45,6 +45,7 @@ from conan_embed.integrations.loss_scores import LossScores, scale_of
 from conan_embed.integrations.pairs import check_texts, read_column, retrieval_dataset, rows_with_enough
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
+from conan_embed.negatives.outlook import obstacles
 from conan_embed.negatives.rankings import known_scores
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.sections import Mining, Replacement
@@ -63,6 +64,11 @@ _NOT_LOGGED = (
 )  # the trainer logs the step itself; only a bank works between checks
 
 __all__ = ["HardNegatives", "Mining", "Replacement"]
+
+
+def _in_our_words(sentence: str) -> str:
+    """Return a sentence about a recipe with the arguments of `HardNegatives`, which offers no bank."""
+    return sentence.replace("source: bank", "source: remine").replace("hard_negatives.", "replacement.")
 
 
 class HardNegatives(TrainerCallback):
@@ -133,6 +139,7 @@ class HardNegatives(TrainerCallback):
         initial = np.full((len(frame), per_query), np.nan, np.float32)
         initial[:, : scores.shape[1]] = scores[:, :per_query]
         self.table = NegativeTable(usable.ids_QK, per_query, initial)
+        self.table.background = ranking.background
         rows = rows_with_enough(self.table, self.data, mining.offset)
         self._dynamic = DynamicNegatives(
             replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=None
@@ -184,7 +191,7 @@ class HardNegatives(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Take up the checkpoint's table where the trainer resumes one.
+        """Take up the checkpoint's table where the trainer resumes one; else print what keeps negatives in place.
 
         Raises:
             UserError: the processes of the group each train on all of the data.
@@ -198,6 +205,10 @@ class HardNegatives(TrainerCallback):
             )
         if state.global_step:
             self._load(self._file(args, state))
+        elif state.is_world_process_zero:
+            epochs = args.num_train_epochs if args.max_steps <= 0 else None
+            for sentence in obstacles(self.settings, self.table, num_steps=state.max_steps, epochs=epochs):
+                console.print(f"{self.name}: {_in_our_words(sentence)}")
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -333,6 +333,20 @@ def test_mistakes_are_named(base, tmp_path):
     assert "replacement.source: bank" in message(pairs(), replacement=Replacement(source="bank"))
 
 
+def test_what_keeps_negatives_in_place_is_told_before_the_first_step(base, tmp_path, capsys):
+    train(base, tmp_path / "long", steps=2, replacement=EAGER.model_copy(update={"interval": 1000}))
+    printed = capsys.readouterr().err
+    assert (
+        "negatives: no negatives will be replaced: the first check comes after step 1,000, and the run has 2"
+        in (printed)
+    )
+    assert "a smaller replacement.interval" in printed and "hard_negatives" not in printed
+    low = Replacement(source="ranking", interval=1, decay=1000.0)  # no score falls so far
+    hard, _ = train(base, tmp_path / "low", steps=2, replacement=low)
+    printed = capsys.readouterr().err
+    assert f"unrelated texts, whose mean cosine is {hard.table.background:.2f}" in printed
+
+
 @pytest.mark.parametrize("rule", ["each", "share"])
 def test_negatives_are_replaced_by_themselves(base, tmp_path, rule, capsys):
     """Judged at every step; the log and one line a check say what was replaced; none stands twice in a row."""
