@@ -18,6 +18,7 @@ from conan_embed.distillation.pair_scores import PairScores
 from conan_embed.distributed import collectives
 from conan_embed.encoder.encode import autocast
 from conan_embed.encoder.loading import local_folder, quiet_transformers
+from conan_embed.encoder.positions import usable_positions
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
 from conan_embed.negatives.rankings import NONE
@@ -106,6 +107,8 @@ class CrossEncoder:
     ) -> None:
         self.tokenizer, model = _load(folder, key)
         self.model = model.to(device)
+        # Some folders have a tokenizer that knows no length.
+        self.max_length = min(self.tokenizer.model_max_length, usable_positions(model.base_model))
         self.device, self.batch_size, self.precision = device, batch_size, precision
 
     def score(self, queries: Sequence[str], passages: Sequence[str]) -> torch.Tensor:
@@ -120,7 +123,12 @@ class CrossEncoder:
 
     def _score(self, queries: Sequence[str], passages: Sequence[str]) -> torch.Tensor:
         batch = self.tokenizer(
-            list(queries), list(passages), padding=True, truncation=True, return_tensors="pt"
+            list(queries),
+            list(passages),
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
         ).to(self.device)
         scores: torch.Tensor = self.model(**batch).logits[:, 0].float()
         return scores

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from conan_embed.distillation.cross_encoder import pairs_to_score, score_pairs
+from conan_embed.distillation.cross_encoder import CrossEncoder, pairs_to_score, score_pairs
 from conan_embed.distillation.teacher import PairTeacher
 from conan_embed.errors import UserError
 from conan_embed.recipes.teaching import Teacher
@@ -42,6 +42,19 @@ def test_a_cross_encoder_scores_positives_and_first_ranks_once(step, cross_encod
     said = PairTeacher(scores, margin=0.0).score(plan, CPU)
     row, column = plan.retrieval.relations.positives()
     assert not said.score_QC[row, column].isnan().any()
+
+
+def test_texts_are_cut_where_the_models_positions_end(cross_encoder):
+    """Also where the tokenizer's folder names no length."""
+    path = cross_encoder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings.pop("model_max_length", None)
+    path.write_text(json.dumps(settings))
+    model = CrossEncoder(cross_encoder, CPU, key="teacher.model", precision="float32")
+    positions = model.model.config.max_position_embeddings
+    long = "weather " * 2 * positions
+    assert model.tokenizer.model_max_length > positions == model.max_length
+    assert torch.isfinite(model.score(["the weather", long], [long, long])).all()
 
 
 def test_models_that_score_no_pairs_are_refused(step, cross_encoder, tmp_path):
