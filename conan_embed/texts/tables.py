@@ -16,10 +16,13 @@ from conan_embed.texts.columns import (
     STS,
     ColumnNames,
     TableSchema,
+    listed,
 )
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.readers import (
     OnBadRow,
+    column_names,
+    data_files,
     read_classification,
     read_corpus,
     read_retrieval,
@@ -120,6 +123,7 @@ class RetrievalTable:
 
 def read_retrieval_table(data: RetrievalData, on_bad_row: OnBadRow) -> RetrievalTable:
     frame = read_retrieval(data.path, data.columns, on_bad_row=on_bad_row)
+    _print_unused_scores(data)
     frame = frame.head(data.limit) if data.limit else frame
     rows, lists = with_shared_positives(frame)
     if len(rows) < len(frame):
@@ -137,6 +141,16 @@ def read_retrieval_table(data: RetrievalData, on_bad_row: OnBadRow) -> Retrieval
     if data.scores is not None:
         scored = read_table(data.scores, SCORED_PAIRS, data.scores_columns, on_bad_row=on_bad_row)
     return RetrievalTable(data, rows, lists, corpus, scored)
+
+
+def _print_unused_scores(data: RetrievalData) -> None:
+    """Print that the scores of FlagEmbedding's files, in columns beside the texts, are not read."""
+    unused = [name for name in column_names(data_files(data.path)[0]) if name in ("pos_scores", "neg_scores")]
+    if unused:
+        console.print(
+            f"{data.path}: the scores in {listed(unused)} are not used; teacher.kind: columns takes them from a table "
+            "of query, passage and score (data.retrieval.scores)."
+        )
 
 
 def read_passages(data: RetrievalData, positives: pl.Series, on_bad_row: OnBadRow) -> pl.Series:

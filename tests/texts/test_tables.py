@@ -57,6 +57,18 @@ def test_classes_become_sets_of_positives(folder, capsys):
     assert "left out 1 classes" in printed and "1 labels are further ones of their text" in printed
 
 
+def test_scores_beside_the_texts_are_said_to_be_unused(folder, capsys):
+    row = {"query": "a", "pos": ["b"], "neg": ["c"]}
+    folder.retrieval([row])
+    assert "are not used" not in capsys.readouterr().err
+    folder.retrieval([row | {"pos_scores": [0.9], "neg_scores": [0.1]}])
+    printed = " ".join(capsys.readouterr().err.split())
+    assert (
+        "the scores in 'pos_scores' and 'neg_scores' are not used; teacher.kind: columns takes them"
+        in printed
+    )
+
+
 def test_a_single_class_is_refused(folder):
     path = folder.write(
         "c", [{"label": "x", "text": "1"}, {"label": "x", "text": "2"}, {"label": "y", "text": "3"}]
