@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.store import TextStore
+from conan_embed.texts.tasks import Tasks
 from conan_embed.training import run, setup
 from conan_embed.training.memory import measure_fitting_tokens
 from conan_embed.training.step import ReadyStep, StepResult, make_ready, train_step
@@ -26,9 +27,18 @@ class Stepping:
 
     recipe: Recipe
     module: TrainModule
-    store: TextStore
+    tasks: Tasks
     planner: Planner
     table: NegativeTable | None
+
+    @property
+    def store(self) -> TextStore:
+        return self.tasks.store
+
+    def with_queries(self, queries: int) -> "Stepping":
+        """Return the same model and optimizer with steps of another size."""
+        settings = self.recipe.step.model_copy(update={"queries": queries})
+        return replace(self, planner=Planner(self.tasks, settings, self.recipe.training.seed))
 
     def make_ready(self, number: int) -> ReadyStep:
         return make_ready(self.module, self.planner.step(number, self.table))
@@ -45,25 +55,28 @@ class Stepping:
 @contextlib.contextmanager
 def stepping(
     model: str | Path,
-    rows: pl.DataFrame,
+    rows: pl.DataFrame | Path,
     *,
     queries: int,
     negatives: int,
     max_length: int = 256,
     device: str | torch.device = "cpu",
     lora: dict[str, Any] | None = None,
+    cache: Path | None = None,
     **training: Any,
 ) -> Iterator[Stepping]:
     """Yield what makes steps of `queries` rows with `negatives` each; its files are removed at the end.
 
     Args:
-        rows: query, positive (a list) and negative (a list).
+        rows: query, positive (a list) and negative (a list), or a Parquet file of them.
         lora: settings of that section of the recipe.
+        cache: where the tokens are kept for the next caller; else nowhere.
         training: settings of that section of the recipe.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.parquet"
-        rows.write_parquet(path)
+        path = rows if isinstance(rows, Path) else Path(folder) / "rows.parquet"
+        if isinstance(rows, pl.DataFrame):
+            rows.write_parquet(path)
         recipe = Recipe.model_validate(
             {
                 "model": {"base": str(model), "max_length": max_length, "lora": lora},
@@ -71,7 +84,7 @@ def stepping(
                 "step": {"queries": queries, "num_negatives": negatives, "sts_pairs": 0},
                 "loss": {"temperature": 0.05},
                 "training": training,
-                "cache": folder,
+                "cache": str(cache or folder),
             }
         )
         loaded = setup.load_base_model(recipe.model, recipe.training.seed).to(device)
@@ -81,4 +94,4 @@ def stepping(
         module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
-        yield Stepping(recipe, module, tasks.store, planner, table)
+        yield Stepping(recipe, module, tasks, planner, table)
