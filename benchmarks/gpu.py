@@ -148,6 +148,7 @@ def _main(result: dict[str, Any]) -> str:
 _SHOWN = (
     "loss",
     "gradient",
+    "gradient_of_other_masks",
     "difference",
     "first_difference",
     "differs",
