@@ -70,14 +70,14 @@ def _padded(model: Any, tokens: np.ndarray, offsets: np.ndarray, device: torch.d
 def checkpointing(bench: Bench) -> None:
     """Gradients with activations computed again are those with activations kept, with dropout, too: the same masks."""
     for compiled in (False, True) if bench.cuda else (False,):
-        for dropout in (0.0, 0.1):
+        for dropout in (0.0, 0.3):
             loss, gradient, other_masks = _recomputed(bench, dropout, compiled)
             say(
                 name=f"checkpointed against kept activations, dropout {dropout}{', compiled' if compiled else ''}",
                 loss=loss,
                 gradient=gradient,
                 gradient_of_other_masks=other_masks,
-                ok=loss < 1e-3 and gradient < 0.02 and (other_masks > 0.1) == (dropout > 0),
+                ok=loss < 1e-3 and gradient < (0.2 * other_masks if dropout else 0.01),
             )
 
 
@@ -90,17 +90,17 @@ def _recomputed(bench: Bench, dropout: float, compiled: bool) -> tuple[float, fl
     if compiled:
         model.compile_layers()
     generator = np.random.default_rng(0)
-    lengths = generator.integers(100, 300, 24)
+    lengths = generator.integers(3, 30, 200)  # short: a mean over many tokens hides their masks
     tokens = generator.integers(5, VOCABULARY, lengths.sum()).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    goal = torch.from_numpy(generator.normal(size=(24, SIZES["tiny"].hidden))).to(bench.device).float()
+    goal = torch.from_numpy(generator.normal(size=(200, SIZES["tiny"].hidden))).to(bench.device).float()
 
     def gradients(again: bool, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(seed)
         model.zero_grad()
         with autocast(bench.device, "bfloat16"):
             embedding = model.embed_tokens(
-                tokens, offsets, np.arange(24), token_budget=2000, activation_checkpointing=again
+                tokens, offsets, np.arange(200), token_budget=1200, activation_checkpointing=again
             )
         loss = (embedding - goal).square().mean()
         loss.backward()
