@@ -16,6 +16,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.prompts import INSTRUCTION
 from conan_embed.errors import UserError
 from conan_embed.evaluation.cached_encoder import CachedEncoder
+from conan_embed.evaluation.mteb_tasks import dataset_name
 
 _ROLES = {PromptType.query: "query", PromptType.document: "passage"}
 
@@ -23,8 +24,9 @@ _ROLES = {PromptType.query: "query", PromptType.document: "passage"}
 class MtebEncoder(AbsEncoder):
     """One width of a model, its embeddings taken from a cache that all widths share.
 
-    Prompts are the model's own, by role: queries and documents of retrieval and reranking have theirs, all other texts
-    are `sts`. With a template, all but documents have mteb's instruction for the task in it instead.
+    Prompts are those that the model has for the data set, else its general ones, by role: queries and documents of
+    retrieval and reranking have theirs, all other texts are `sts`. With a template, the general ones count, and all but
+    documents have mteb's instruction for the task in it instead.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class MtebEncoder(AbsEncoder):
     ) -> NDArray[np.float32]:
         """Return float32 [N, width] for a loader whose batches hold their texts under "text"."""
         texts = [text for batch in inputs for text in batch["text"]]
-        prompt = self.encoder.prompts["sts" if prompt_type is None else _ROLES[prompt_type]]
+        own = self.encoder.dataset_prompts.get(dataset_name(task_metadata)) if self.template is None else None
+        prompt = (own or self.encoder.prompts)["sts" if prompt_type is None else _ROLES[prompt_type]]
         if self.template is not None and prompt_type != PromptType.document:
             instruction = self.get_instruction(task_metadata, prompt_type)
             prompt = self.template.replace(INSTRUCTION, instruction) if instruction else prompt
@@ -113,4 +116,6 @@ def model_meta(
 
 def revision_of(model: EmbeddingModel, precision: str) -> str:
     """Return 16 hexadecimal digits that change with all that embeddings depend on, and with the precision."""
-    return xxhash.xxh3_64_hexdigest(f"{fingerprint(model)} {precision}".encode())
+    own = {name: sorted(prompts.items()) for name, prompts in sorted(model.dataset_prompts.items())}
+    text = f"{fingerprint(model)} {precision}{f' {own}' if own else ''}"
+    return xxhash.xxh3_64_hexdigest(text.encode())

@@ -75,6 +75,12 @@ def key_of(task: AbsTask) -> str:
     return f"{TYPES.get(type_, type_)}/{task.metadata.name}"
 
 
+def dataset_name(metadata: TaskMetadata) -> str:
+    """Return the name of a task's set: of a local one without the type that its results have in their name."""
+    type_ = str(metadata.type)
+    return metadata.name.removesuffix(f".{TYPES.get(type_, type_)}")
+
+
 def parts_of(task: AbsTask) -> list[AbsTask]:
     """Return the tasks that have data: those that an aggregate is made of, else the task itself."""
     return list(task.metadata.tasks) if isinstance(task, AbsTaskAggregate) else [task]

@@ -17,6 +17,15 @@ def test_a_revision_is_that_of_the_model_and_the_precision():
     assert revision_of(model, "float32") != revision_of(make_tiny_model("bert", seed=1), "float32")
 
 
+def test_a_revision_is_that_of_the_prompts_of_data_sets_too():
+    revisions = set()
+    for own in ({}, {"faq": {"query": "a: "}}, {"faq": {"query": "b: "}}, {"other": {"query": "b: "}}):
+        model = make_tiny_model("bert")
+        model.dataset_prompts = own
+        revisions.add(revision_of(model, "float32"))
+    assert len(revisions) == 4
+
+
 def test_a_narrower_width_is_an_experiment():
     model = make_tiny_model("bert")
     full, narrow = (model_meta(model, "org/name", width=width, precision="float32") for width in (32, 8))

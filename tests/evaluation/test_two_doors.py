@@ -55,6 +55,9 @@ def test_a_folder_has_the_same_figures_through_both_doors(folder, tiny_model, tm
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     model = tiny_model("bert", prompts=PROMPTS)
+    # Prompts of its own for a set that mteb knows, one that it does not, and one of symmetric texts.
+    own = {"query": "深度 ", "passage": "树 ", "sts": "月亮 "}
+    model.dataset_prompts = dict.fromkeys(("SciFact", "FiQA2018", "Missing", "Other"), own)
     options = {"widths": [32, 8], "precision": "float32"}
     ours = evaluate(model, folder, **options)
     theirs = evaluate_benchmark(model, tmp_path / "out", local=folder, **options)
@@ -68,6 +71,10 @@ def test_a_folder_has_the_same_figures_through_both_doors(folder, tiny_model, tm
         if task.metric == theirs[key].metric:
             assert theirs[key].by_width == pytest.approx(task.by_width, abs=1e-5), key
     assert compared == 6 * 4 + 2 + 2 * 2 + 2 + 2 + 1 + 2
+    general = tiny_model("bert", prompts=PROMPTS)
+    for key, task in evaluate(general, folder, **options).items():
+        changes = task.scores != ours[key].scores
+        assert changes == (key.partition("/")[2] in model.dataset_prompts), key
     # What the doors agree on is not the same everywhere: excluded documents and missing ones do matter.
     names = ("SciFact", "ArguAna", "Missing")
     assert len({round(ours[f"retrieval/{name}"].main, 4) for name in names}) == 3
