@@ -7,7 +7,7 @@ are left out, and what remains in order of score is the query's *ranking* (ranki
 A ranking may also be bounded by the positive: only passages that score below `max_positive_ratio` times the (best)
 positive's score are kept (0.95 is usual), which removes most unlabelled positives. Where the cosines of a model all lie
 high, a share of the cosine says little; `subtract_background` takes the share of what lies above the background
-(background.py).
+(background.py). Classes need no bound: a text of another class is no answer, however near it is.
 
 Several processes share the queries of a search; each gets the whole ranking.
 
@@ -113,13 +113,17 @@ class _Search:
     settings: Mining
     background: float
 
+    @property
+    def is_bounded(self) -> bool:
+        return self.settings.max_positive_ratio is not None and not self.data.has_labels
+
     def run(self, min_usable: int, progress: str) -> Ranking:
         settings, num_passages = self.settings, len(self.data.passages)
         positive = _best_positive(self.data, self.store, self.rows, self.query_ND, self.passage_MD)
         width = depth = min(settings.depth + settings.offset, num_passages)
         ids, score, too_near = self._ranks(np.arange(len(self.rows)), depth, positive, progress)
         wanted = min(settings.offset + min_usable, width) if min_usable else 0
-        while settings.max_positive_ratio is not None and depth < num_passages:
+        while self.is_bounded and depth < num_passages:
             short = np.flatnonzero((ids != NONE).sum(axis=1) < wanted)
             if len(short) == 0:
                 break
@@ -145,8 +149,9 @@ class _Search:
         )
         position, score = positions.cpu().numpy(), scores.cpu().numpy()
         ids = np.where(position >= 0, data.passages[position], NONE).astype(np.int32)
-        if settings.max_positive_ratio is None:
+        if not self.is_bounded:
             return ids, score, 0
+        assert settings.max_positive_ratio is not None
         background = self.background if settings.subtract_background else 0.0
         bound = background + settings.max_positive_ratio * (positive[part] - background)
         too_near = (score >= bound[:, None]) & (ids != NONE)

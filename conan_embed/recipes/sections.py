@@ -123,7 +123,9 @@ class Mining(Section):
     depth: PositiveInt = Field(200, description="ranks kept per query")
     offset: int = Field(10, ge=0, description="first ranks never used: they may be unlabelled positives")
     max_positive_ratio: PositiveFloat | None = Field(
-        None, description="keep a candidate only where its score < this times the positive's (0.95 is usual)"
+        None,
+        description="keep a candidate only where its score < this times the positive's (0.95 is usual); "
+        "not for classes",
     )
     subtract_background: bool = Field(
         False,

@@ -1,6 +1,7 @@
 """Rankings against a loop over queries and passages; files of rankings; random passages."""
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -203,3 +204,14 @@ def test_random_passages_of_a_large_collection_are_many_even_and_drawn_in_blocks
     assert np.abs(counts[~np.array(answer)] - 30).max() < 5 * np.sqrt(30)
     assert len({tuple(row) for row in found}) == 300
     assert (random_ranking(data, store, depth=20, seed=1) != found).mean() > 0.9
+
+
+def test_a_bound_leaves_classes_alone(tmp_path):
+    """A text of another class is no answer, however near: the nearest ones are the hardest true negatives."""
+    texts = [f"t{i}" for i in range(20)]
+    data, store = make_set(tmp_path, texts, [texts[i % 2 :: 2] for i in range(20)], [])
+    embed, bounded = embed_from(embeddings(store)), Mining(max_positive_ratio=0.2, precision="float32")
+    free = mine(data, store, embed, bounded.model_copy(update={"max_positive_ratio": None}))
+    classes = mine(replace(data, has_labels=True), store, embed, bounded)
+    assert np.array_equal(classes.ids_QK, free.ids_QK) and classes.bounded_out == 0
+    assert not np.array_equal(mine(data, store, embed, bounded).ids_QK, free.ids_QK)
