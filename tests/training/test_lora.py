@@ -8,9 +8,12 @@ from safetensors.torch import load_file
 
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from conan_embed.export import export
 from conan_embed.training.checkpoint import checkpoints
 from conan_embed.training.run import train
-from tests.encoder.published import qwen3_embedding
+from tests.encoder.published import embedding_gemma, qwen3_embedding
+from tests.encoder.test_decoders import decoder_folder
+from tests.export.test_folder import onnx_embeddings
 from tests.support.small_runs import SHARD, assert_resumes_bit_for_bit, interrupt_at, killed, lines
 from tests.tiny_models import SENTENCES
 
@@ -45,13 +48,22 @@ def test_a_checkpoint_goes_with_one_base(recipe, base, tmp_path, monkeypatch):
         train(recipe(**settings))
 
 
-def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):
-    """Train with an adapter, evaluate, load with sentence-transformers: the same vectors."""
+def llama(folder):
+    """A plain language model, whose tokenizer ends texts with nothing."""
+    return decoder_folder(folder, "llama")
+
+
+@pytest.mark.parametrize(
+    ("make_base", "pooling"), [(qwen3_embedding, None), (embedding_gemma, None), (llama, "last")]
+)
+def test_a_decoder_through_the_whole_chain(make_base, pooling, recipe, base, tmp_path):
+    """Train with an adapter, evaluate, load with sentence-transformers, export: the same vectors."""
     library = pytest.importorskip("sentence_transformers")
-    qwen3_embedding(tmp_path / "qwen")
+    make_base(tmp_path / "decoder")
+    chosen = {"base": str(tmp_path / "decoder"), "pooling": pooling}
     for save in ("merged", "adapter"):
         settings = {
-            "model": {"base": str(tmp_path / "qwen"), "lora": LORA | {"save": save, "rslora": True}},
+            "model": chosen | {"lora": LORA | {"save": save, "rslora": True}},
             "hard_negatives": NEGATIVES | {"source": "remine"},
             "evaluation": {"folder": str(base / "eval")},
         }
@@ -60,10 +72,14 @@ def test_a_decoder_through_the_whole_chain(recipe, base, tmp_path):
         client = library.SentenceTransformer(str(tmp_path / save / "model"), device="cpu")
         theirs = client.encode(list(SENTENCES), prompt_name="query", normalize_embeddings=True)
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
-        unadapted = EmbeddingModel.load(tmp_path / "qwen")
+        unadapted = EmbeddingModel.load(tmp_path / "decoder", pooling=pooling)
         assert (
             np.abs(unadapted.encode(SENTENCES, prompt=model.prompts["query"]) - ours).max() > 1e-3
         )  # beyond rounding, 2e-6
+    pytest.importorskip("onnxscript")
+    exported = export(tmp_path / "adapter" / "model", tmp_path / "onnx", format="onnx")
+    theirs = onnx_embeddings(exported, [model.prompts["query"] + text for text in SENTENCES])
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_run_on_a_base_in_4_bits_resumes_bit_for_bit(recipe, monkeypatch):
