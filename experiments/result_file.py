@@ -13,6 +13,7 @@ from typing import Any
 from conan_embed.ablation.comparison import Results
 from conan_embed.ablation.job import ArmResult
 from conan_embed.console import console
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.local import evaluate
 from conan_embed.files import read_json, write_json
@@ -46,8 +47,8 @@ def kept(path: Path, make: Callable[[], Any], title: str) -> Any:
 
 
 def main_scores(model: EmbeddingModel, data: Path, tasks: Sequence[str]) -> dict[str, float]:
-    """Return the main score of each task, as a fraction of one."""
-    results = evaluate(model, data / "eval", tasks=tasks)
+    """Return the main score of each task, as a fraction of one; the model is scored on the device that trains."""
+    results = evaluate(model.to(collectives.start()), data / "eval", tasks=tasks)
     return {key: task.main for key, task in results.items()}
 
 

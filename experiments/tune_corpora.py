@@ -21,6 +21,7 @@ import polars as pl
 import torch
 from result_file import kept, write_result
 
+from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.statistics import paired_differences
@@ -99,7 +100,7 @@ def score_peer(run: Path, output: Path) -> dict[str, Any]:
     """Score what sentence-transformers trained as the tuning run was; compare it with base and tuned model."""
     files = Files(run)
     [test] = sorted((files.pairs / "test" / "retrieval").iterdir())
-    model = CachedEncoder(EmbeddingModel.load(output / "model"))
+    model = CachedEncoder(EmbeddingModel.load(output / "model").to(collectives.start()))
     scores = score_model(output / "scores", run.name, model, test, files.other / "test")
     elsewhere = compare_elsewhere(read_json(files.scores / "base-elsewhere.json"), scores.elsewhere)
     return {

@@ -1,67 +1,129 @@
 """Train the small model and show what each stage gave.
 
-    python experiments/small-model/run.py --base MODEL --data DATA [--look] [--write]
+    python experiments/small-model/run.py --base MODEL --data DATA --look [--arms ...]
+    python experiments/small-model/run.py --base MODEL --data DATA [--columns ...] [--write]
 
-Stages, each resumable, each chosen by the development sets that data.py holds out of the training files:
+The look: stage 1 (pre-training.yaml, small enough to be run whole), then a tenth of the steps of stage 2
+(fine-tuning.yaml) from the base and from stage 1, on the development sets that data.py holds out of the training files. It
+writes its choice to OUTPUT/choice.json, which the full run reads. Other arms, by name, show what single ideas give at this
+size: they cost a quarter of an hour each.
 
-1. pre-training on filtered pairs (pre-training.yaml), left out if fine-tuning is no better from it;
-2. fine-tuning in joint steps, with the training splits of evaluated sets (fine-tuning.yaml) and without
-   (zero-shot.yaml);
-3. weights between the fine-tuned model and the base, the share chosen as well;
-4. the evaluation sets, once: base, zero-shot, with splits, at widths 384, 256 and 128, beside published values.
+The full run, each column by itself or all in turn:
 
---look runs stages 1 to 3 on a tenth of the steps, in a folder of its own, and shows the development sets: look at that
-first. The script can be stopped at any time and goes on from its checkpoints.
+- `base`: scored only;
+- `with-splits`: stage 2 with the training splits of evaluated sets (fine-tuning.yaml), `zero-shot`: without them and without
+  their sources (zero-shot.yaml); each then merged with the base, by the share that is best on the development sets;
+- once all are there: the table of the evaluation sets, by mteb's own classes, beside published values, and the cards.
+
+Both can be stopped at any time; the same command goes on, inside a stage and inside an evaluation too.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-import polars as pl
+import yaml
 from data import write_data
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from result_file import kept, write_result
+import report
+from costs import spent
+from scoring import FinalScores, choice_score, development_scores, final_scores
+from sources import SOURCES, files_of
 
 from conan_embed.console import console
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.evaluation.local import evaluate
-from conan_embed.recipes.loading import load_recipe
-from conan_embed.training.run import train
-from conan_embed.tuning.merge import merge_models
+from conan_embed.evaluation.results import EvaluationResult
+from conan_embed.files import read_json, write_json
+from conan_embed.recipes.loading import changed_keys, load_recipe
+from conan_embed.recipes.schema import Recipe
+from conan_embed.training.run import mine, train
+from conan_embed.tuning.merge import interpolate, set_weights, weights_of
 
 HERE = Path(__file__).parent
-WIDTHS = [384, 256, 128]
-STARTS = ("base", "pre-trained")
+PRE_TRAINING, FINE_TUNING = "pre-training.yaml", "fine-tuning.yaml"
+RECIPES = {"with-splits": FINE_TUNING, "zero-shot": "zero-shot.yaml"}
+COLUMNS = ("base", *RECIPES)
 SHARES = (1.0, 0.8, 0.6, 0.4)
-COLUMNS = {"with splits": "fine-tuning.yaml", "zero-shot": "zero-shot.yaml"}
+# Settings of a finished stage that say nothing about what was trained.
+MAY_DIFFER = (
+    *("output", "cache", "tracking", "evaluation"),
+    *("training.checkpoint_every", "training.keep_checkpoints"),
+)
 
-# Main scores as their authors publish them; parameters in millions.
-PUBLISHED = {
-    "gte-small-zh (30 M)": {
-        "AFQMC": 36.7, "ATEC": 45.8, "LCQMC": 72.7, "PAWSX": 12.8, "QBQTC": 37.0, "STSB": 76.5, "Ocnli": 60.5, "Cmnli": 69.2
-    },
-    "bge-small-zh-v1.5 (24 M)": {"AFQMC": 33.4, "STSB": 76.7, "PAWSX": 9.3},
-    "Dmeta-embedding-zh-small (74 M)": {
-        "AFQMC": 59.5, "ATEC": 58.6, "LCQMC": 78.7, "PAWSX": 43.0, "QBQTC": 41.0, "STSB": 79.1, "Ocnli": 81.2, "Cmnli": 82.7
-    },
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Arm:
+    """A fine-tuning of the look.
+
+    Attributes:
+        start: what it starts from.
+        settings: that differ from fine-tuning.yaml.
+        is_choice: whether the full run may be like it; other arms only show what an idea gives.
+        times_steps: for arms whose steps hold less.
+        few: a tenth of the mined queries, and checks ten times as often, so that negatives come to be replaced as in
+            the full run.
+    """
+
+    start: str = "base"
+    settings: tuple[str, ...] = ()
+    is_choice: bool = False
+    times_steps: int = 1
+    few: bool = False
+
+
+ARMS = {
+    "from base": Arm(is_choice=True),
+    "from pre-trained": Arm("pre-trained", is_choice=True),
+    "rate 6e-5": Arm(settings=("optimizer.learning_rate=6e-5",), is_choice=True),
+    # A step holds one task instead of both: twice the steps see the same texts.
+    "sequential": Arm(settings=("step.mixing=sequential",), times_steps=2),
+    "dynamic, few queries": Arm(few=True),
+    "static, few queries": Arm(settings=("hard_negatives.source=static",), few=True),
+    "one width": Arm(settings=("model.widths=null",)),
+}
+DEFAULT_ARMS = [name for name, arm in ARMS.items() if arm.is_choice]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that may be chosen: its folder, and its mean score on the development sets (a fraction of one)."""
+    """A model that may be chosen, its scores on the development sets, and the mean that it is chosen by."""
 
     name: str
     folder: Path
+    result: EvaluationResult
     score: float
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where models and data are, and what was asked for on the command line."""
+
+    base: Path
+    data: Path
+    output: Path
+    settings: list[str]
+
+    @property
+    def length(self) -> int:
+        """The tokens that every model reads when it is scored, and those that are kept read later: the base's own."""
+        return EmbeddingModel.load(self.base).max_length
+
+    def start(self, name: str) -> Path:
+        return self.base if name == "base" else self.output / "pre-trained/model"
+
+    def recipe(self, file: str, output: Path, start: str = "base", settings: tuple[str, ...] = ()) -> Recipe:
+        os.environ |= {"CONAN_BASE": str(self.base), "CONAN_START": str(self.start(start))}
+        own = [f"output={output}", f"cache={self.output / 'cache'}"]
+        return load_recipe(HERE / file, [*own, *settings, *self.settings])
+
+    @property
+    def widths(self) -> list[int]:
+        return self.recipe(FINE_TUNING, self.output).model.widths or []
 
 
 def main() -> None:
@@ -71,174 +133,222 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="the model to start from")
     parser.add_argument("--data", type=Path, required=True, help="laid out as docs/data.md says")
     parser.add_argument("--output", type=Path, default=Path("runs/small-model"))
-    parser.add_argument("--look", action="store_true", help="a tenth of the steps")
-    parser.add_argument(
-        "--starts", nargs="+", choices=STARTS, default=list(STARTS), help="what fine-tuning starts from"
-    )
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of both stages")
+    parser.add_argument("--look", action="store_true", help="a tenth of the steps; writes the choice")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, help="of the look")
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS), help="of the table")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all stages")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
-    write_data(arguments.data, arguments.output)
-    os.environ |= {
-        "CONAN_WORK": str(arguments.output),
-        "CONAN_DATA": str(arguments.data),
-        "CONAN_BASE": str(arguments.base),
-    }
-    folder = arguments.output / ("look" if arguments.look else "full")
-    starts = {"base": arguments.base}
-    if "pre-trained" in arguments.starts:
-        starts["pre-trained"] = stage(arguments, "pre-training.yaml", folder / "pre-trained")
-    tried, chosen = [], {}
-    for column, recipe in COLUMNS.items():
-        candidates = [
-            candidate
-            for name in arguments.starts
-            for candidate in fine_tuned(
-                arguments, recipe, folder / column.replace(" ", "-"), name, starts[name]
+    os.environ |= {"CONAN_WORK": str(arguments.output), "CONAN_DATA": str(arguments.data)}
+    place = Workplace(arguments.base, arguments.data, arguments.output, arguments.set)
+    with spent(place.output, "data"):
+        write_data(place.data, place.output)
+    if arguments.look:
+        look(place, arguments.arms, write=arguments.write)
+    else:
+        full(place, arguments.columns, write=arguments.write)
+
+
+# ------------------------------------------------------------------------------------------------------- stages
+
+
+def stage(place: Workplace, recipe: Recipe) -> Path:
+    """Train as the recipe says, or go on with it; return the run folder.
+
+    Raises:
+        UserError: it is finished, and was trained with other settings.
+    """
+    folder = Path(recipe.output)
+    if is_finished(folder):
+        trained = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        changes = changed_keys(trained, recipe.as_dict(), MAY_DIFFER)
+        if changes:
+            raise UserError(
+                f"{folder}: finished with other settings: {'; '.join(changes)}; expected the same, or another --output."
             )
-        ]
-        tried += [(column, candidate) for candidate in candidates]
-        chosen[column] = max(candidates, key=lambda candidate: candidate.score)
-    report(arguments, folder, tried, chosen)
+        return folder
+    console.rule(str(folder))
+    with spent(place.output, f"train {folder.relative_to(place.output)}"):
+        train(recipe)
+    return folder
 
 
-def stage(arguments: argparse.Namespace, recipe: str, output: Path) -> Path:
-    """Train a recipe into `output`, or go on with it; return the model."""
-    if not (output / "report.html").exists():
-        steps = load_recipe(HERE / recipe, [f"output={output}"]).training.steps
-        assert steps is not None
-        if arguments.look:
-            steps //= 10
-        own = [f"output={output}", f"cache={arguments.output / 'cache'}", f"training.steps={steps}"]
-        console.rule(str(output))
-        train(load_recipe(HERE / recipe, [*own, *arguments.set]))
-    return output / "model"
+def is_finished(folder: Path) -> bool:
+    record = folder / "run.json"
+    return (folder / "model").is_dir() and record.exists() and read_json(record)["finished"] is not None
+
+
+def pre_trained(place: Workplace) -> Path:
+    return stage(place, place.recipe(PRE_TRAINING, place.output / "pre-trained"))
 
 
 def fine_tuned(
-    arguments: argparse.Namespace, recipe: str, folder: Path, name: str, start: Path
-) -> list[Candidate]:
-    """Fine-tune from `start`; return the model, and its weights between it and the base."""
-    os.environ["CONAN_START"] = str(start)
-    model = stage(arguments, recipe, folder / f"from-{name}")
-    candidates = []
-    for share in SHARES:
-        merged = folder / f"from-{name}-{share:g}"
-        if share < 1 and not merged.exists():
-            merge_models(model, arguments.base, merged, share=share)
-        place = model if share == 1 else merged
-        scores = scored(place, arguments.output / "development", folder / f"{merged.name}.development.json")
-        candidates.append(Candidate(f"from {name}, share {share:g}", place, mean_of(scores)))
-    return candidates
-
-
-def scored(model: Path, folder: Path, result: Path, widths: Sequence[int] | None = None) -> dict[str, Any]:
-    """Return the scores on an evaluation folder, computed once."""
-
-    def run() -> dict[str, Any]:
-        return evaluate(EmbeddingModel.load(model), folder, widths=widths).to_json()
-
-    return kept(result, run, f"{model.name}: {folder.name}")  # type: ignore[no-any-return]
-
-
-def mean_of(scores: dict[str, Any]) -> float:
-    """Return the mean of the development sets; retrieval counts as much as all graded sets together."""
-    by_type: dict[str, list[float]] = {}
-    for task, result in scores["tasks"].items():
-        by_type.setdefault(task.partition("/")[0], []).append(result["main_score"])
-    return mean(mean(values) for values in by_type.values())
-
-
-def report(
-    arguments: argparse.Namespace,
+    place: Workplace,
+    file: str,
     folder: Path,
-    tried: list[tuple[str, Candidate]],
-    chosen: dict[str, Candidate],
-) -> None:
-    """Score the chosen models on the evaluation sets, once, and write the table; after a look only what it chose by."""
-    choices = [
-        *("## What was tried, on the development sets", "", *_tried_lines(tried, chosen), ""),
-        *("## Cost", "", *_cost_lines(folder), ""),
+    start: str,
+    settings: tuple[str, ...] = (),
+    *,
+    few: bool = False,
+) -> Path:
+    """Fine-tune on rankings that all runs from the same start share; return the run folder.
+
+    They are always mined for fine-tuning.yaml, whose sets hold those of zero-shot.yaml.
+    """
+    output = place.output / "mining" / (f"{start}-few" if few else start)
+    all_sets = place.recipe(FINE_TUNING, folder, start)
+    if few:
+        settings = (*few_queries(all_sets), *settings)
+        all_sets = place.recipe(FINE_TUNING, folder, start, few_queries(all_sets))
+    recipe = place.recipe(file, folder, start, settings).with_rankings(output)
+    if not is_finished(folder):
+        with spent(place.output, f"mine {output.name}"):
+            mine(all_sets, output)  # what is there is only read
+    return stage(place, recipe)
+
+
+def few_queries(recipe: Recipe) -> tuple[str, ...]:
+    """Return the settings of a tenth of the mined queries, checked as often per query as in the whole run."""
+    limits = [
+        f"data.retrieval.{number}.limit={max(1, data.limit // 10)}"
+        for number, data in enumerate(recipe.data.retrieval)
+        if data.negative_source == "mined" and data.limit is not None
     ]
-    if arguments.look:
-        what = f"Starting from {arguments.base.name}; a tenth of the steps. One run of each stage, one seed."
-        write_result("A small model, a look", what, choices, {}, arguments.write, name="small-model-look")
-        return
-    models = {"base": arguments.base, **{column: candidate.folder for column, candidate in chosen.items()}}
-    results = {
-        column: scored(model, arguments.data / "eval", folder / f"{column.replace(' ', '-')}.json", WIDTHS)[
-            "tasks"
-        ]
-        for column, model in models.items()
-    }
-    lines = [
-        *("## Evaluation sets", "", *_score_lines(results), ""),
-        *("## Beside published values", "", *_published_lines(results), ""),
-        *choices,
-    ]
-    what = (
-        f"Starting from {arguments.base.name}. One run of each "
-        "stage, one seed: no interval speaks about another run. The column `with splits` was trained on the training "
-        "splits of AFQMC, ATEC, LCQMC, PAWSX, QBQTC and STSB and on the sources of MedicalQA, TiDBDocs, CMRC2018, TRECQA "
-        "and CSL; `zero-shot` on none of these. Chosen by the development sets alone."
-    )
-    write_result("A small model", what, lines, results, arguments.write, name="small-model")
+    return (*limits, f"hard_negatives.interval={max(1, recipe.hard_negatives.interval // 10)}")
 
 
-def _score_lines(results: dict[str, dict[str, Any]]) -> list[str]:
-    columns = [(column, width) for column in results for width in WIDTHS]
-    head = ["set", *(column if width == WIDTHS[0] else f"{column}, {width}" for column, width in columns)]
-    body = [
-        [task, *(f"{100 * results[column][task]['widths'][str(width)]:.1f}" for column, width in columns)]
-        for task in next(iter(results.values()))
-    ]
-    return _grid(head, body)
+def with_share(place: Workplace, run: Path, share: float, folder: Path) -> Path:
+    """Write the model of a run, weights between it and the base, with the base's length; return the folder."""
+    if not folder.exists():
+        model = EmbeddingModel.load(run / "model", max_length=place.length)
+        if share < 1:
+            base = weights_of(EmbeddingModel.load(place.base))
+            set_weights(model, interpolate(weights_of(model), base, share))
+        model.save(folder)
+    return folder
 
 
-def _published_lines(results: dict[str, dict[str, Any]]) -> list[str]:
-    """Chinese sets that authors publish values of; pairs by accuracy at the best threshold, as C-MTEB has them."""
-    sets = {"AFQMC": "sts", "ATEC": "sts", "LCQMC": "sts", "STSB": "sts", "Ocnli": "pair_classification"}
-    body = []
-    for column, tasks in results.items():
-        scores = [tasks[f"{type_}/{name}"] for name, type_ in sets.items()]
-        values = [score.get("cosine_accuracy", score["main_score"]) for score in scores]
-        body.append([column, *(f"{100 * value:.1f}" for value in values)])
-    for model, values in PUBLISHED.items():
-        body.append([model, *(f"{values[name]:.1f}" if name in values else "" for name in sets)])
-    return _grid(["model", *sets], body)
-
-
-def _tried_lines(tried: list[tuple[str, Candidate]], chosen: dict[str, Candidate]) -> list[str]:
-    body = [
-        [
-            column,
-            candidate.name,
-            f"{100 * candidate.score:.2f}",
-            "chosen" if candidate == chosen[column] else "",
-        ]
-        for column, candidate in tried
-    ]
-    return _grid(["column", "model", "mean of the development sets", ""], body)
-
-
-def _cost_lines(folder: Path) -> list[str]:
-    body = []
-    for metrics in sorted(folder.rglob("metrics.jsonl")):
-        steps = pl.read_ndjson(metrics)
-        hours = steps["seconds"].sum() / 3600
-        body.append(
-            [
-                str(metrics.parent.relative_to(folder)),
-                f"{len(steps):,}",
-                f"{steps['tokens'].sum():,}",
-                f"{hours:.2f}",
-            ]
+def candidate(place: Workplace, name: str, model: Path, result: Path, tasks: list[str]) -> Candidate:
+    """Score a model on all development sets, once; it is chosen by `tasks`, or by all if there are none."""
+    with spent(place.output, "score development sets"):
+        scores = development_scores(
+            model, place.output / "development", result, length=place.length, widths=place.widths
         )
-    return _grid(["stage", "steps", "tokens", "hours"], body)
+    return Candidate(name, model, scores, choice_score(scores, tasks or list(scores)))
 
 
-def _grid(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *body)]
+# -------------------------------------------------------------------------------------------------------- look
+
+
+def look(place: Workplace, names: list[str], *, write: bool) -> None:
+    """Train the arms at a tenth of the steps, write down the best that the full run may be like, and show all."""
+    folder = place.output / "look"
+    candidates = [candidate(place, "base", place.base, folder / "base.json", [])]
+    if any(ARMS[name].start == "pre-trained" for name in names) or (folder / "pre-trained.json").exists():
+        run = pre_trained(place)
+        candidates.append(candidate(place, "pre-trained", run / "model", folder / "pre-trained.json", []))
+    whole = place.recipe(FINE_TUNING, folder).training.steps or 10
+    for name, arm in ARMS.items():
+        label = name.replace(", ", "-").replace(" ", "-")
+        result = folder / f"{label}.json"
+        if name in names or result.exists():  # earlier arms are shown, and chosen from, with the later ones
+            settings = (f"training.steps={max(1, whole // 10) * arm.times_steps}", *arm.settings)
+            run = fine_tuned(place, FINE_TUNING, folder / label, arm.start, settings, few=arm.few)
+            candidates.append(candidate(place, name, run / "model", result, []))
+    choices = [each for each in candidates if each.name in ARMS and ARMS[each.name].is_choice]
+    chosen = max(choices, key=lambda each: each.score, default=None)
+    if chosen is not None:
+        arm = ARMS[chosen.name]
+        choice = {"arm": chosen.name, "start": arm.start, "settings": list(arm.settings)}
+        write_json(place.output / "choice.json", choice)
+    report.show_look(place, candidates, chosen, write=write)
+
+
+# -------------------------------------------------------------------------------------------------------- full
+
+
+def full(place: Workplace, columns: list[str], *, write: bool) -> None:
+    """Train, merge and score columns; write the table once all are there."""
+    folder = place.output / "full"
+    for column in columns:
+        if not (folder / f"{column}.json").exists():
+            make_column(place, folder, column)
+    missing = [column for column in COLUMNS if not (folder / f"{column}.json").exists()]
+    if missing:
+        console.print(f"not there yet: {', '.join(missing)}; the table is written once all columns are.")
+        return
+    report.show_full(place, {column: read_json(folder / f"{column}.json") for column in COLUMNS}, write=write)
+
+
+def make_column(place: Workplace, folder: Path, column: str) -> None:
+    """Train a column and choose its share; score it on the evaluation sets; write `COLUMN.json` and its card."""
+    tried = [candidate(place, "base", place.base, place.output / "look/base.json", choosing_tasks(column))]
+    chosen, files, start = tried[0], list[str](), "base"
+    if column != "base":
+        choice = read_choice(place)
+        start, recipe = choice["start"], place.recipe(RECIPES[column], folder, choice["start"])
+        files = files_of(recipe.data)
+        if start == "pre-trained":
+            pre_trained(place)
+            files += files_of(place.recipe(PRE_TRAINING, folder).data)
+        run = fine_tuned(place, RECIPES[column], folder / column, start, tuple(choice["settings"]))
+        shares = [
+            candidate(
+                place,
+                f"share {share:g}",
+                with_share(place, run, share, folder / f"{column}-{share:g}"),
+                folder / f"{column}-{share:g}.development.json",
+                choosing_tasks(column),
+            )
+            for share in SHARES
+        ]
+        tried, chosen = [*tried, *shares], max(shares, key=lambda each: each.score)
+    with spent(place.output, "score evaluation sets"):
+        scores = final_scores(
+            chosen.folder,
+            place.data / "eval",
+            folder / f"{column}.evaluation",
+            length=place.length,
+            widths=place.widths,
+        )
+    if column != "base":
+        report.write_card(chosen.folder, run, scores.by_mteb, column, chosen.name, files)
+    write_json(folder / f"{column}.json", column_json(scores, tried, chosen, start, files))
+
+
+def column_json(
+    scores: FinalScores, tried: list[Candidate], chosen: Candidate, start: str, files: list[str]
+) -> dict[str, Any]:
+    return {
+        "scores": scores.to_json(),
+        "chosen": chosen.name,
+        "model": str(chosen.folder),
+        "start": start,
+        "files": files,
+        "tried": [
+            {"name": each.name, "score": each.score, "development": each.result.to_json()} for each in tried
+        ],
+    }
+
+
+def choosing_tasks(column: str) -> list[str]:
+    """Return the development sets that a column may be chosen by: zero-shot by none that evaluated sets are near to.
+
+    An empty list is all of them.
+    """
+    if column != "zero-shot":
+        return []
+    graded = [f"sts/{name}" for name in ("chinese_sts_simtrain", "sick_en")]
+    assert not any(SOURCES[task.partition("/")[2]].in_domain for task in graded)
+    return [*graded, "retrieval/DRCD", "retrieval/LCTT-en", "retrieval/Titles-en-zh"]
+
+
+def read_choice(place: Workplace) -> dict[str, Any]:
+    path = place.output / "choice.json"
+    if not path.exists():
+        raise UserError(f"{path}: not there; expected the choice that `--look` writes: run it first.")
+    choice: dict[str, Any] = read_json(path)
+    return choice
 
 
 if __name__ == "__main__":
