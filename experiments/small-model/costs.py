@@ -58,10 +58,11 @@ def read_costs(work: Path) -> list[Cost]:
     for what in dict.fromkeys(line["what"] for line in lines):
         own = [line for line in lines if line["what"] == what]
         hours, cpu_hours = (sum(line[key] for line in own) / 3600 for key in ("seconds", "cpu_seconds"))
+        pieces = sum(line["seconds"] >= 1 for line in own)  # what was there was only read
         metrics = work / what.removeprefix("train ") / "metrics.jsonl"
         steps = pl.read_ndjson(metrics) if what.startswith("train ") and metrics.exists() else pl.DataFrame()
         tokens = int(steps["tokens"].sum()) if len(steps) else 0
-        costs.append(Cost(what, len(own), hours, cpu_hours, len(steps), tokens))
+        costs.append(Cost(what, pieces, hours, cpu_hours, len(steps), tokens))
     return costs
 
 

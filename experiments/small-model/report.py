@@ -53,7 +53,7 @@ def show_look(
         *("## Development sets", "", *development_lines(candidates, place.widths), ""),
         *("## Cost so far", "", *cost_lines(place)),
     ]
-    raw = {each.name: each.result.to_json() for each in candidates}
+    raw = {each.name: {task: score.main for task, score in each.result.items()} for each in candidates}
     write_result("A small model, a look", what, lines, raw, write, name="small-model-look")
 
 
@@ -103,7 +103,24 @@ def show_full(place: "Workplace", columns: dict[str, dict[str, Any]], *, write: 
         f"files. Scores by mteb's own classes; this package's metrics, from which the intervals are, differ by "
         f"{100 * deviation:.3f} at most."
     )
-    write_result("A small model", what, lines, columns, write, name="small-model")
+    raw = {
+        name: {
+            **column,
+            "model": Path(column["model"]).name,
+            "scores": column["scores"]["by_mteb"],
+            "tried": _main_scores(column["tried"]),
+        }
+        for name, column in columns.items()
+    }
+    write_result("A small model", what, lines, raw, write, name="small-model")
+
+
+def _main_scores(tried: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what was tried without the items of the development sets, of which there are tens of thousands."""
+    return [
+        {**each, "development": {k: v["main_score"] for k, v in each["development"]["tasks"].items()}}
+        for each in tried
+    ]
 
 
 def published_lines(columns: dict[str, EvaluationResult]) -> list[str]:

@@ -283,7 +283,7 @@ def full(place: Workplace, columns: list[str], *, write: bool) -> None:
 def make_column(place: Workplace, folder: Path, column: str) -> None:
     """Train a column and choose its share; score it on the evaluation sets; write `COLUMN.json` and its card."""
     tried = [candidate(place, "base", place.base, place.output / "look/base.json", choosing_tasks(column))]
-    chosen, files, start = tried[0], list[str](), "base"
+    chosen, files, start, run = tried[0], list[str](), "base", folder / column
     if column != "base":
         choice = read_choice(place)
         start, recipe = choice["start"], place.recipe(RECIPES[column], folder, choice["start"])
