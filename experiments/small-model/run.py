@@ -21,6 +21,7 @@ Both can be stopped at any time; the same command goes on, inside a stage and in
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,8 @@ class Workplace:
     base: Path
     data: Path
     output: Path
-    settings: list[str]
+    settings: Sequence[str] = ()
+    settings_of_first: Sequence[str] = ()
 
     @property
     def length(self) -> int:
@@ -119,7 +121,8 @@ class Workplace:
     def recipe(self, file: str, output: Path, start: str = "base", settings: tuple[str, ...] = ()) -> Recipe:
         os.environ |= {"CONAN_BASE": str(self.base), "CONAN_START": str(self.start(start))}
         own = [f"output={output}", f"cache={self.output / 'cache'}"]
-        return load_recipe(HERE / file, [*own, *settings, *self.settings])
+        given = self.settings_of_first if file == PRE_TRAINING else self.settings
+        return load_recipe(HERE / file, [*own, *settings, *given])
 
     @property
     def widths(self) -> list[int]:
@@ -136,11 +139,12 @@ def main() -> None:
     parser.add_argument("--look", action="store_true", help="a tenth of the steps; writes the choice")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=DEFAULT_ARMS, help="of the look")
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS), help="of the table")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of all stages")
+    parser.add_argument("--set-first", nargs="*", default=[], metavar="KEY=VALUE", help="settings of stage 1")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of stage 2")
     parser.add_argument("--write", action="store_true", help="write the dated result file")
     arguments = parser.parse_args()
     os.environ |= {"CONAN_WORK": str(arguments.output), "CONAN_DATA": str(arguments.data)}
-    place = Workplace(arguments.base, arguments.data, arguments.output, arguments.set)
+    place = Workplace(arguments.base, arguments.data, arguments.output, arguments.set, arguments.set_first)
     with spent(place.output, "data"):
         write_data(place.data, place.output)
     if arguments.look:

@@ -141,7 +141,7 @@ def test_zero_shot_reads_the_rankings_of_fine_tuning(load: Load) -> None:
 
 def test_a_finished_stage_refuses_other_settings(load: Load, tmp_path: Path) -> None:
     run = load("run")
-    place = run.Workplace(Path("/base"), Path("/data"), tmp_path, [])
+    place = run.Workplace(Path("/base"), Path("/data"), tmp_path)
     recipe = place.recipe("fine-tuning.yaml", tmp_path / "full/with-splits")
     folder = Path(recipe.output)
     write_text(folder / "recipe.yaml", recipe.as_yaml())
@@ -156,12 +156,12 @@ def test_a_finished_stage_refuses_other_settings(load: Load, tmp_path: Path) -> 
 def test_the_full_run_wants_the_choice_of_the_look(load: Load, tmp_path: Path) -> None:
     run = load("run")
     with pytest.raises(UserError, match=r"choice\.json: not there; expected the choice that `--look` writes"):
-        run.read_choice(run.Workplace(Path("/base"), Path("/data"), tmp_path, []))
+        run.read_choice(run.Workplace(Path("/base"), Path("/data"), tmp_path))
 
 
 def test_few_queries_are_a_tenth(load: Load, tmp_path: Path) -> None:
     run = load("run")
-    recipe = run.Workplace(Path("/base"), Path("/data"), tmp_path, []).recipe("fine-tuning.yaml", tmp_path)
+    recipe = run.Workplace(Path("/base"), Path("/data"), tmp_path).recipe("fine-tuning.yaml", tmp_path)
     few = load_recipe(FOLDER / "small-model/fine-tuning.yaml", list(run.few_queries(recipe)))
     for whole, part in zip(recipe.data.retrieval, few.data.retrieval, strict=True):
         assert part.limit == (None if whole.limit is None else whole.limit // 10)
@@ -230,3 +230,13 @@ def test_an_interrupted_piece_is_noted(load: Load, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), costs.spent(tmp_path, "mine base"):
         raise KeyboardInterrupt
     assert [cost.what for cost in costs.read_costs(tmp_path)] == ["mine base"]
+
+
+def test_settings_of_a_stage_are_not_those_of_the_other(load: Load, tmp_path: Path) -> None:
+    run = load("run")
+    place = run.Workplace(
+        Path("/base"), Path("/data"), tmp_path, ["step.sts_pairs=8", "training.steps=3"], ["training.steps=5"]
+    )
+    first, second = (place.recipe(file, tmp_path) for file in ("pre-training.yaml", "fine-tuning.yaml"))
+    assert (first.step.sts_pairs, first.training.steps) == (0, 5)
+    assert (second.step.sts_pairs, second.training.steps) == (8, 3)
