@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conan_embed.distillation.bank import make_banks
+from conan_embed.distillation.bank import axes_of, make_banks
 from conan_embed.distillation.losses import teacher_loss
 from conan_embed.distillation.teacher import BiEncoderTeacher
 from conan_embed.objectives.balance import RetrievalPart
@@ -15,8 +15,9 @@ CPU = torch.device("cpu")
 
 def test_losses_are_weighted_and_averaged_over_the_widths(step, student, teacher_model, tmp_path):
     tasks, _, plan = step
-    banks = make_banks(teacher_model, tasks.store, tasks.retrieval, tmp_path, precision="float32", width=8)
-    said = BiEncoderTeacher(*banks, margin=None).score(plan, CPU)
+    banks = make_banks(teacher_model, tasks.store, tasks.retrieval, tmp_path, precision="float32")
+    axes = axes_of(banks[1], 8, tmp_path)
+    said = BiEncoderTeacher(*banks, margin=None, axes_DW=axes).score(plan, CPU)
     part = RetrievalPart(
         torch.randn(len(said.score_QC), 8),
         torch.randn(said.score_QC.shape[1], 8),
