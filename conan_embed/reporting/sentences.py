@@ -206,7 +206,12 @@ def _replacement(run: RunFiles) -> str:
         "bank": "new ones are ranked from a bank of passage embeddings",
         "remine": "new ones are mined",
     }[rule.source]
-    condition = f"{rule.decay:g} S < S₀ and |S| < {rule.max_score:g}"
+    fallen = f"{rule.decay:g} S < S₀ and |S| < {rule.max_score:g}"
+    condition = {
+        "mean": f"the means of a query have {fallen}",
+        "each": f"one has {fallen}" + ("" if rule.too_easy is None else f" or S₀ < {rule.too_easy:g}"),
+        "share": f"one's share of the softmax over it and the positive is below {rule.min_share:g}",
+    }[rule.rule]
     return f"Hard negatives are checked every {rule.interval} steps; where {condition}, {new}."
 
 

@@ -87,9 +87,26 @@ def test_the_recipe_is_a_sentence():
         "A step holds 16 queries, each against 7 hard negatives and all candidates from its data set, "
         "and 32 STS pairs. "
         "The loss is InfoNCE (τ 0.02) + 0.8 × CoSENT (τ 0.05). "
-        "Hard negatives are checked every 100 steps; where 1.15 S < S₀ and |S| < 0.8, "
+        "Hard negatives are checked every 100 steps; where the means of a query have 1.15 S < S₀ and |S| < 0.8, "
         "the next ones of their ranking replace them."
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "condition"),
+    [
+        ({"rule": "each"}, "one has 1.2 S < S₀ and |S| < 0.7 or S₀ < 0.4"),
+        ({"rule": "each", "too_easy": None, "decay": 1.5}, "one has 1.5 S < S₀ and |S| < 0.7"),
+        (
+            {"rule": "share", "min_share": 0.05},
+            "one's share of the softmax over it and the positive is below 0.05",
+        ),
+    ],
+)
+def test_the_condition_is_that_of_the_rule(settings: dict[str, Any], condition: str):
+    text = _recipe(hard_negatives={"source": "bank", **settings})
+    expected = f"; where {condition}, new ones are ranked from a bank of passage embeddings."
+    assert text.endswith(expected)
 
 
 def test_the_recipe_of_one_task_alone():
