@@ -96,7 +96,10 @@ def test_a_question_that_does_not_find_its_passage_is_dropped(
         encode_query = staticmethod(lambda texts: encode(texts, "query"))
         encode_document = staticmethod(lambda texts: encode(texts, "passage"))
 
-    monkeypatch.setattr("conan_embed.encoder.model.EmbeddingModel.load", lambda _: Model)
+        def to(self, device: object) -> "Model":
+            return self
+
+    monkeypatch.setattr("conan_embed.encoder.model.EmbeddingModel.load", lambda _: Model())
     monkeypatch.setattr(build, "token_counter", lambda _: build.estimate_tokens)
 
     def reply(_: int, prompt: str) -> str:
