@@ -120,10 +120,9 @@ class PairTeacher:
         content = plan.texts.content
         score_QC = np.full((stop - start, len(plan.retrieval.candidate_C)), np.nan, np.float32)
         score_QC[row, column] = self.scale * self.scores.of(content[query], content[candidate])
-        ignored = ignored_by_guard(
-            plan, torch.from_numpy(score_QC).to(dtype), self.margin
-        )  # no wait for a GPU
-        return TeacherStep(to_device(score_QC, device).to(dtype), None, None, ignored)
+        scores = torch.from_numpy(score_QC).to(dtype)
+        ignored = ignored_by_guard(plan, scores, self.margin)  # on the CPU: no wait for a GPU
+        return TeacherStep(to_device(scores, device), None, None, ignored)
 
     def identity(self) -> str:
         """Return a hash of the scores."""

@@ -36,9 +36,8 @@ def steady_positions(encoder: PreTrainedModel) -> int:
         rotary,
         *(part for part in rotary.values() if isinstance(part, dict)),
     ]  # of all layers, or by their type
-    steady = [
-        kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"
-    ]
+    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    steady = [kind["original_max_position_embeddings"] for kind in long]
     return min([usable_positions(encoder), *steady])
 
 

@@ -241,10 +241,8 @@ def bitext_metrics(first_ND: Floats, second_ND: Floats, names: tuple[str, str]) 
 
 
 def _nearest_metrics(source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
-    right, nearest = (
-        np.arange(len(source)),
-        top_k(source.to(search_device()), target, 1)[1][:, 0].cpu().numpy(),
-    )
+    right = np.arange(len(source))
+    nearest = top_k(source.to(search_device()), target, 1)[1][:, 0].cpu().numpy()
     return {
         "f1": float(f1_score(right, nearest, average="weighted", zero_division=0)),
         "accuracy": float(accuracy_score(right, nearest)),

@@ -105,9 +105,7 @@ def _peak_per_token(model: EmbeddingModel, precision: str) -> float:
     length = min(model.max_length, _PROBE_TOKENS["cuda"] // 2)
     most = _PROBE_TOKENS["cuda"] // length
     with _training(model), torch.random.fork_rng(devices=[model.device]):  # dropout draws
-        _peak(
-            model, precision, 1, length
-        )  # what is made once (workspaces, compiled code) is there afterwards
+        _peak(model, precision, 1, length)  # afterwards workspaces and compiled code are there
         fewer, more = (_peak(model, precision, texts, length) for texts in (most // 2, most))
     torch.cuda.empty_cache()
     per_token = (more - fewer) / ((most - most // 2) * length)
