@@ -256,7 +256,7 @@ def _finds(questions: pl.DataFrame, passages: pl.DataFrame, encode: Encode, k: i
     # torch takes seconds to import, and only this needs it.
     import torch
 
-    from conan_embed.search.exact import top_k
+    from conan_embed.search.exact import search_vectors
 
     found = np.zeros(len(questions), bool)
     query_QD = torch.from_numpy(encode(questions["query"].to_list(), "query"))
@@ -266,7 +266,7 @@ def _finds(questions: pl.DataFrame, passages: pl.DataFrame, encode: Encode, k: i
         corpus_CD = torch.from_numpy(encode(part, "passage"))
         own = np.flatnonzero((row_Q >= start) & (row_Q < start + len(part)))
         if len(own):
-            best_QK = top_k(query_QD[own], corpus_CD, min(k, len(part)))[1].numpy()
+            best_QK = search_vectors(query_QD[own], corpus_CD, min(k, len(part)))[1].numpy()
             found[own] = (best_QK == (row_Q[own] - start)[:, None]).any(axis=1)
     return pl.Series(found)
 

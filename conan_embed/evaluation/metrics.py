@@ -21,8 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, v_measure_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 
-from conan_embed.device import search_device
-from conan_embed.search.exact import top_k
+from conan_embed.search.exact import search_vectors
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
@@ -242,7 +241,7 @@ def bitext_metrics(first_ND: Floats, second_ND: Floats, names: tuple[str, str]) 
 
 def _nearest_metrics(source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
     right = np.arange(len(source))
-    nearest = top_k(source.to(search_device()), target, 1)[1][:, 0].cpu().numpy()
+    nearest = search_vectors(source, target, 1)[1][:, 0].numpy()
     return {
         "f1": float(f1_score(right, nearest, average="weighted", zero_division=0)),
         "accuracy": float(accuracy_score(right, nearest)),

@@ -10,7 +10,7 @@ import torch
 from conan_embed.evaluation import sets
 from conan_embed.evaluation.cached_encoder import Embedder
 from conan_embed.evaluation.discovery import LocalTask
-from conan_embed.search.exact import top_k
+from conan_embed.search.exact import search_vectors
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def neighbours(model: Embedder, task: LocalTask, *, queries: int = 8, k: int = 3
     chosen = np.unique(np.linspace(0, len(data.queries) - 1, num=count, dtype=int))
     query_QD = model.encode([data.queries[row] for row in chosen], prompt=model.prompts["query"])
     corpus_CD = model.encode(data.documents, prompt=model.prompts["passage"])
-    best = top_k(torch.from_numpy(query_QD), torch.from_numpy(corpus_CD), min(k, len(corpus_CD)))
+    best = search_vectors(torch.from_numpy(query_QD), torch.from_numpy(corpus_CD), min(k, len(corpus_CD)))
     scores_QK, documents_QK = (part.tolist() for part in best)
     result = []
     for row, scores, documents in zip(chosen, scores_QK, documents_QK, strict=True):

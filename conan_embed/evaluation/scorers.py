@@ -32,13 +32,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from conan_embed.device import search_device
 from conan_embed.errors import UserError
 from conan_embed.evaluation import discovery, metrics, sets
 from conan_embed.evaluation.cached_encoder import Embedder, encode_finite, prefix
 from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.evaluation.stored import Stored
-from conan_embed.search.exact import top_k
+from conan_embed.search.exact import search_vectors
 
 MAIN_SCORES = {
     "retrieval": "ndcg_at_10",
@@ -115,9 +114,8 @@ class RetrievalScorer:
 
     def found(self, form: Form = None) -> NDArray[np.int64]:
         """Return the document at each rank, `[Q, K]`; -1 where there are fewer."""
-        queries, documents = (torch.from_numpy(part.all(form)) for part in (self.queries, self.documents))
-        queries = queries.to(search_device())
-        return top_k(queries, documents, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].cpu().numpy()
+        vectors = torch.from_numpy(self.queries.all(form)), torch.from_numpy(self.documents.all(form))
+        return search_vectors(*vectors, metrics.RETRIEVAL_DEPTH, exclude=self._excluded())[1].numpy()
 
     def _gains(self, form: Form) -> Floats:
         return gains(self.found(form), self.data)

@@ -25,12 +25,21 @@ import torch
 from torch import Tensor
 
 from conan_embed.console import tracked
+from conan_embed.device import search_device
 
 CORPUS_BLOCK = 16384  # corpus rows a matrix product
 SCORES_BLOCK = 1 << 24  # scores held at once: 64 MiB of float32
 GPU_SCORES_BLOCK = 1 << 28  # where so much memory is free: large products, and few of them
 OVERSAMPLING = 2  # candidates rescored per result, after a bfloat16 product
 _MAX_INDEX = 2**32 - 1
+
+
+def search_vectors(
+    queries: Tensor, corpus: Tensor, k: int, *, exclude: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return `top_k`, in main memory, of vectors there; the search runs on this process's GPU if it has one."""
+    scores_QK, indices_QK = top_k(queries.to(search_device()), corpus, k, exclude=exclude)
+    return scores_QK.cpu(), indices_QK.cpu()
 
 
 def top_k(

@@ -26,13 +26,13 @@ from rich.text import Text
 from safetensors.torch import save_file
 
 from conan_embed.console import progress_bar
-from conan_embed.device import choose_device, search_device
+from conan_embed.device import choose_device
 from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.weight_files import read_tensors
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
-from conan_embed.search.exact import top_k
+from conan_embed.search.exact import search_vectors
 from conan_embed.texts.readers import read_corpus
 
 SHOWN_LINES = 3
@@ -110,13 +110,13 @@ def find(
 ) -> list[list[Hit]]:
     """Return the `k` passages (doc_id, text) nearest to each query, given the passages' embeddings."""
     queries_QD = torch.from_numpy(model.encode(queries, prompt=model.prompts["query"]))
-    scores_QK, rows_QK = top_k(queries_QD.to(search_device()), passages_CD, min(k, len(passages)))
+    scores_QK, rows_QK = search_vectors(queries_QD, passages_CD, min(k, len(passages)))
     return [
         [
             Hit(doc_id, text, score)
             for (doc_id, text), score in zip(passages[rows].rows(), scores, strict=True)
         ]
-        for rows, scores in zip(rows_QK.cpu().numpy(), scores_QK.tolist(), strict=True)
+        for rows, scores in zip(rows_QK.numpy(), scores_QK.tolist(), strict=True)
     ]
 
 
