@@ -64,7 +64,7 @@ def _scores_of_data(tasks: Tasks) -> PairScores:
     if not parts:
         raise UserError(
             "teacher.kind: columns, but no data set has scores; expected data.retrieval.scores, a table of query, "
-            "passage and score."
+            "passage and score, or the columns 'pos_scores' and 'neg_scores' beside its texts."
         )
     return PairScores.joined(parts, num_contents=int(content.max()) + 1)
 

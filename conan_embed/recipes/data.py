@@ -31,7 +31,7 @@ class RetrievalData(Section):
     scores: PathString | None = Field(
         None,
         description="a table of query, passage and score (graded relevance, or a teacher's scores), for teacher.kind: "
-        "columns",
+        "columns; else those beside the texts",
     )
     scores_columns: dict[str, str] = Field({})
     prompts: dict[str, str] | None = Field(

@@ -189,6 +189,11 @@ class Recipe(Section):
         given = self.model_dump(mode="json", exclude_unset=True)  # some defaults follow from other settings
         return validate(merge(given, changes), "Recipe.with_", Recipe)
 
+    @property
+    def reads_scores(self) -> bool:
+        """Whether a teacher's scores that stand beside the texts are of use."""
+        return self.teacher is not None and self.teacher.kind == "columns"
+
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain values, fit for JSON and YAML."""
         return self.model_dump(mode="json")

@@ -17,7 +17,7 @@ class Teacher(Section):
     kind: Literal["bi-encoder", "cross-encoder", "columns"] = Field(
         "bi-encoder",
         description="bi-encoder: knows every pair, in-batch candidates and replaced negatives too; cross-encoder: "
-        "positives and the first ranks; columns: the tables of scores that the data names",
+        "positives and the first ranks; columns: scores in the data, in tables or beside its texts",
     )
     model: PathString | None = Field(None, description="folder or hub name; none with columns")
     kl: float = Field(0.0, ge=0, description="weight of the KL divergence over a step's candidates")

@@ -12,13 +12,15 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow as pa
 
-Kind = Literal["text", "texts", "number", "binary", "name", "messages"]
-"""A text; a text or a list of texts; a number; 0 or 1; a string or integer that stands for a thing; a conversation."""
+Kind = Literal["text", "texts", "number", "numbers", "binary", "name", "messages"]
+"""A text; a text or a list of texts; a number; a list of numbers; 0 or 1; a string or integer that stands for a thing;
+a conversation."""
 
 EXPECTED: Mapping[Kind, str] = {
     "text": "a string",
     "texts": "a string or a list of strings",
     "number": "a number",
+    "numbers": "a list of numbers",
     "binary": "a number",
     "name": "a string or an integer",
     "messages": "a list of objects with role and content (or from and value), the content a text",
@@ -28,6 +30,7 @@ ARROW_TYPES: Mapping[Kind, pa.DataType] = {
     "text": pa.string(),
     "texts": pa.list_(pa.string()),
     "number": pa.float64(),
+    "numbers": pa.list_(pa.float64()),
     "binary": pa.float64(),
     "name": pa.string(),
     "messages": pa.list_(_MESSAGE),
@@ -102,6 +105,14 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
+def _numbers(value: Any) -> list[float] | None:
+    if value is None:
+        return None
+    if type(value) is not list or any(number is None for number in value):
+        raise TypeError
+    return [_number(number) for number in value]  # type: ignore[misc]  # none of them is None
+
+
 def _name(value: Any) -> str | None:
     return str(value) if type(value) is int else _text(value)
 
@@ -137,6 +148,7 @@ _CELLS: Mapping[Kind, Callable[[Any], Any]] = {
     "text": _text,
     "texts": _texts,
     "number": _number,
+    "numbers": _numbers,
     "binary": _number,
     "name": _name,
     "messages": _messages,
@@ -159,8 +171,10 @@ def is_blank(text: str) -> bool:
 # -------------------------------------------------------------------------------------------- for messages
 
 
-def describe(value: Any) -> str:
-    """Return how a value that was found is put into a sentence; of a list, the element that is not a text."""
+def describe(value: Any, kind: Kind = "texts") -> str:
+    """Return how a value that was found is put into a sentence; of a list, the element that has no place in it."""
+    if kind == "numbers" and isinstance(value, list) and value:
+        return _describe_numbers(value)
     match value:
         case None:
             return "null"
@@ -195,6 +209,13 @@ def _describe_list(values: list[Any]) -> str:
         if not isinstance(element, str) or not _is_unicode(element) or is_blank(element):
             return f"{describe(element)} as element {number} of a list"
     return "a list of strings"
+
+
+def _describe_numbers(values: list[Any]) -> str:
+    for number, element in enumerate(values, 1):
+        if type(element) not in (int, float) or not math.isfinite(element):
+            return f"{describe(element)} as element {number} of a list"
+    return "1 number" if len(values) == 1 else f"{len(values)} numbers"
 
 
 def _is_unicode(text: str) -> bool:

@@ -77,8 +77,8 @@ def _in_our_columns(rows: Rows, schema: TableSchema) -> pl.DataFrame:
 
 def _column(column: Column, rows: Rows) -> pl.Expr:
     sources = rows.sources[column.name]
-    none = pl.lit([], dtype=pl.List(pl.String))
-    if column.kind != "texts":
+    none = pl.lit([], dtype=pl.List(pl.Float64 if column.kind == "numbers" else pl.String))
+    if column.kind not in ("texts", "numbers"):
         return pl.col(sources[0]) if sources else pl.lit(None, dtype=pl.String)
     if not sources:
         return none
@@ -102,7 +102,7 @@ class _Check:
     def fault(self, cell: Any, rows: Rows) -> Fault:
         """Return what is wrong with a row that failed, given its cell in our column."""
         value = cell.to_list() if isinstance(cell, pl.Series) else cell
-        found = rows.missing if value is None else describe(value)
+        found = rows.missing if value is None else describe(value, self.column.kind)
         names = rows.sources[self.column.name] or [self.column.name]
         return Fault(self.reason, found, self.expected, ", ".join(names))
 
@@ -127,6 +127,14 @@ def _conditions(column: Column) -> list[tuple[str, str, pl.Expr]]:
             return [*filled, empty] if column.filled else [empty]
         case "number":
             return [("not a number", "a finite number", cell.is_finite())]
+        case "numbers":
+            each = cell.list.eval(pl.element().is_finite().fill_null(False)).list.all()
+            assert column.beside is not None
+            fits = (cell.list.len() == 0) | (cell.list.len() == pl.col(column.beside).list.len())
+            return [
+                ("not numbers", "finite numbers", each),
+                ("another number of scores", f"one for each text of {column.beside!r}", fits),
+            ]
         case "binary":
             return [("not 0 or 1", "0 or 1", cell.is_in([0.0, 1.0]))]
         case _ if not column.filled:

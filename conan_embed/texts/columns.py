@@ -28,6 +28,7 @@ class Column:
         required: the file must have it.
         filled: every row must have something in it.
         unique: no value may occur twice.
+        beside: the column of texts that a list of numbers stands beside: it is empty, or has a number for each text.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Column:
     required: bool = True
     filled: bool = True
     unique: bool = False
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,14 @@ RETRIEVAL = TableSchema(
         Column("negative", "texts", _NEGATIVE_NAMES, required=False, filled=False),
     )
 )
+SCORED_RETRIEVAL = TableSchema(
+    (
+        *RETRIEVAL.columns,
+        Column("positive_score", "numbers", ("pos_scores",), required=False, filled=False, beside="positive"),
+        Column("negative_score", "numbers", ("neg_scores",), required=False, filled=False, beside="negative"),
+    )
+)
+"""Queries with a teacher's score for each of their passages, as FlagEmbedding's files have them."""
 SCORED_PAIRS = TableSchema(
     (
         _QUERY,

@@ -117,19 +117,22 @@ def _csv_records(path: Path) -> Iterator[tuple[int, Record]]:
 class _Parser:
     """Turns cells of text into values of a kind; what cannot be turned stays a text, and does not fit its column.
 
-    A column of texts may hold JSON arrays: its first cell that is not empty decides for all, since real texts may look
-    like arrays, too. A list of Python strings counts as an array, so that it is refused and not taken for a text.
+    Lists of numbers are JSON arrays. A column of texts may hold them: its first cell that is not empty decides for all,
+    since real texts may look like arrays, too. A list of Python strings counts as an array, so that it is refused and
+    not taken for a text.
     """
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
-        self.holds_arrays: bool | None = True if kind == "messages" else None  # None: not known yet
+        self.holds_arrays: bool | None = None  # not known yet
+        if kind in ("messages", "numbers"):
+            self.holds_arrays = True
 
     def parse(self, cells: Iterable[str]) -> list[Any]:
         values = [cell or None for cell in cells]
         if self.kind in ("number", "binary"):
             return [None if value is None else _parse_number(value) for value in values]
-        if self.kind not in ("texts", "messages"):
+        if self.kind not in ("texts", "messages", "numbers"):
             return values
         first = next((value for value in values if value is not None), None)
         if self.holds_arrays is None and first is not None:

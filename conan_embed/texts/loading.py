@@ -24,6 +24,7 @@ def load_tasks(
     cache: Path,
     count_tokens: CountTokens | None = None,
     dataset_prompts: Mapping[str, Mapping[str, str]] | None = None,
+    with_scores: bool = False,
 ) -> Tasks:
     """Read, check and tokenise every file of a recipe.
 
@@ -33,13 +34,14 @@ def load_tasks(
         tokenize, fingerprint, cache, count_tokens: see `TextStoreBuilder.build`; with the last it is printed how much
             of the texts is cut off.
         dataset_prompts: of data sets that have their own, by name and role.
+        with_scores: read a teacher's scores that stand beside the texts of retrieval sets, too.
 
     Raises:
         UserError: a file that cannot be read or holds a bad row (see readers.py), a text of which the tokenizer leaves
             nothing, or a task left empty.
     """
     tables: list[Table] = [
-        *(read_retrieval_table(part, data.on_bad_row) for part in data.retrieval),
+        *(read_retrieval_table(part, data.on_bad_row, with_scores=with_scores) for part in data.retrieval),
         *(read_classification_table(part, data.on_bad_row) for part in data.classification),
         *(read_sts_table(part, data.on_bad_row) for part in data.sts),
     ]

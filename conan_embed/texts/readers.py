@@ -1,11 +1,12 @@
 """Files become checked tables with the columns that the rest of the house knows: one reader for all rooms.
 
-    read_retrieval       query: str, positive: list[str], negative: list[str]
-    read_sts             text_a: str, text_b: str, score: f64
-    read_classification  text: str, label: str
-    read_corpus          doc_id: str, text: str
-    read_table           whatever a `TableSchema` describes (evaluation sets, your own)
-    read_rows            one file or a part of it, bad rows marked instead of refused (streams, the filter)
+    read_retrieval         query: str, positive: list[str], negative: list[str]
+    read_scored_retrieval  the same, positive_score: list[f64], negative_score: list[f64]
+    read_sts               text_a: str, text_b: str, score: f64
+    read_classification    text: str, label: str
+    read_corpus            doc_id: str, text: str
+    read_table             whatever a `TableSchema` describes (evaluation sets, your own)
+    read_rows              one file or a part of it, bad rows marked instead of refused (streams, the filter)
 
 A path is a file (`.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, all of these also with `.gz` or `.zst`; `.parquet`), a
 folder of such files or a pattern like `data/*.parquet` (one file after the other, sorted), or a folder written by
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 
 from conan_embed.console import console, tracked
@@ -35,6 +37,7 @@ from conan_embed.texts.columns import (
     CLASSIFICATION,
     CORPUS,
     RETRIEVAL,
+    SCORED_RETRIEVAL,
     STS,
     ColumnNames,
     TableSchema,
@@ -51,15 +54,28 @@ def read_retrieval(
 ) -> pl.DataFrame:
     """Read queries with positives and negatives: `query: str, positive: list[str], negative: list[str]`.
 
-    Understood as they are: `query/positive/negative`, FlagEmbedding's `query/pos/neg` (its scores are ignored),
-    sentence-transformers' `anchor/positive/negative` or `negative_1 ... negative_n`, and pairs such as
-    `question/answer` or `query/passage`. A positive or negative is a string or a list of strings (in CSV, a JSON array
-    in its cell). Each query needs one positive; it may have no negative. For arguments and errors see `read_table`.
+    Understood as they are: `query/positive/negative`, FlagEmbedding's `query/pos/neg` (for its scores see
+    `read_scored_retrieval`), sentence-transformers' `anchor/positive/negative` or `negative_1 ... negative_n`, and
+    pairs such as `question/answer` or `query/passage`. A positive or negative is a string or a list of strings (in CSV,
+    a JSON array in its cell). Each query needs one positive; it may have no negative. For arguments and errors see
+    `read_table`.
 
     Example:
         >>> read_retrieval("faq.jsonl", {"query": "title", "positive": "content"})  # doctest: +SKIP
     """
+    scores = {column.name for column in SCORED_RETRIEVAL.columns if column.kind == "numbers"}
+    columns = {name: source for name, source in (columns or {}).items() if name not in scores}
     return read_table(path, RETRIEVAL, columns, on_bad_row=on_bad_row)
+
+
+def read_scored_retrieval(
+    path: str | Path, columns: ColumnNames | None = None, *, on_bad_row: OnBadRow = "error"
+) -> pl.DataFrame:
+    """Read what `read_retrieval` does, and the scores beside it: `positive_score, negative_score: list[f64]`.
+
+    A list is empty or has a score for each text. Understood as they are: FlagEmbedding's `pos_scores/neg_scores`.
+    """
+    return read_table(path, SCORED_RETRIEVAL, columns, on_bad_row=on_bad_row)
 
 
 def read_sts(
@@ -117,7 +133,8 @@ def read_table(
 
     Returns:
         One column per column of `schema`, by its kind: text and name String, texts List(String), number Float64,
-        messages List(Struct(role, content)). Optional columns that the file lacks are null, or empty lists.
+        numbers List(Float64), messages List(Struct(role, content)). Optional columns that the file lacks are null, or
+        empty lists.
 
     Raises:
         UserError: nothing to read, an unreadable file, a missing column, a bad row, no row left.
@@ -215,9 +232,10 @@ def find_text(path: str | Path, schema: TableSchema, columns: ColumnNames | None
     schema = schema.with_names(columns)
     for file in data_files(path):
         rows = read_rows(file, schema)
-        for name, dtype in rows.frame.schema.items():
-            has = pl.col(name).list.contains(text) if dtype == pl.List(pl.String) else pl.col(name) == text
-            if dtype != pl.Float64 and (found := rows.frame.select(has.fill_null(False)).to_series()).any():
+        for name in rows.frame.select(cs.by_dtype(pl.String, pl.List(pl.String))).columns:
+            is_list = rows.frame.schema[name] == pl.List(pl.String)
+            has = pl.col(name).list.contains(text) if is_list else pl.col(name) == text
+            if (found := rows.frame.select(has.fill_null(False)).to_series()).any():
                 return f"{file}: {rows.location(int(rows.numbers[found.arg_max()]))}: column {name!r}"
     return None
 

@@ -131,6 +131,9 @@ def _target(dtype: Any, kind: Kind) -> Any:
     """Return the polars type that cells of type `dtype` are brought to, None if they are of no use."""
     if kind in ("number", "binary"):
         return pl.Float64 if dtype.is_numeric() or dtype == pl.Null else None
+    if kind == "numbers":
+        is_list = isinstance(dtype, pl.List | pl.Array) and _target(dtype.inner, "number") is not None
+        return pl.List(pl.Float64) if is_list or dtype == pl.Null else None
     if kind == "texts":
         inner = dtype.inner if isinstance(dtype, pl.List | pl.Array) else dtype
         return _target(inner, "text") and (pl.String if inner is dtype else pl.List(pl.String))
@@ -179,6 +182,8 @@ def _wrong_type(name: str, kind: Kind, value: Any) -> Fault:
     if isinstance(value, Fault):
         return replace(value, column=name)
     found = (
-        "an unreadable conversation" if kind == "messages" and isinstance(value, list) else describe(value)
+        "an unreadable conversation"
+        if kind == "messages" and isinstance(value, list)
+        else describe(value, kind)
     )
     return Fault("wrong type", found, EXPECTED[kind], name)

@@ -11,8 +11,8 @@ from conan_embed.recipes.data import ClassificationData, RetrievalData, StsData
 from conan_embed.texts.columns import (
     CLASSIFICATION,
     CORPUS,
-    RETRIEVAL,
     SCORED_PAIRS,
+    SCORED_RETRIEVAL,
     STS,
     ColumnNames,
     TableSchema,
@@ -26,6 +26,7 @@ from conan_embed.texts.readers import (
     read_classification,
     read_corpus,
     read_retrieval,
+    read_scored_retrieval,
     read_sts,
     read_table,
 )
@@ -68,12 +69,10 @@ class RetrievalTable:
 
     def files(self) -> list[tuple[str, TableSchema, ColumnNames]]:
         corpus = [] if self.corpus is None else [(str(self.data.corpus), CORPUS, self.data.corpus_columns)]
-        scored = (str(self.data.scores), SCORED_PAIRS, self.data.scores_columns)
-        return [
-            (self.data.path, RETRIEVAL, self.data.columns),
-            *corpus,
-            *([] if self.scored is None else [scored]),
-        ]
+        scored = (
+            [] if self.data.scores is None else [(self.data.scores, SCORED_PAIRS, self.data.scores_columns)]
+        )
+        return [(self.data.path, SCORED_RETRIEVAL, self.data.columns), *corpus, *scored]
 
     def without(self, texts: pl.Series) -> "RetrievalTable":
         bad = pl.element().is_in(texts.implode())
@@ -121,9 +120,15 @@ class RetrievalTable:
         return merged
 
 
-def read_retrieval_table(data: RetrievalData, on_bad_row: OnBadRow) -> RetrievalTable:
-    frame = read_retrieval(data.path, data.columns, on_bad_row=on_bad_row)
-    _print_unused_scores(data)
+def read_retrieval_table(
+    data: RetrievalData, on_bad_row: OnBadRow, *, with_scores: bool = False
+) -> RetrievalTable:
+    """Read the files of a retrieval data set; scores that stand beside its texts on wish, unless it names a table."""
+    with_scores = with_scores and data.scores is None
+    read = read_scored_retrieval if with_scores else read_retrieval
+    frame = read(data.path, data.columns, on_bad_row=on_bad_row)
+    if not with_scores:
+        _print_unused_scores(data)
     frame = frame.head(data.limit) if data.limit else frame
     rows, lists = with_shared_positives(frame)
     if len(rows) < len(frame):
@@ -140,17 +145,43 @@ def read_retrieval_table(data: RetrievalData, on_bad_row: OnBadRow) -> Retrieval
     scored = None
     if data.scores is not None:
         scored = read_table(data.scores, SCORED_PAIRS, data.scores_columns, on_bad_row=on_bad_row)
+    elif with_scores:
+        # Of texts that the set keeps, so that it has the same texts with the scores and without them.
+        kept = pl.concat([lists["positive"].explode(), rows["negative"].explode()])
+        scored = pairs_among(scored_pairs(frame), rows["query"], kept)
+        scored = None if scored.is_empty() else scored
     return RetrievalTable(data, rows, lists, corpus, scored)
 
 
+def scored_pairs(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the passages that have a score, of what `read_scored_retrieval` read: query, passage: str, score: f64."""
+    sides = [
+        frame.filter(pl.col(score).list.len() > 0)
+        .select("query", passage=side, score=score)
+        .explode("passage", "score")
+        for side, score in (("positive", "positive_score"), ("negative", "negative_score"))
+    ]
+    return pl.concat(sides)
+
+
+def pairs_among(pairs: pl.DataFrame, queries: pl.Series, passages: pl.Series) -> pl.DataFrame:
+    """Return the pairs whose query and passage are among these."""
+    return pairs.filter(
+        pl.col("query").is_in(queries.implode()) & pl.col("passage").is_in(passages.implode())
+    )
+
+
 def _print_unused_scores(data: RetrievalData) -> None:
-    """Print that the scores of FlagEmbedding's files, in columns beside the texts, are not read."""
-    unused = [name for name in column_names(data_files(data.path)[0]) if name in ("pos_scores", "neg_scores")]
+    """Print that scores which stand beside the texts are not read."""
+    sources = SCORED_RETRIEVAL.with_names(data.columns).sources
+    file = data_files(data.path)[0]
+    found = sources(file, column_names(file))
+    unused = [*found["positive_score"], *found["negative_score"]]
     if unused:
-        console.print(
-            f"{data.path}: the scores in {listed(unused)} are not used; teacher.kind: columns takes them from a table "
-            "of query, passage and score (data.retrieval.scores)."
-        )
+        reason = "teacher.kind: columns would use them"
+        if data.scores is not None:
+            reason = f"those in {data.scores} count"
+        console.print(f"{data.path}: the scores in {listed(unused)} are not used; {reason}.")
 
 
 def read_passages(data: RetrievalData, positives: pl.Series, on_bad_row: OnBadRow) -> pl.Series:

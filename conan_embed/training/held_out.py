@@ -1,7 +1,8 @@
 """`evaluation.hold_out`: keep a share of the training pairs out of training, and evaluate on them.
 
     held_out/split.json                     what was split, and how many pairs are where
-    held_out/training/NAME.parquet          what is left to train on; NAME.corpus.parquet: to mine from
+    held_out/training/NAME.parquet          what is left to train on; NAME.corpus.parquet: to mine from;
+                                            NAME.scores.parquet: a teacher's scores beside the texts
     held_out/development/retrieval/NAME/    questions that training looks at: evaluation.folder of the run
     held_out/test/retrieval/NAME/           questions that nothing is chosen by; scores.json: before and after
 
@@ -36,8 +37,8 @@ from conan_embed.evaluation.local import evaluate
 from conan_embed.files import file_name, read_json, write_json
 from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.schema import Recipe
-from conan_embed.texts.readers import read_retrieval
-from conan_embed.texts.tables import read_passages
+from conan_embed.texts.readers import OnBadRow, read_retrieval, read_scored_retrieval
+from conan_embed.texts.tables import pairs_among, read_passages, scored_pairs
 
 _SEED = 0
 ROLES = ("training", "development", "test")
@@ -69,15 +70,16 @@ def hold_out(recipe: Recipe, folder: Path) -> Recipe:
     if not share:
         return recipe
     _check(recipe)
+    with_scores = recipe.reads_scores
     if collectives.is_main_process():
-        counts = _split(recipe.data, share, folder)
+        counts = _split(recipe.data, share, folder, with_scores=with_scores)
         console.print(
             f"held out: {counts.test:,} pairs to report, {counts.development:,} to choose by; "
             f"{counts.near_duplicates:,} near-duplicates of these left out of {counts.training:,} training pairs"
         )
     collectives.barrier()  # nodes that share a disk would remove one another's files
     if collectives.is_local_main_process() and not collectives.is_main_process():
-        _split(recipe.data, share, folder)
+        _split(recipe.data, share, folder, with_scores=with_scores)
     collectives.barrier()
     retrieval = [_left(data, folder) for data in recipe.data.retrieval]
     return recipe.model_copy(
@@ -128,6 +130,8 @@ def _left(data: RetrievalData, folder: Path) -> RetrievalData:
     files: dict[str, Any] = {"path": str(_file(folder, data)), "columns": {}, "limit": None}
     if data.corpus is not None:
         files |= {"corpus": str(_corpus_file(folder, data)), "corpus_columns": {}}
+    if _scores_file(folder, data).exists():
+        files |= {"scores": str(_scores_file(folder, data))}
     return data.model_copy(update=files)
 
 
@@ -139,8 +143,13 @@ def _corpus_file(folder: Path, data: RetrievalData) -> Path:
     return folder / "training" / f"{file_name(data.name)}.corpus.parquet"
 
 
-def _split(data: Data, share: float, folder: Path) -> Counts:
+def _scores_file(folder: Path, data: RetrievalData) -> Path:
+    return folder / "training" / f"{file_name(data.name)}.scores.parquet"
+
+
+def _split(data: Data, share: float, folder: Path, *, with_scores: bool) -> Counts:
     """Write both sides of the split, unless they are there."""
+    scored = [_scores(part, data.on_bad_row) if with_scores else None for part in data.retrieval]
     sets = [read_retrieval(part.path, part.columns, on_bad_row=data.on_bad_row) for part in data.retrieval]
     sets = [frame.head(part.limit or len(frame)) for frame, part in zip(sets, data.retrieval, strict=True)]
     corpora = [_corpus(part, frame, data) for part, frame in zip(data.retrieval, sets, strict=True)]
@@ -150,6 +159,8 @@ def _split(data: Data, share: float, folder: Path) -> Counts:
         "rows": [_hash(frame) for frame in sets],
         "corpora": [_hash(corpus) for corpus in corpora],
     }
+    if with_scores:
+        identity["scores"] = [None if pairs is None else _hash(pairs) for pairs in scored]
     marker = folder / "split.json"
     if marker.exists() and (known := read_json(marker))["of"] == identity:
         return Counts(**known["counts"])
@@ -161,8 +172,12 @@ def _split(data: Data, share: float, folder: Path) -> Counts:
     rows = rows.with_columns(role=pl.when(near_R).then(pl.lit("near")).otherwise("role"))
     sizes = np.cumsum([0, *map(len, sets)])
     forbidden = held_out["positive"].explode().unique()
-    for part, corpus, start, stop in zip(data.retrieval, corpora, sizes[:-1], sizes[1:], strict=True):
+    for part, corpus, pairs, start, stop in zip(
+        data.retrieval, corpora, scored, sizes[:-1], sizes[1:], strict=True
+    ):
         _write_set(part, rows[int(start) : int(stop)], corpus, forbidden, folder)
+        if pairs is not None:
+            _write_scores(part, pairs, folder)
     found = dict(rows["role"].value_counts().iter_rows())
     counts = Counts(*(found.get(role, 0) for role in (*ROLES, "near")))
     write_json(marker, {"of": identity, "counts": asdict(counts)})
@@ -214,6 +229,22 @@ def _near(rows: pl.DataFrame, held_out: pl.DataFrame) -> pl.Series:
     near_R = known.near(rows["query"])
     near_R[positives["row"].to_numpy()[known.near(positives["positive"])]] = True
     return pl.Series(near_R) & (rows["role"] == "training")
+
+
+def _scores(part: RetrievalData, on_bad_row: OnBadRow) -> pl.DataFrame | None:
+    """Return the scored pairs that stand beside a data set's texts; None if it has a table of them, or none at all."""
+    if part.scores is not None:
+        return None
+    frame = read_scored_retrieval(part.path, part.columns, on_bad_row=on_bad_row)
+    pairs = scored_pairs(frame.head(part.limit or len(frame)))
+    return None if pairs.is_empty() else pairs
+
+
+def _write_scores(part: RetrievalData, pairs: pl.DataFrame, folder: Path) -> None:
+    """Write the scored pairs of the training side, once its texts are there."""
+    train = pl.read_parquet(_file(folder, part))
+    texts = pl.concat([train["positive"].explode(), train["negative"].explode()])
+    pairs_among(pairs, train["query"], texts).write_parquet(_scores_file(folder, part))
 
 
 def _write_set(

@@ -128,7 +128,9 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
     evaluator = Evaluator(sets, folder) if sets else None
     seed = recipe.training.seed
     model = load_base_model(recipe.model, seed).to(device)
-    source, tasks = make_source(recipe.data, recipe.step, seed, recipe.cache, model)
+    source, tasks = make_source(
+        recipe.data, recipe.step, seed, recipe.cache, model, with_scores=recipe.reads_scores
+    )
     data = source.identity() | _reading_identity(model) | _evaluation_identity(evaluator)
     data |= frozen_identity(model)
     point.check_data(data, given)

@@ -47,10 +47,15 @@ def load_base_model(settings: Model, seed: int) -> EmbeddingModel:
     return model
 
 
-def load_data(settings: Data, cache: str | Path, model: EmbeddingModel) -> Tasks:
+def load_data(
+    settings: Data, cache: str | Path, model: EmbeddingModel, *, with_scores: bool = False
+) -> Tasks:
     """Read and tokenise the data files: one process of each node does, the others map what it wrote.
 
     Nodes may share a disk or have their own: each uses the cache as it sees it.
+
+    Args:
+        with_scores: read a teacher's scores that stand beside the texts, too.
     """
     cache = Path(cache)
     add_dataset_prompts(settings, model)
@@ -64,6 +69,7 @@ def load_data(settings: Data, cache: str | Path, model: EmbeddingModel) -> Tasks
         cache=cache,
         count_tokens=model.count_tokens,
         dataset_prompts=model.dataset_prompts,
+        with_scores=with_scores,
     )
     collectives.broadcast_on_node(str(write_tasks(tasks, cache)) if collectives.node_size() > 1 else "")
     return tasks
@@ -98,13 +104,19 @@ def add_dataset_prompts(settings: Data, model: EmbeddingModel) -> None:
 
 
 def make_source(
-    data: Data, step: Step, seed: int, cache: str | Path, model: EmbeddingModel
+    data: Data,
+    step: Step,
+    seed: int,
+    cache: str | Path,
+    model: EmbeddingModel,
+    *,
+    with_scores: bool = False,
 ) -> tuple[StepSource, Tasks | None]:
     """Return what plans the steps, and the data in memory (None where pairs are streamed)."""
     if data.stream:
         add_dataset_prompts(data, model)
         return StreamPlanner(open_streams(data), model.prompts, model.tokenize, step, seed), None
-    tasks = load_data(data, cache, model)
+    tasks = load_data(data, cache, model, with_scores=with_scores)
     return Planner(tasks, step, seed), tasks
 
 

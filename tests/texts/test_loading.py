@@ -30,8 +30,11 @@ class Folder:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return str(path)
 
-    def load(self, **data):
-        return load_tasks(Data(**data), PROMPTS, tokenize, fingerprint="", cache=self.path / "cache")
+    def load(self, with_scores=False, **data):
+        cache = self.path / "cache"
+        return load_tasks(
+            Data(**data), PROMPTS, tokenize, fingerprint="", cache=cache, with_scores=with_scores
+        )
 
     def retrieval(self, rows, corpus=None, **settings):
         if corpus is not None:

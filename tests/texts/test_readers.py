@@ -15,7 +15,14 @@ import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.texts.columns import RETRIEVAL
-from conan_embed.texts.readers import read_classification, read_corpus, read_retrieval, read_rows, read_sts
+from conan_embed.texts.readers import (
+    read_classification,
+    read_corpus,
+    read_retrieval,
+    read_rows,
+    read_scored_retrieval,
+    read_sts,
+)
 
 SHARED = Path(__file__).parents[2] / "../shared/data"
 
@@ -377,6 +384,54 @@ def test_a_parquet_column_of_the_wrong_type(values, tmp_path):
 def test_a_score_that_is_no_number_in_json(score, found, tmp_path):
     path = lines(tmp_path / "data.jsonl", [PAIR, PAIR | {"score": score}])
     assert f"line 2: column 'score': found {found}" in message(path, read_sts)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_beside_the_texts(kind, tmp_path):
+    rows = [
+        {"query": "q", "pos": ["p", "r"], "neg": ["n"], "pos_scores": [1.5, 2], "neg_scores": [0]},
+        {"query": "s", "pos": ["t", "u"], "neg": ["v"], "pos_scores": [0.25, -1], "neg_scores": [1e-3]},
+    ]
+    frame = read_scored_retrieval(write_as(kind, tmp_path, rows))
+    assert frame["positive_score"].to_list() == [[1.5, 2.0], [0.25, -1.0]]
+    assert frame["negative_score"].to_list() == [[0.0], [0.001]]
+    assert frame.drop("positive_score", "negative_score").equals(
+        read_retrieval(write_as(kind, tmp_path, rows) if kind == "saved" else tmp_path / f"data.{kind}")
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "found", "expected"),
+    [
+        ("[1, 2]", "2 numbers", "one for each text of 'positive'"),
+        ("[1]", "1 number", "one for each text of 'positive'"),
+        ("[1, NaN, 2]", "the number nan as element 2 of a list", "finite numbers"),
+        ('[1, "2", 3]', "the text '2' as element 2 of a list", "a list of numbers"),
+        ("[1, null, 3]", "null as element 2 of a list", "a list of numbers"),
+        ("[1, true, 3]", "true as element 2 of a list", "a list of numbers"),
+        ("0.5", "the number 0.5", "a list of numbers"),
+        ('"high"', "the text 'high'", "a list of numbers"),
+    ],
+)
+def test_scores_that_do_not_fit_their_texts(scores, found, expected, tmp_path):
+    row = '{"query": "q", "pos": ["p", "r", "s"], "pos_scores": %s}\n'
+    path = written(tmp_path, row % "[]" + row % "null" + row % scores, "data.jsonl")
+    expected = f"line 3: column 'pos_scores': found {found}, expected {expected}."
+    assert message(path, read_scored_retrieval) == f"{path}: {expected}"
+    assert len(read_scored_retrieval(path, on_bad_row="drop")) == 2
+    assert len(read_retrieval(path)) == 3
+
+
+def test_scores_of_a_wrong_type_in_parquet(tmp_path):
+    path = tmp_path / "data.parquet"
+    row = {"query": "q", "positive": ["p", "r"], "positive_score": [1.0, None]}
+    pl.DataFrame([row]).write_parquet(path)
+    assert (
+        "row 1: column 'positive_score': found null as element 2 of a list, expected finite numbers."
+        in message(path, read_scored_retrieval)
+    )
+    pl.DataFrame([row | {"positive_score": 1.0}]).write_parquet(path)
+    assert "found values of type Float64, expected a list of numbers" in message(path, read_scored_retrieval)
 
 
 def test_a_score_that_is_no_number_in_csv(tmp_path):

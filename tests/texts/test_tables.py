@@ -63,10 +63,55 @@ def test_scores_beside_the_texts_are_said_to_be_unused(folder, capsys):
     assert "are not used" not in capsys.readouterr().err
     folder.retrieval([row | {"pos_scores": [0.9], "neg_scores": [0.1]}])
     printed = " ".join(capsys.readouterr().err.split())
-    assert (
-        "the scores in 'pos_scores' and 'neg_scores' are not used; teacher.kind: columns takes them"
-        in printed
+    assert "the scores in 'pos_scores' and 'neg_scores' are not used; teacher.kind: columns would" in printed
+
+
+def test_scores_beside_the_texts_become_pairs_of_texts_that_the_set_keeps(folder):
+    rows = [
+        {"query": "a", "pos": ["b", "c"], "neg": ["d", "a"], "pos_scores": [0.9, 1], "neg_scores": [0.1, 7]},
+        {"query": "x", "pos": ["y"], "neg": ["d"], "pos_scores": [], "neg_scores": [-2.5]},
+        {"query": "z", "pos": ["b"], "neg": ["d"]},
+        {"query": "last", "pos": ["left out"], "pos_scores": [3]},
+    ]
+    data = {"retrieval": [RetrievalData(name="r", path=folder.write("r", rows), limit=3)]}
+    without, tasks = folder.load(**data), folder.load(**data, with_scores=True)
+    (found,) = tasks.retrieval
+    pairs = zip(
+        texts(tasks.store, found.scored_query_X),
+        texts(tasks.store, found.scored_passage_X),
+        found.score_X.tolist(),
+        strict=True,
     )
+    assert set(pairs) == {
+        ("a", "b", 0.9),
+        ("a", "c", 1.0),
+        ("a", "d", 0.1),
+        ("a", "a", 7.0),  # which is never a negative of itself
+        ("x", "d", -2.5),
+    }
+    assert prompted(tasks.store, found.scored_passage_X[0]) == "p: b"
+    assert without.retrieval[0].score_X is None
+    assert without.store.identity() == tasks.store.identity()
+
+
+def test_a_table_of_scores_counts_before_those_beside_the_texts(folder, capsys):
+    row = {"query": "a", "pos": ["b"], "neg": ["c"], "pos_scores": [0.9], "neg_scores": [0.1]}
+    table = folder.write("t", [{"query": "a", "passage": "b", "score": 3}])
+    data = RetrievalData(name="r", path=folder.write("r", [row]), scores=table)
+    (found,) = folder.load(retrieval=[data], with_scores=True).retrieval
+    assert found.score_X.tolist() == [3.0]
+    printed = "".join(capsys.readouterr().err.split())
+    assert f"arenotused;thosein{table}count" in printed
+
+
+def test_columns_of_scores_may_have_any_name(folder):
+    rows = [{"query": "a", "pos": ["b"], "neg": ["c"], "grade": [0.9]}]
+    columns = {"positive_score": "grade"}
+    data = RetrievalData(name="r", path=folder.write("r", rows), columns=columns)
+    (found,) = folder.load(retrieval=[data], with_scores=True).retrieval
+    assert found.score_X.tolist() == [0.9]
+    (found,) = folder.load(retrieval=[data]).retrieval
+    assert found.score_X is None
 
 
 def test_a_single_class_is_refused(folder):

@@ -102,6 +102,25 @@ def test_no_text_of_a_held_out_pair_is_trained_on_and_scores_are_reported(recipe
     assert len(read_json_lines(run / "evaluation.jsonl")) == 4
 
 
+def test_scores_beside_the_texts_go_with_what_is_left_to_train_on(recipe: Recipe, tmp_path: Path) -> None:
+    rows = [
+        {**row, "pos_scores": [1.0 + number], "neg_scores": [-1.0 - number]}
+        for number, row in enumerate(pl.read_ndjson(tmp_path / "two.jsonl").to_dicts())
+    ]
+    pl.DataFrame(rows).write_ndjson(tmp_path / "two.jsonl")
+    taught = recipe.with_(teacher={"kind": "columns", "kl": 1.0}, step={"num_negatives": 1})
+    folder = train(taught) / "held_out" / "training"
+    left = pl.read_parquet(folder / "two%2Fb.parquet")
+    scored = pl.read_parquet(folder / "two%2Fb.scores.parquet")
+    score = {row["query"]: number for number, row in enumerate(rows, 1)}
+    positives = left.select("query", passage="positive").explode("passage").drop_nulls()
+    negatives = left.select("query", passage="negative").explode("passage").drop_nulls()
+    expected = {(query, text, float(score[query])) for query, text in positives.iter_rows()}
+    expected |= {(query, text, -float(score[query])) for query, text in negatives.iter_rows()}
+    assert set(scored.iter_rows()) == expected and len(left) < len(rows)
+    assert not (folder / "one.scores.parquet").exists()
+
+
 def test_a_killed_run_resumes_with_the_same_split_and_the_same_numbers(
     recipe: Recipe, tmp_path: Path, monkeypatch
 ) -> None:

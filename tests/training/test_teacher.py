@@ -64,6 +64,12 @@ def test_scores_of_the_data_teach(recipe, base, tmp_path):
     assert all(line["loss"] == pytest.approx(line["loss/teacher"]) for line in metrics)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert metrics[0]["loss"] == pytest.approx(1.5**2, rel=0.9)
+    # The same scores beside the texts, as FlagEmbedding's files have them, are the same run.
+    beside = [row | {"pos_scores": [2], "neg_scores": [0.5] * len(row["negative"])} for row in rows]
+    write(tmp_path / "beside.jsonl", beside)
+    given = {"name": "given", "path": str(tmp_path / "beside.jsonl"), "negative_source": "given"}
+    again = lines(train(recipe("beside", data={"retrieval": [given], "sts": []}, **settings)), "metrics")
+    assert [line["loss"] for line in again] == [line["loss"] for line in metrics]
 
 
 def test_embeddings_teach_without_negatives(recipe, teacher, capsys):
