@@ -89,13 +89,15 @@ class RetrievalTable:
         ids, scored = (ids, []) if self.scored is None else (ids[:-2], ids[-2:])
         query_Q, positives, given, *corpus = ids
         pool = [*corpus, positives] if corpus else [positives, given]
+        passages = _once_each(np.unique(np.concatenate(pool)), store)
+        positives, given = (_with_ids_of(passages, texts, store) for texts in (positives, given))
         dataset = RetrievalDataset(
             self.data.name,
             query_Q,
             self.rows["list"].to_numpy().astype(np.int64),
             Ragged.of_lengths(positives, self.lists["positive"].list.len().to_numpy()),
             Ragged.of_lengths(given, self.rows["negative"].list.len().to_numpy()),
-            _once_each(np.unique(np.concatenate(pool)), store),
+            passages,
             self.data.negative_source,
             self.data.ranking,
             self.data.weight,
@@ -296,6 +298,17 @@ def read_sts_table(data: StsData, on_bad_row: OnBadRow) -> StsTable:
 def _once_each(text_ids: np.ndarray, store: TextStore) -> np.ndarray:
     """Return of texts that are read alike the first, in their order."""
     return text_ids[np.sort(np.unique(store.content[text_ids], return_index=True)[1])]
+
+
+def _with_ids_of(passages: np.ndarray, text_ids: np.ndarray, store: TextStore) -> np.ndarray:
+    """Return the id of the passage that is read like each text, or else the lowest id of those read alike.
+
+    All of these texts have one prompt. A content under two ids would stand twice in a row of negatives, and a positive
+    would not be found among the passages.
+    """
+    pool = np.concatenate([passages, np.unique(text_ids)])
+    contents, first = np.unique(store.content[pool], return_index=True)
+    return pool[first[np.searchsorted(contents, store.content[text_ids])]]
 
 
 Table = RetrievalTable | ClassificationTable | StsTable

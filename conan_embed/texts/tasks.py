@@ -23,9 +23,9 @@ class RetrievalDataset:
     Attributes:
         query_Q: text id of each query.
         list_Q: which list of `positives` is the query's own (all members of its class, for classification).
-        positives: L lists of text ids.
+        positives: L lists of text ids, all of them passages.
         given: the file's own negatives, Q lists of text ids (known positives taken out).
-        passages: unique text ids to mine negatives from.
+        passages: text ids to mine negatives from, ascending, one for each content.
         negative_source: where hard negatives come from: mined, given, random or none.
         ranking: folder with rankings made before, or None.
         weight: share of the queries of a step, or None for by size.

@@ -1,5 +1,6 @@
 """Rankings against a loop over queries and passages; files of rankings; random passages."""
 
+import json
 import zlib
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conan_embed.negatives.mining import mine, random_ranking, rank
-from conan_embed.negatives.rankings import NONE
+from conan_embed.negatives.rankings import NONE, padded, without_repeats
+from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.sections import Mining
+from conan_embed.texts.loading import load_tasks
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
 from conan_embed.texts.tasks import RetrievalDataset
@@ -166,6 +169,43 @@ def test_a_text_of_a_class_is_not_its_own_best_positive(tmp_path):
         float(vectors[data.query_Q[1]] @ passage["a"]),
     ]
     np.testing.assert_allclose(found.positive_Q, expected, atol=1e-6)
+
+
+def tokenize_lower(texts):
+    """A token per word, whatever its case."""
+    rows = [[zlib.crc32(word.encode()) & 0x7FFFFFFF for word in text.lower().split()] for text in texts]
+    return np.array([t for row in rows for t in row], np.int32), np.cumsum([0, *map(len, rows)])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 0, 1]])
+def test_the_bound_is_taken_from_a_positive_in_another_spelling(tmp_path, order):
+    """Positives that are read alike are one passage; its score is the positive's, for each of their queries."""
+    pairs = [("one", "Yes."), ("two", "yes."), ("three", "zebra crossing"), ("four", "YES.")]
+    rows = [{"query": pairs[i][0], "positive": pairs[i][1], "negative": [f"n{i}", f"N{i}"]} for i in order]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tasks = load_tasks(
+        Data(retrieval=[RetrievalData(name="set", path=str(path))]),
+        {"query": "", "passage": "", "sts": ""},
+        tokenize_lower,
+        fingerprint="lower",
+        cache=tmp_path / "cache",
+    )
+    (data,), store = tasks.retrieval, tasks.store
+    of_content = embeddings(range(int(store.content.max()) + 1))
+    vectors = of_content[torch.from_numpy(store.content.copy())]
+    found = mine(data, store, embed_from(vectors), Mining(depth=9, offset=0, precision="float32"))
+    read = {store.text(i).lower(): vectors[i].double() for i in range(len(store))}
+    expected = [float(read[pairs[i][0]] @ read[pairs[i][1].lower()]) for i in order]
+    np.testing.assert_allclose(found.positive_Q, expected, atol=1e-6)
+    # The file's own negatives before the mined ones: a content stands once in a row.
+    ids = np.concatenate([padded(data.given), found.ids_QK], axis=1)
+    ids, _ = without_repeats(ids, ids.astype(np.float32))
+    for number, row in enumerate(ids.tolist()):
+        negatives = [store.text(text).lower() for text in row if text != NONE]
+        answer = pairs[order[number]][1].lower()
+        assert negatives[0] == f"n{order[number]}"
+        assert sorted(negatives) == sorted({"yes.", "zebra crossing", "n0", "n1", "n2", "n3"} - {answer})
 
 
 # ------------------------------------------------------------------------------------------------------ random

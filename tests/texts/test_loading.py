@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from conan_embed.errors import UserError
 from conan_embed.recipes.data import ClassificationData, Data, RetrievalData
@@ -182,12 +184,69 @@ def test_queries_that_are_read_alike_share_their_positives(cut):
     assert texts(store, dataset.query_Q) == ["What now", "other", "what  now"]
     assert [texts(store, dataset.positives[i]) for i in dataset.list_Q] == [
         ["one", "two"],
-        ["ONE", "three"],
+        ["one", "three"],
         ["one", "two"],
     ]
     assert texts(store, dataset.given[2]) == ["four"]
     # Of passages that are read alike one is there to be mined.
     assert sorted(text.lower() for text in texts(store, dataset.passages)) == ["four", "one", "three", "two"]
+
+
+SPELLINGS = st.tuples(st.integers(0, 5), st.sampled_from(["w{}", "W{}", "w{} ", " W{}"])).map(
+    lambda drawn: drawn[1].format(drawn[0])
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "query": st.sampled_from(["q0", "Q0", "q1", "w0"]),
+            "positive": st.lists(SPELLINGS, min_size=1, max_size=3).map(lambda texts: [*texts, "answer"]),
+            "negative": st.lists(SPELLINGS, max_size=4),
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.none() | st.lists(SPELLINGS, min_size=1, max_size=4))
+def test_one_id_for_each_content_and_every_positive_is_a_passage(tmp_path_factory, rows, corpus):
+    """Whatever the spellings: the ids of passages, positives and given negatives name each content once."""
+    folder = Folder(tmp_path_factory.mktemp("spellings"))
+    files = {"path": folder.write("r", rows)}
+    if corpus is not None:
+        files["corpus"] = folder.write("c", [{"text": text} for text in corpus])
+    data = Data(retrieval=[RetrievalData(name="r", **files)])
+    tasks = load_tasks(data, PROMPTS, tokenize_words, fingerprint="words", cache=folder.path / "cache")
+    store, (dataset,) = tasks.store, tasks.retrieval
+
+    def read(text):
+        return " ".join(text.lower().split())
+
+    positives, given_ids = dataset.positives.values, dataset.given.values
+    assert set(positives.tolist()) <= set(dataset.passages.tolist())
+    assert dataset.passages.tolist() == sorted(set(dataset.passages.tolist()))
+    everything = {*dataset.passages.tolist(), *positives.tolist(), *given_ids.tolist()}
+    assert len({read(text) for text in texts(store, everything)}) == len(everything)
+    assert set(store.tokens[store.offsets[sorted(everything)] + 1].tolist()) == {sum(map(ord, "p:"))}
+    # And they are still those of the file, as the model reads them.
+    written = [[read(text) for text in row["negative"]] for row in rows]
+    answers = {
+        read(row["query"]): {
+            read(text)
+            for other in rows
+            if read(other["query"]) == read(row["query"])
+            for text in other["positive"]
+        }
+        for row in rows
+    }
+    for number, row in enumerate(rows):
+        query = read(row["query"])
+        assert {read(t) for t in texts(store, dataset.positives[dataset.list_Q[number]])} == answers[
+            query
+        ] - {query}
+        expected = [text for text in written[number] if text not in answers[query] | {query}]
+        assert [read(text) for text in texts(store, dataset.given[number])] == expected
 
 
 def test_a_positive_that_is_read_like_its_query_is_none(cut, capsys):
