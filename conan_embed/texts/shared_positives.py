@@ -42,17 +42,19 @@ def with_equal_queries_merged(
     """Do by content what `with_shared_positives` does by text: queries of the same tokens share their positives.
 
     Positives of one content are one, and a positive that is read like its query is none; queries without any other are
-    left out. Nothing changes where equal contents are equal texts.
+    left out, and so are lists that no query has. Nothing else changes where equal contents are equal texts.
 
     Args:
         content: int64, by text id.
         unread: text ids that are no text to the model; as positives they are left out, and as queries.
     """
     unread = np.empty(0, np.int64) if unread is None else unread
-    content_L = np.empty(len(dataset.positives), np.int64)
+    lists = np.unique(dataset.list_Q)  # the others lost their query, which the tokenizer leaves nothing of
+    content_L = np.full(len(dataset.positives), -1)
     content_L[dataset.list_Q] = content[dataset.query_Q]
     _, first_L, group_L = np.unique(content_L, return_index=True, return_inverse=True)
-    list_of_value, values = dataset.positives.rows(np.arange(len(content_L)))
+    position, values = dataset.positives.rows(lists)
+    list_of_value = lists[position]
     first_list = first_L[group_L]  # of each list the first one whose queries are the same
     span = int(content.max(initial=0)) + 1
     _, new = np.unique(first_list[list_of_value] * span + content[values], return_index=True)

@@ -1,5 +1,7 @@
 """Sets of positives against dictionaries that are filled one row at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -87,6 +89,28 @@ def test_queries_that_are_read_alike_are_merged(seed):
     for row in range(len(merged.positives)):
         contents = content[merged.positives[row]].tolist()
         assert len({*contents}) == len(contents)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lists_that_lost_their_query_change_nothing(seed, monkeypatch):
+    generator = np.random.default_rng(seed)
+    rows = random_rows(generator, 12, 20)
+    content = generator.integers(8, size=20)
+    kept = np.sort(generator.choice(12, size=7, replace=False))
+    whole = make_dataset(rows)
+    dataset = replace(
+        whole, query_Q=whole.query_Q[kept], list_Q=whole.list_Q[kept], given=Ragged.empty(len(kept))
+    )
+    # Fresh memory holds what was there before: here the content of a query.
+    monkeypatch.setattr(
+        np, "empty", lambda size, dtype=float: np.full(size, content[rows[kept[0]][0]], dtype)
+    )
+    merged = with_equal_queries_merged(dataset, content)
+    expected = with_equal_queries_merged(make_dataset([rows[row] for row in kept]), content)
+    for name in ("query_Q", "list_Q"):
+        assert getattr(merged, name).tolist() == getattr(expected, name).tolist()
+    assert merged.positives.values.tolist() == expected.positives.values.tolist()
+    assert merged.positives.offsets.tolist() == expected.positives.offsets.tolist()
 
 
 @pytest.mark.parametrize("seed", range(20))
