@@ -225,6 +225,7 @@ def _set_dropout(config: Any, value: float | None) -> dict[str, float]:
 
 def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | None, card: Path | None) -> None:
     """Write the model's folder; see `EmbeddingModel.save`."""
+    check_replaceable(folder)
     with atomic_write(folder) as aside:
         aside.mkdir()
         adapter = model.adapter if model.adapter is not None and model.adapter.save_as == "adapter" else None
@@ -248,6 +249,21 @@ def save(model: "EmbeddingModel", folder: Path, *, details: dict[str, Any] | Non
         write_layout(aside, model, details or {})
         interface = Interface(model.prompts, model.width, model.widths, model.max_length)
         write_card(aside, interface, details or {}, earlier=card)
+
+
+def check_replaceable(folder: str | Path) -> None:
+    """Refuse to write a model over a folder that holds something else: all of it would be removed.
+
+    Raises:
+        UserError: the folder is neither empty nor a model folder of ours or of sentence-transformers.
+    """
+    folder = Path(folder)
+    is_model = any((folder / name).is_file() for name in ("modules.json", "conan_embed.json"))
+    if folder.is_dir() and any(folder.iterdir()) and not is_model:
+        raise UserError(
+            f"{folder}: is there already and holds no modules.json; expected a new folder, or one of a model, "
+            "which is replaced."
+        )
 
 
 def is_path(base: str) -> bool:

@@ -281,6 +281,9 @@ class EmbeddingModel(PackedEncoder):
         Args:
             details: noted in `conan_embed.json`; the model card shows its `training` and `results`.
             card: an earlier README.md of the model; what people wrote there is kept.
+
+        Raises:
+            UserError: the folder is there already and holds something else than a model, or cannot be written.
         """
         loading.save(self, Path(folder), details=details, card=card)
 

@@ -24,6 +24,7 @@ from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.encoder.card import note_training
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.errors import UserError
 from conan_embed.files import (
     lock_folder,
     read_json,
@@ -53,7 +54,7 @@ class RunFolder:
         self.answers = self.path / "judge_answers.jsonl"
         self.examples = self.path / "examples.json"
         self.mining, self.checkpoints = self.path / "mining", self.path / "checkpoints"
-        self.held_out = self.path / "held_out"
+        self.held_out, self.tensorboard = self.path / "held_out", self.path / "tensorboard"
         self.best, self.model = self.path / "best", self.path / "model"
 
     def __str__(self) -> str:
@@ -64,15 +65,25 @@ class RunFolder:
         """Own the directory, on behalf of all processes, while the block runs; clear what a killed run left.
 
         Raises:
-            UserError: another run works in it.
+            UserError: another run works in it, or it holds what a run would replace and no run has written.
         """
         with contextlib.ExitStack() as stack:
             if self.is_writer:
                 stack.enter_context(lock_folder(self.path))
                 for folder in (self.path, self.checkpoints, self.mining, self.best):
                     remove_leftovers(folder)
+                self._check_own()
             collectives.barrier()
             yield
+
+    def _check_own(self) -> None:
+        """Refuse a folder of somebody else's: run.json is there before the first checkpoint and model."""
+        for folder in (self.checkpoints, self.best, self.model, self.tensorboard):
+            if not self.record.exists() and folder.is_dir() and any(folder.iterdir()):
+                raise UserError(
+                    f"output: {self.path}: holds {folder.name}/ and no run.json; expected a folder of its own for the "
+                    "run, which would replace what is there."
+                )
 
     def log(self, message: str) -> None:
         """Print a message once, not on every process."""
@@ -107,7 +118,7 @@ class RunFolder:
             self.held_out,
             self.best,
             self.model,
-            self.path / "tensorboard",
+            self.tensorboard,
         ):
             shutil.rmtree(folder, ignore_errors=True)
         for name in (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from conan_embed.encoder.loading import check_replaceable
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 
@@ -20,17 +21,19 @@ def merge_models(first: str | Path, second: str | Path, output: str | Path, *, s
 
     Args:
         first, second: folders or hub names; one architecture, one vocabulary.
-        output: folder to write.
+        output: folder to write; a model that is there is replaced.
         share: 0 to 1.
 
     Raises:
-        UserError: the models have weights of different names or shapes, or different tokenizers.
+        UserError: the models have weights of different names or shapes, or different tokenizers, or `output` holds
+            something else than a model.
 
     Example:
         >>> merge_models("runs/tune/training/model", "base", "merged", share=0.7)  # doctest: +SKIP
     """
     if not 0 <= share <= 1:
         raise UserError(f"share: found {share:g}, expected a number from 0 to 1.")
+    check_replaceable(output)
     one, two = EmbeddingModel.load(first), EmbeddingModel.load(second)
     if one.tokenizer_text() != two.tokenizer_text():
         raise UserError(f"{first} and {second}: have different tokenizers; expected models of one family.")

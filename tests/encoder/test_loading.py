@@ -331,3 +331,31 @@ def test_embeddings_that_are_no_numbers_end_with_a_sentence(scale):
         UserError, match=r"embeddings of 2 of 2 texts are not finite numbers, for instance of 'Yes.'"
     ):
         model.encode(["Yes.", "No."])
+
+
+# ------------------------------------------------------------------------------------------- saving over a folder
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], ["config.json", "model.safetensors"], [".git/HEAD"]])
+def test_saving_replaces_nothing_but_a_model(tmp_path, names):
+    model = make_tiny_model("bert")
+    for name in names:
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("precious")
+    with pytest.raises(UserError, match=r"mine: is there already and holds no modules\.json"):
+        model.save(tmp_path / "mine")
+    assert all((tmp_path / "mine" / name).read_text() == "precious" for name in names)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_saving_replaces_an_empty_folder_and_a_model_of_either_library(folder, tmp_path):
+    model = make_tiny_model("bert", seed=4)
+    (tmp_path / "empty").mkdir()
+    for output in (
+        tmp_path / "empty",
+        folder,
+    ):  # the fixture lacks conan_embed.json, as sentence-transformers' do
+        model.save(output)
+        model.save(output)
+        found = EmbeddingModel.load(output).encode(SENTENCES, precision="float32")
+        np.testing.assert_array_equal(found, model.encode(SENTENCES, precision="float32"))

@@ -116,3 +116,17 @@ def test_only_whole_checkpoints_count(folder):
     for number in (3, 20):
         (folder.checkpoints / f"step-{number:08d}" / "state.json").write_text(json.dumps({}))
     assert folder.newest_checkpoint().name == "step-00000020"
+
+
+@pytest.mark.parametrize("name", ["model", "best", "checkpoints", "tensorboard"])
+def test_what_no_run_has_written_is_not_replaced(folder, name):
+    """With `output: .` these may be folders of a project of its own."""
+    mine = folder.path / name / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    with pytest.raises(UserError, match=rf"{folder.path}: holds {name}/ and no run\.json"), folder.locked():
+        pass
+    assert mine.read_text() == "precious"
+    write_json(folder.record, {"started": "then", "finished": None})
+    with folder.locked():
+        pass

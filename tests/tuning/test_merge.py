@@ -62,3 +62,22 @@ def test_a_share_outside_zero_to_one_is_refused(tmp_path, share: float) -> None:
 def test_integers_are_not_interpolated() -> None:
     first, second = {"ids": torch.arange(3)}, {"ids": torch.arange(3) * 5}
     assert torch.equal(interpolate(first, second, 0.5)["ids"], torch.arange(3))
+
+
+def test_only_a_model_is_replaced(tmp_path) -> None:
+    """A whole run lies in a folder of the same name as its result: merging must not take it for a model."""
+    for number in (1, 2, 3):
+        make_tiny_model("bert", seed=number).save(tmp_path / str(number))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(
+        UserError, match=r"run: is there already and holds no modules\.json; expected a new folder"
+    ):
+        merge_models(tmp_path / "1", tmp_path / "2", run)
+    assert [path.name for path in run.iterdir()] == ["metrics.jsonl"]
+    merge_models(tmp_path / "1", tmp_path / "2", tmp_path / "3", share=1)
+    expected = EmbeddingModel.load(tmp_path / "1").encode(SENTENCES, precision="float32")
+    assert np.array_equal(
+        EmbeddingModel.load(tmp_path / "3").encode(SENTENCES, precision="float32"), expected
+    )
