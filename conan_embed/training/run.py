@@ -223,6 +223,7 @@ def _train(
     num_steps = recipe.training.steps or parts.source.steps_for(recipe.training.epochs)
     if recipe.teacher is None or not recipe.teacher.embedding:  # embeddings teach without negatives
         check_contrast(parts.source, parts.table, num_steps)
+    _score_before(parts, point)
     module = TrainModule(parts.model, recipe.optimizer, recipe.training)
     module.memory.fit(measure_fitting_tokens(parts.model, recipe.training.precision))
     progress = point.load(module, parts.negatives)
@@ -233,8 +234,6 @@ def _train(
     progress = point.with_usable_best(progress, folder, parts.data, keep_best=recipe.evaluation.keep_best)
     began = started - progress.seconds
     record = _start_record(recipe, parts, point, num_steps, started)
-    if folder.is_writer and point.checkpoint is None:
-        score_held_out(parts.model, folder.held_out, "before")
     with contextlib.closing(_open_log(recipe, folder, progress.step)) as log:
         TrainingLoop(
             folder=folder,
@@ -256,6 +255,13 @@ def _train(
             on_step=on_step,
         ).run()
     _finish(parts, module.memory, record, began)
+
+
+def _score_before(parts: _Parts, point: ResumePoint) -> None:
+    """Score the held-out questions with the base, while every process still holds the whole model."""
+    if parts.folder.is_writer and point.checkpoint is None:
+        score_held_out(parts.model, parts.folder.held_out, "before")
+    collectives.barrier()  # sharding begins with a collective, which would not wait for hours
 
 
 def _score_held_out(folder: RunFolder, device: torch.device) -> None:

@@ -153,12 +153,14 @@ def _train_in_a_world(settings: dict) -> None:
     collectives.stop()
 
 
-@pytest.mark.parametrize("node_sizes", [(2,), (1, 1)])
+@pytest.mark.parametrize(
+    ("node_sizes", "sharding"), [((2,), "none"), ((1, 1), "none"), ((2,), "optimizer"), ((2,), "full")]
+)
 def test_processes_and_nodes_that_share_a_disk_hold_out_the_same(
-    recipe: Recipe, tmp_path: Path, node_sizes: tuple[int, ...]
+    recipe: Recipe, tmp_path: Path, node_sizes: tuple[int, ...], sharding: str
 ) -> None:
     alone = train(recipe)
-    other = recipe.model_copy(
+    other = recipe.with_(training={"sharding": sharding}).model_copy(
         update={"output": str(tmp_path / "world"), "cache": str(tmp_path / "cache-world")}
     )
     assert start_world(2, _train_in_a_world, other.as_dict(), node_sizes=node_sizes) == [0, 0]
