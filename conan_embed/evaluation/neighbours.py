@@ -71,27 +71,34 @@ def examples_before(name: str, before: Sequence[QueryNeighbours]) -> dict[str, A
     return {"corpus": name, "neighbours": [query.to_json() for query in before]}
 
 
-def examples_after(examples: Mapping[str, Any], after: Sequence[QueryNeighbours]) -> dict[str, Any]:
+def examples_after(
+    examples: Mapping[str, Any], name: str, after: Sequence[QueryNeighbours]
+) -> dict[str, Any]:
     """Put what the trained model finds beside it; queries whose hits changed come first.
 
     Args:
         examples: the content of examples.json, as `examples_before` or an earlier call made it.
+        name: of the corpus that `after` is from. Only the same query in the same corpus is compared; others, of a
+            development set that has changed since, have nothing `before`.
     """
-    if "neighbours" in examples:
-        before = examples["neighbours"]
-    else:
-        before = [{**query, "found": query["before"]} for query in examples["queries"]]
+    before: dict[str, Sequence[Mapping[str, Any]]] = {}
+    if examples["corpus"] == name:
+        before = {
+            query["query"]: query["found" if "found" in query else "before"]
+            for query in examples.get("neighbours", examples.get("queries", []))
+        }
     queries = [
         {
-            "query": old["query"],
-            "relevant": old["relevant"],
-            "before": old["found"],
+            "query": new.query,
+            "relevant": list(new.relevant),
+            "before": list(before.get(new.query, [])),
             "after": new.to_json()["found"],
         }
-        for old, new in zip(before, after, strict=True)
+        for new in after
     ]
-    return {"corpus": examples["corpus"], "queries": sorted(queries, key=_has_changed, reverse=True)}
+    return {"corpus": name, "queries": sorted(queries, key=_has_changed, reverse=True)}
 
 
 def _has_changed(query: Mapping[str, Any]) -> bool:
-    return [hit["text"] for hit in query["before"]] != [hit["text"] for hit in query["after"]]
+    before = [hit["text"] for hit in query["before"]]
+    return bool(before) and before != [hit["text"] for hit in query["after"]]

@@ -62,7 +62,7 @@ class Evaluator:
         if step == 0:
             write_json(path, examples_before(task.name, neighbours(encoder, task)))
         elif path.exists():
-            write_json(path, examples_after(read_json(path), neighbours(encoder, task)))
+            write_json(path, examples_after(read_json(path), task.name, neighbours(encoder, task)))
 
 
 def _line(result: EvaluationResult) -> str:

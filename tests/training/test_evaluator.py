@@ -62,3 +62,19 @@ def test_examples_show_the_same_queries_before_and_after(sets, tmp_path):
     assert sorted(query["query"] for query in after["queries"]) == sorted(
         q["query"] for q in before["neighbours"]
     )
+
+
+def test_later_looks_compare_each_query_with_what_it_found_before_training(sets, tmp_path):
+    """With `evaluation.patience`, the examples are written at every evaluation."""
+    evaluator = make_evaluator(sets, tmp_path)
+    evaluator.evaluate(make_tiny_model("bert"), 0, Rows(), examples=True)
+    before = {query["query"]: query["found"] for query in read_json(evaluator.folder.examples)["neighbours"]}
+    for step in (4, 8):
+        evaluator.evaluate(make_tiny_model("bert", seed=step), step, Rows(), examples=True)
+    (tmp_path / "new").mkdir()
+    last = make_evaluator(sets, tmp_path / "new")
+    last.evaluate(make_tiny_model("bert", seed=8), 0, Rows(), examples=True)
+    after = {query["query"]: query["found"] for query in read_json(last.folder.examples)["neighbours"]}
+    queries = read_json(evaluator.folder.examples)["queries"]
+    assert {query["query"]: query["before"] for query in queries} == before
+    assert {query["query"]: query["after"] for query in queries} == after
