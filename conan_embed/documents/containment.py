@@ -2,6 +2,8 @@
 
 A site's `print.html` repeats every page of it, and manuals lie beside one another as `fs.md` and `fs.html`. Kept, each
 passage would be there twice, and all documents would be connected by shared texts, so that none could be held out.
+A question with several answers, a row of a table of pairs, is no collection: it may repeat the answers of other rows,
+and is a question of its own.
 
 Shapes: D documents, K keys of blocks.
 """
@@ -42,11 +44,22 @@ class Contained:
 
 
 def find_contained(blocks: pl.LazyFrame) -> Contained:
-    """Look through blocks: `document`, `file`, `key`, `text`; characters count, and equal blocks of a document once."""
+    """Look through blocks: `document`, `file`, `headings`, `section_kind`, `key`, `text`.
+
+    Characters count, and equal blocks of a document once.
+    """
     incidence = (
         blocks.group_by("document", "key")
-        .agg(pl.col("text").str.len_chars().first().alias("size"), pl.col("file").first())
-        .with_columns(holders=pl.len().over("key"))
+        .agg(
+            pl.col("text").str.len_chars().first().alias("size"),
+            pl.col("file").first(),
+            pl.col("headings").list.last().first().alias("heading"),
+            (pl.col("section_kind") == "faq").all().alias("is_answer"),
+        )
+        .with_columns(
+            holders=pl.len().over("key"),
+            is_question=(pl.col("is_answer").all() & (pl.col("heading").n_unique() == 1)).over("document"),
+        )
         .filter(pl.col("holders") <= MANY_DOCUMENTS)
         .sort("document", "key")
         .collect(engine="streaming")
@@ -65,6 +78,7 @@ class _Overlap:
     Attributes:
         documents: int64 [D], their numbers; files: where each is from; size_D: characters.
         held_DK: characters of the blocks that several documents hold.
+        question_D: bool, one question with its answers.
         row, column, common: pairs of two documents, and the characters that the first shares with the second.
     """
 
@@ -72,13 +86,14 @@ class _Overlap:
     files: list[str]
     size_D: NDArray[np.float64]
     held_DK: csr_array
+    question_D: NDArray[np.bool_]
     row: NDArray[np.int64]
     column: NDArray[np.int64]
     common: NDArray[np.float64]
 
     @classmethod
     def of(cls, incidence: pl.DataFrame) -> "_Overlap":
-        files = incidence.group_by("document", maintain_order=True).agg(pl.col("file").first())
+        files = incidence.group_by("document", maintain_order=True).agg(pl.col("file", "is_question").first())
         documents = files["document"].to_numpy()
         row = np.searchsorted(documents, incidence["document"].to_numpy())
         size_D = np.bincount(row, incidence["size"].to_numpy(), len(documents)).astype(np.float64)
@@ -93,6 +108,7 @@ class _Overlap:
             files["file"].to_list(),
             size_D,
             held_DK,
+            files["is_question"].to_numpy(),
             pairs.row[others].astype(np.int64),
             pairs.col[others].astype(np.int64),
             pairs.data[others],
@@ -104,7 +120,7 @@ class _Overlap:
             self.size_D[self.column] < 0.5 * self.size_D[self.row]
         )
         parts_D = np.bincount(self.row[part], minlength=len(self.size_D))
-        rows = np.flatnonzero(parts_D >= MIN_COLLECTED)
+        rows = np.flatnonzero((parts_D >= MIN_COLLECTED) & ~self.question_D)
         is_collection = [
             self._covered(int(row), self.column[part & (self.row == row)]) >= COLLECTED * self.size_D[row]
             for row in rows

@@ -149,7 +149,7 @@ def _parse(file: SourceFile) -> Iterator[Document]:
             except UserError:
                 if file.named:
                     raise
-                raise UnreadableError("table without a column of text, or damaged") from None
+                raise UnreadableError("table without texts or pairs, or damaged") from None
         case "html" | "rst":
             yield _PARSERS[file.format](file.name, read_text(file.path), 1)
         case _:

@@ -7,7 +7,7 @@ Shapes: R rows.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ class CheckedRows:
 
     def good_rows(self) -> pl.DataFrame:
         return self.frame.filter(pl.Series(self.good, dtype=pl.Boolean))
+
+    def without_bad(self) -> "CheckedRows":
+        """Return the good rows, with the numbers that they have in the file."""
+        frame, numbers = self.good_rows(), self.numbers[self.good]
+        return replace(self, frame=frame, good=np.ones(len(frame), dtype=bool), numbers=numbers)
 
     @property
     def num_rows(self) -> int:

@@ -142,7 +142,7 @@ def read_table(
     assert on_bad_row in ("error", "drop"), on_bad_row
     schema = schema.with_names(columns)
     files = data_files(path)
-    frames: Iterable[pl.DataFrame] = (_read_good_rows(file, schema, on_bad_row) for file in files)
+    frames: Iterable[pl.DataFrame] = (read_good_rows(file, schema, on_bad_row).frame for file in files)
     if len(files) > 1:
         frames = tracked(frames, f"Reading {path}", total=len(files))
     frame = pl.concat(frames)
@@ -259,16 +259,17 @@ def print_dropped(path: str | Path, total: int, reasons: Counter[str], first: st
     console.print(line)
 
 
-def _read_good_rows(file: Path, schema: TableSchema, on_bad_row: OnBadRow) -> pl.DataFrame:
+def read_good_rows(file: Path, schema: TableSchema, on_bad_row: OnBadRow) -> CheckedRows:
+    """Read one file and return its good rows, with their numbers in it; arguments and errors as for `read_table`."""
     rows = read_rows(file, schema)
     if rows.num_rows == 0:
         raise UserError(f"{file}: found no rows, expected at least one.")
     first = rows.first_fault()
     if first is None:
-        return rows.frame
+        return rows
     if on_bad_row == "error":
         raise UserError(f"{file}: {first}.")
     if not rows.good.any():
         raise UserError(f"{file}: none of the {rows.num_rows} rows can be used; {first}.")
     print_dropped(file, rows.num_rows, rows.reasons, first)
-    return rows.good_rows()
+    return rows.without_bad()

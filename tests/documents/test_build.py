@@ -176,7 +176,7 @@ def test_a_named_table_without_texts_is_refused_and_in_a_folder_skipped(
     folder: MakeFolder, tmp_path: Path
 ) -> None:
     root = folder({**{f"p{n}.md": _page(n) for n in range(3)}, "numbers.csv": "a,b\n1,2\n"})
-    assert _build(root).skipped == {"table without a column of text, or damaged": 1}
+    assert _build(root).skipped == {"table without texts or pairs, or damaged": 1}
     with pytest.raises(UserError, match=r"numbers\.csv: found the columns 'a' and 'b'"):
         build_pairs([root / "numbers.csv"], tmp_path / "other")
 

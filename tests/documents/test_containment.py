@@ -1,21 +1,30 @@
 """Documents whose text stands in others: collections and second formats, and nothing else."""
 
+import random
+
 import numpy as np
 import polars as pl
 import pytest
 
-from conan_embed.documents.build import build_pairs
+from conan_embed.documents.build import PairSettings, build_pairs
 from conan_embed.documents.containment import find_contained
 
 
 def blocks(documents):
-    """Rows of documents given as (file, texts)."""
+    """Rows of documents given as (file, texts), or (file, {question: answers})."""
     rows = [
         {"document": number * 7, "file": file, "text": text, "key": hash(text) & 0xFFFF_FFFF}
-        for number, (file, texts) in enumerate(documents)
+        | (
+            {"headings": [question], "section_kind": "faq"}
+            if question
+            else {"headings": [], "section_kind": "section"}
+        )
+        for number, (file, content) in enumerate(documents)
+        for question, texts in (content if isinstance(content, dict) else {"": content}).items()
         for text in texts
     ]
-    return pl.DataFrame(rows, schema_overrides={"key": pl.UInt64}).lazy()
+    types = {"key": pl.UInt64, "headings": pl.List(pl.String)}
+    return pl.DataFrame(rows, schema_overrides=types).lazy()
 
 
 def page(number, count=5):
@@ -39,6 +48,31 @@ def test_a_summary_of_two_pages_and_an_excerpt_stay():
     pages = [(f"p{i}.md", page(i)) for i in range(4)]
     assert contained([*pages, ("two.md", page(0) + page(1))]) == ([], [])
     assert contained([*pages, ("excerpts.md", [page(i)[0] for i in range(4)])]) == ([], [])
+
+
+def test_a_question_with_the_answers_of_others_is_no_collection_and_a_page_of_questions_is():
+    answers = page(0, 8)
+    single = [(f"faq.jsonl#{i + 1}", {f"Question {i}?": [answer]}) for i, answer in enumerate(answers)]
+    several = [
+        ("faq.jsonl#9", {"Which matter?": answers[:4]}),
+        ("faq.jsonl#10", {"Which others?": answers[3:7]}),
+    ]
+    assert contained([*single, *several]) == ([], [])
+    all_of_them = ("print.md", {f"Question {i}?": [answer] for i, answer in enumerate(answers)})
+    assert contained([*single, *several, all_of_them]) == ([10], [])
+
+
+def test_a_table_of_questions_with_several_answers_keeps_them_all(tmp_path):
+    generator = random.Random(0)
+    texts = [" ".join(f"{generator.randrange(10**6):x}" for _ in range(20)) + "." for _ in range(135)]
+    answers, queries = texts[:60], texts[60:]
+    rows = [{"query": query, "positive": [answer]} for query, answer in zip(queries, answers, strict=False)]
+    rows += [{"query": query, "positive": answers[4 * i : 4 * i + 4]} for i, query in enumerate(queries[60:])]
+    pl.DataFrame(rows).write_parquet(tmp_path / "faq.parquet")
+    result = build_pairs([tmp_path / "faq.parquet"], tmp_path / "out", PairSettings(hold_out=0))
+    assert (result.documents, result.collections) == (75, 0)
+    trained = pl.read_parquet(tmp_path / "out" / "pairs.parquet")["query"]
+    assert {row["query"] for row in rows} == {*trained}
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -102,7 +102,7 @@ def test_the_rows_of_all_batches_are_the_blocks_of_all_documents(
         Skipped("empty.md", "empty"),
         Skipped("binary.txt", "binary"),
         Skipped("heading.md", "no text"),
-        Skipped("damaged.jsonl", "table without a column of text, or damaged"),
+        Skipped("damaged.jsonl", "table without texts or pairs, or damaged"),
         Skipped("deep.html", "nested too deeply"),
     ]
 
