@@ -237,6 +237,14 @@ def scores(arguments: argparse.Namespace, model: EmbeddingModel) -> dict[str, li
     return found
 
 
+def base_scores(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    return scores(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
+
+
+def teacher_scores(arguments: argparse.Namespace) -> dict[str, list[float]]:
+    return scores(arguments, EmbeddingModel.load(arguments.teacher))
+
+
 def run_arm(arguments: argparse.Namespace, arm: Arm, seed: int) -> dict[str, Any]:
     """Train one arm and look at its negatives."""
     settings = recipe(arguments, arm, seed)
@@ -388,6 +396,27 @@ def sweep(arguments: argparse.Namespace) -> list[str]:
     return lines
 
 
+def guard_lines(arguments: argparse.Namespace, results: dict[Arm, list[dict[str, Any]]]) -> list[str]:
+    """Return what the guard ignores at the start: passages in general, and answers among the negatives in use."""
+    if arguments.teacher is None:
+        return []
+    above_Q = 100 * (above_positive(arguments) > 0).mean(axis=1)
+    half, tenth = np.quantile(above_Q, [0.5, 0.9])
+    lines = [
+        f"The teacher scores {half:.1f} % of all passages above the labelled positive for the median query, at least "
+        f"{tenth:.1f} % for a tenth of them."
+    ]
+    for arm, found in results.items():
+        if arm.guard is not None:
+            first = found[0]["checks"][0]
+            share = 100 * first["ignored_false"] / max(1, first["ignored"])
+            lines.append(
+                f"{arm}: at the start {first['ignored']} of {first['in_use']} negatives are ignored, "
+                f"{first['ignored_false']} ({share:.1f} %) of them answers."
+            )
+    return ["  \n".join(lines)]
+
+
 def main() -> None:
     parser = options(__doc__, "runs/false-negatives", seeds=[0])
     parser.add_argument("--steps", type=int, default=48)
@@ -412,7 +441,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     os.nice(10)
-    base = scores(arguments, EmbeddingModel.load(arguments.base, max_length=arguments.max_length))
+    untrained = {
+        "base model": kept(arguments.output / "base.json", lambda: base_scores(arguments), "base model")
+    }
+    if arguments.teacher is not None:
+        untrained["teacher"] = kept(
+            arguments.output / "teacher.json", lambda: teacher_scores(arguments), "teacher"
+        )
     guards = [None] if arguments.teacher is None else [None, *arguments.guards]
     arms = [Arm(*each) for each in product(arguments.sources, [b or None for b in arguments.bounds], guards)]
     by_seed = [[result_of(arguments, arm, seed) for arm in arms] for seed in arguments.seeds]
@@ -421,15 +456,17 @@ def main() -> None:
         "| source, bound, guard | usable ranks | false at the start | false among replacements | false in use at the end | "
         "false among those learned then | ignored then | nDCG@10, trained queries | held-out queries |"
     )
-    before = " | ".join(f"{100 * mean(base[name]):.2f}" for name in ("queries", "held-out"))
-    lines = [head, "|---" * 9 + "|", f"| base model | | | | | | | {before} |"]
+    lines = [head, "|---" * 9 + "|"]
+    for name, found in untrained.items():
+        ndcg = " | ".join(f"{100 * mean(found[queries]):.2f}" for queries in ("queries", "held-out"))
+        lines.append(f"| {name}, untrained | | | | | | | {ndcg} |")
     lines += [f"| {arm} | {' | '.join(shares(found))} |" for arm, found in results.items()]
     compared = differences(results)
     folder = make_data(arguments)
     passages = len(pl.read_parquet(folder / "corpus.parquet"))
     taught = f", teacher {arguments.teacher.name}" if arguments.teacher else ""
     what = (
-        f"{arguments.base.name}{taught}; {len(base['queries'])} queries, {len(base['held-out']):,} held out, {passages:,} "
+        f"{arguments.base.name}{taught}; {len(untrained['base model']['queries'])} queries, {len(untrained['base model']['held-out']):,} held out, {passages:,} "
         f"passages, {arguments.hidden} hidden positives of each query "
         f"({100 * arguments.hidden / passages:.1f} % of the corpus); {arguments.steps} steps of 16 queries x (1 positive + "
         f"{arguments.negatives} negatives), depth {arguments.depth}, offset {arguments.offset}, check every {arguments.interval} steps, decay "
@@ -441,9 +478,24 @@ def main() -> None:
     write_result(
         "False negatives among hard ones",
         what,
-        [*lines, "", told, "", *difference_lines(compared), "", swept, "", *sweep(arguments)],
+        [
+            *lines,
+            "",
+            told,
+            "",
+            *difference_lines(compared),
+            "",
+            swept,
+            "",
+            *sweep(arguments),
+            "",
+            *guard_lines(arguments, results),
+        ],
         {
-            "base": {name: mean(values) for name, values in base.items()},
+            "untrained": {
+                name: {queries: mean(values) for queries, values in found.items()}
+                for name, found in untrained.items()
+            },
             "arms": {str(arm): [without_items(result) for result in found] for arm, found in results.items()},
             "differences": {
                 f"{arm} against {against}": asdict(estimate) for (arm, against), estimate in compared.items()
