@@ -29,8 +29,6 @@ from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 
-_DEEPER = 4  # times as deep is a query searched again that has too few ranks under its bound
-_DEEP_SCORES = 1 << 24  # ranks that such a search holds at once
 _RANDOM_ROWS = 16_384  # queries whose random passages are drawn at once
 _POSITIVES = 20  # of a query that its bound looks at, where classes are the positives
 _PAIRS = 65_536  # pairs of a query and a positive that are scored at once
@@ -74,8 +72,8 @@ def rank(
         rows: int64 [N], the queries' positions in the data set.
         query_ND: float [N, D], their embeddings, rows of length 1.
         passage_MD: float [M, D], embeddings of `data.passages`, rows of length 1 (any float dtype).
-        min_usable: ranks that each query should have after offset and bound; those with fewer are searched again,
-            deeper, until they have them or the data set ends.
+        min_usable: ranks that each query should have after offset and bound; those with fewer are searched again, for
+            the first ranks under their bound, as far as the data set has them.
         progress: text of a progress bar; empty for none.
     """
     if query_ND.device.type == "mps":  # search on the CPU: not every operation on int64 keys is there
@@ -113,49 +111,47 @@ class _Search:
     settings: Mining
     background: float
 
-    @property
-    def is_bounded(self) -> bool:
-        return self.settings.max_positive_ratio is not None and not self.data.has_labels
-
     def run(self, min_usable: int, progress: str) -> Ranking:
         settings, num_passages = self.settings, len(self.data.passages)
         positive = _best_positive(self.data, self.store, self.rows, self.query_ND, self.passage_MD)
-        width = depth = min(settings.depth + settings.offset, num_passages)
-        ids, score, too_near = self._ranks(np.arange(len(self.rows)), depth, positive, progress)
+        width = min(settings.depth + settings.offset, num_passages)
+        ids, score = self._ranks(np.arange(len(self.rows)), width, progress)
+        bound = self._bound(positive)
+        if bound is None:
+            return Ranking(ids, score, positive, 0, self.background)
+        too_near = (score >= bound[:, None]) & (ids != NONE)
+        ids, score = compact(ids, ~too_near), compact(score, ~too_near, -np.inf)
         wanted = min(settings.offset + min_usable, width) if min_usable else 0
-        while self.is_bounded and depth < num_passages:
-            short = np.flatnonzero((ids != NONE).sum(axis=1) < wanted)
-            if len(short) == 0:
-                break
-            depth = min(_DEEPER * depth, num_passages)
-            step = max(1, _DEEP_SCORES // depth)
-            for part in np.split(short, range(step, len(short), step)):
-                deep_ids, deep_score, _ = self._ranks(part, depth, positive, "")
-                ids[part], score[part] = deep_ids[:, :width], deep_score[:, :width]
-        return Ranking(ids, score, positive, too_near, self.background)
+        short = np.flatnonzero((ids != NONE).sum(axis=1) < wanted)
+        if len(short) and width < num_passages:
+            ids[short], score[short] = self._ranks(short, width, "", bound[short])
+        return Ranking(ids, score, positive, int(too_near.sum()), self.background)
+
+    def _bound(self, positive: np.ndarray) -> np.ndarray | None:
+        """Return float32 [N], the score that each query's negatives have to be below."""
+        settings = self.settings
+        if settings.max_positive_ratio is None or self.data.has_labels:
+            return None
+        background = self.background if settings.subtract_background else 0.0
+        bound: np.ndarray = background + settings.max_positive_ratio * (positive - background)
+        return bound
 
     def _ranks(
-        self, part: np.ndarray, depth: int, positive: np.ndarray, progress: str
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Return ids and scores of the first `depth` ranks of some queries, and how many the bound took out of them."""
+        self, part: np.ndarray, depth: int, progress: str, below: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return ids and scores of the first `depth` ranks of some queries, of all passages or those below a score."""
         data, settings = self.data, self.settings
         scores, positions = top_k(
             self.query_ND[torch.from_numpy(part)],
             self.passage_MD,
             depth,
-            precision=settings.precision,
+            precision=settings.precision if below is None else "float32",
             exclude=_excluded(data.known_positives(self.store), self.rows[part], data.passages),
+            below=None if below is None else torch.from_numpy(below),
             progress=progress,
         )
         position, score = positions.cpu().numpy(), scores.cpu().numpy()
-        ids = np.where(position >= 0, data.passages[position], NONE).astype(np.int32)
-        if not self.is_bounded:
-            return ids, score, 0
-        assert settings.max_positive_ratio is not None
-        background = self.background if settings.subtract_background else 0.0
-        bound = background + settings.max_positive_ratio * (positive[part] - background)
-        too_near = (score >= bound[:, None]) & (ids != NONE)
-        return compact(ids, ~too_near), compact(score, ~too_near, -np.inf), int(too_near.sum())
+        return np.where(position >= 0, data.passages[position], NONE).astype(np.int32), score
 
 
 def _excluded(

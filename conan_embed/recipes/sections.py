@@ -135,8 +135,8 @@ class Mining(Section):
     min_usable: int = Field(
         0,
         ge=0,
-        description="ranks that each query should have after offset and bound: those with fewer are searched again, "
-        "deeper, up to the whole corpus",
+        description="ranks that each query should have after offset and bound: those with fewer are searched again "
+        "for the first ranks under their bound, in the whole corpus",
     )
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 

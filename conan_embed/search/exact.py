@@ -49,6 +49,7 @@ def top_k(
     *,
     precision: Literal["float32", "bfloat16"] = "float32",
     exclude: tuple[Tensor, Tensor] | None = None,
+    below: Tensor | None = None,
     progress: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Return the `k` corpus rows of largest dot product with each query, best (then lower index) first.
@@ -60,6 +61,8 @@ def top_k(
         precision: of the matrix products. `bfloat16` is faster and may miss a result late in the list.
         exclude: `(offsets, indices)`, int64 `[Q + 1]` and `[offsets[Q]]`: the corpus rows
             `indices[offsets[q]:offsets[q + 1]]` are never returned for query q.
+        below: float32 `[Q]`, only rows that score less than this are returned for each query. It needs
+            `precision="float32"`: rounded scores do not say which rows these are.
         progress: text of a progress bar; empty for none.
 
     Returns:
@@ -67,6 +70,7 @@ def top_k(
         indices: int64 `[Q, K]`. Where fewer than `k` rows are allowed the rest is index -1, score -inf.
     """
     assert k >= 1
+    assert below is None or precision == "float32"
     num_queries, num_rows = len(queries), len(corpus)
     is_rounded = precision == "bfloat16"
     num_candidates = OVERSAMPLING * k if is_rounded else k
@@ -76,6 +80,7 @@ def top_k(
     queries_QD = queries.to(dtype)
     centre_D = corpus[:CORPUS_BLOCK].to(device, torch.float32).mean(dim=0)
     excluded = None if exclude is None else _Excluded(exclude[0].cpu(), exclude[1].to(device))
+    below_Q1 = None if below is None else below.to(device, torch.float32)[:, None]
     worst = _keys(torch.tensor(-torch.inf), torch.tensor(_MAX_INDEX))
     best_QK = worst.to(device).expand(num_queries, num_candidates).clone()
 
@@ -89,6 +94,8 @@ def top_k(
             scores_QN = queries_QD[rows] @ block_ND.T
             if excluded is not None:
                 excluded.hide(scores_QN, rows, start)
+            if below_Q1 is not None:
+                scores_QN.masked_fill_(scores_QN >= below_Q1[rows], -torch.inf)
             block_QK = _best_keys(scores_QN, num_candidates, start)
             best_QK[rows] = torch.cat([best_QK[rows], block_QK], dim=1).topk(num_candidates, dim=1).values
 
@@ -159,13 +166,19 @@ def _best_keys(scores_QN: Tensor, k: int, start: int) -> Tensor:
 
 def _rescore(keys_QK: Tensor, queries: Tensor, corpus: Tensor) -> Tensor:
     """Replace the scores inside the keys by float32 dot products, where the score is not -inf."""
-    step = max(1, SCORES_BLOCK // (keys_QK.shape[1] * max(1, queries.shape[1])))
-    parts = []
-    for keys, block_QD in zip(keys_QK.split(step), queries.split(step), strict=True):
-        scores, indices = _from_keys(keys)
-        hidden = scores == -torch.inf
-        rows = indices.masked_fill(hidden, 0).to(corpus.device)
-        candidates_QKD = corpus[rows].to(queries.device, torch.float32)
-        exact = (candidates_QKD * block_QD.float()[:, None, :]).sum(dim=2)
-        parts.append(_keys(exact.masked_fill(hidden, -torch.inf), indices))
+    columns = max(1, SCORES_BLOCK // max(1, queries.shape[1]))  # vectors gathered at once
+    rows = max(1, columns // keys_QK.shape[1])
+    parts = [
+        torch.cat([_rescore_block(part, block_QD, corpus) for part in keys.split(columns, dim=1)], dim=1)
+        for keys, block_QD in zip(keys_QK.split(rows), queries.split(rows), strict=True)
+    ]
     return torch.cat(parts)
+
+
+def _rescore_block(keys_QK: Tensor, queries_QD: Tensor, corpus: Tensor) -> Tensor:
+    scores_QK, indices_QK = _from_keys(keys_QK)
+    hidden_QK = scores_QK == -torch.inf
+    rows_QK = indices_QK.masked_fill(hidden_QK, 0).to(corpus.device)
+    candidates_QKD = corpus[rows_QK].to(queries_QD.device, torch.float32)
+    exact_QK = (candidates_QKD * queries_QD.float()[:, None, :]).sum(dim=2)
+    return _keys(exact_QK.masked_fill(hidden_QK, -torch.inf), indices_QK)

@@ -11,10 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conan_embed.negatives import mining
 from conan_embed.negatives.mining import mine, random_ranking, rank
 from conan_embed.negatives.rankings import NONE, padded, without_repeats
 from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.sections import Mining
+from conan_embed.search.exact import top_k
 from conan_embed.texts.loading import load_tasks
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStoreBuilder
@@ -112,9 +114,8 @@ def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, re
             expected = [i for i in expected if score[i] < bound]
             wanted = min(offset + min_usable, width)
             if min_usable and len(expected) < wanted:
-                # Searched again, deeper: at least what is wanted, as far as the data set has it.
-                below = [i for i in sorted(allowed, key=lambda i: -score[i]) if score[i] < bound][:width]
-                expected = below[: max(min(wanted, len(below)), (found.ids_QK[row] != NONE).sum())]
+                # Searched again: the first ranks under the bound, as far as the data set has them.
+                expected = [i for i in sorted(allowed, key=lambda i: -score[i]) if score[i] < bound][:width]
         assert found.ids_QK[row].tolist() == expected + [NONE] * (width - len(expected))
         np.testing.assert_allclose(
             found.scores_QK[row, : len(expected)], [score[i] for i in expected], atol=1e-6
@@ -123,6 +124,55 @@ def test_rankings(tmp_path_factory, texts, depth, offset, max_positive_ratio, re
         assert found.positive_Q[row] == pytest.approx(best, abs=1e-6)
     assert found.bounded_out == sum(removed.values())
     np.testing.assert_array_equal(found.usable(offset).ids_QK, found.ids_QK[:, offset:])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_ranks_under_a_bound_far_down_are_found_without_a_deeper_search(
+    tmp_path, monkeypatch, precision, relative
+):
+    """The answer of a query is the least like it: nearly the whole collection lies above the bound."""
+    queries = [f"q{i}" for i in range(6)]
+    data, store = make_set(tmp_path, queries, [[f"p{i}"] for i in range(6)], [f"w{i}" for i in range(3000)])
+    vectors = embeddings(store, width=16).clone()
+    shared = torch.nn.functional.normalize(torch.ones(16), dim=0)
+    vectors = torch.nn.functional.normalize(
+        vectors + shared, dim=1
+    )  # all cosines lie high, as some models' do
+    depths = []
+
+    def noted(queries, corpus, k, **arguments):
+        depths.append(k)
+        return top_k(queries, corpus, k, **arguments)
+
+    monkeypatch.setattr(mining, "top_k", noted)
+    chosen = Mining(
+        depth=30,
+        offset=3,
+        max_positive_ratio=0.9,
+        subtract_background=relative,
+        min_usable=20,
+        precision=precision,
+    )
+    cosine_QM = (vectors[data.query_Q].double() @ vectors[data.passages].double().T).numpy()
+    least_Q = data.passages[np.argsort(cosine_QM, axis=1)[np.arange(6), [5, 200, 1500, 2500, 2900, 2990]]]
+    data = replace(data, positives=Ragged.of_lengths(least_Q, np.ones(6, np.int64)))
+    found = mine(data, store, embed_from(vectors), chosen)
+
+    background = cosine_QM.mean() if relative else 0.0
+    short = 0
+    for row, query in enumerate(data.query_Q):
+        score = dict(zip(data.passages.tolist(), cosine_QM[row].tolist(), strict=True))
+        bound = background + 0.9 * (score[least_Q[row]] - background)
+        order = sorted((i for i in score if i != least_Q[row] and i != query), key=lambda i: -score[i])
+        usable = [i for i in order[:33] if score[i] < bound]
+        if len(usable) < 23:
+            short += 1
+            usable = [i for i in order if score[i] < bound][:33]
+        assert [i for i in found.ids_QK[row].tolist() if i != NONE] == usable
+    assert short >= 4
+    assert max(depths) == 33  # the search goes on below the bound; it holds no more ranks than are kept
+    assert len(depths) == 2
 
 
 def test_some_queries_are_ranked_as_all_are(tmp_path):

@@ -82,6 +82,34 @@ def test_excluded_rows_are_never_returned(precision) -> None:
     np.testing.assert_array_equal(found.numpy(), expected)  # small whole numbers are exact in bfloat16, too
 
 
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("num_queries", [1, 23])
+@pytest.mark.parametrize("k", [1, 5, 95, 250])
+def test_only_rows_below_a_score_are_returned(k: int, num_queries: int) -> None:
+    """The first k under a bound of each query's own: ties with the bound are not under it, those among them count."""
+    queries, corpus = whole_numbers(num_queries, 3, seed=20), whole_numbers(200, 3, seed=21)
+    generator = np.random.default_rng(22)
+    hidden = [set(generator.choice(200, size=9, replace=False).tolist()) for _ in range(num_queries)]
+    all_scores = (queries.double() @ corpus.double().T).numpy()
+    rank = generator.integers(0, 200, num_queries)
+    below = -np.sort(-all_scores, axis=1)[np.arange(num_queries), rank]  # a score that occurs, at any rank
+    below[:3] = [below[0], np.inf, all_scores.min()][:num_queries][:3]  # nothing is taken out, or all
+    taken_out = [hidden[q] | set(np.flatnonzero(all_scores[q] >= below[q])) for q in range(num_queries)]
+    offsets = torch.tensor(np.cumsum([0, *map(len, hidden)]))
+    indices = torch.tensor([row for each in hidden for row in each], dtype=torch.int64)
+
+    scores, found = top_k(
+        queries, corpus, k, exclude=(offsets, indices), below=torch.from_numpy(below).float()
+    )
+
+    expected_scores, expected = reference(queries, corpus, k, taken_out)
+    expected[np.isinf(expected_scores)] = -1
+    width = min(k, 200)
+    np.testing.assert_array_equal(found[:, :width].numpy(), expected)
+    np.testing.assert_array_equal(scores[:, :width].numpy(), expected_scores)
+    assert (found[:, width:] == -1).all()
+
+
 def test_real_numbers_agree_with_one_full_product_to_rounding() -> None:
     queries, corpus = unit_rows(50, 64, seed=5), unit_rows(40_000, 64, seed=6)
     scores, indices = top_k(queries, corpus, 10)
@@ -133,6 +161,7 @@ def test_no_tensor_is_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(exact, "SCORES_BLOCK", 1024 * 16)
     queries, corpus = unit_rows(200, 16, seed=12), unit_rows(8192, 16, seed=13)
     largest = 0
+    below = torch.zeros(200)
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -145,4 +174,9 @@ def test_no_tensor_is_larger_than_a_block(monkeypatch: pytest.MonkeyPatch) -> No
     for precision in ("float32", "bfloat16"):
         with Sizes():
             top_k(queries, corpus, 10, precision=precision)
+            top_k(
+                queries[:1], corpus, 4000, precision=precision
+            )  # 2 x 4000 vectors are far more than a block
+    with Sizes():
+        top_k(queries, corpus, 10, below=below)
     assert 0 < largest <= 1024 * 16
