@@ -6,17 +6,31 @@ Hooks on the model collect the embeddings that a loss makes; a hook on the loss 
 Shapes: B rows of a batch, n negatives per query, D width.
 """
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
 
 from conan_embed.errors import UserError
 from conan_embed.integrations.in_use import Hook
-from conan_embed.negatives.background import above_background, background_cosine
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformerTrainer
+
+
+class SeenBatch(NamedTuple):
+    """What was seen of a batch of B rows.
+
+    Attributes:
+        labels: int64 [B, 2 + n + 1].
+        score, share: float32 [B, n], cosine and share of each negative.
+        sum_2D: float32, the sums of the embeddings of its queries and of its positives.
+    """
+
+    labels: np.ndarray
+    score: np.ndarray
+    share: np.ndarray
+    sum_2D: np.ndarray
 
 
 class LossScores:
@@ -30,8 +44,8 @@ class LossScores:
         num_batches: that a loss took, this epoch.
     """
 
-    def __init__(self, mark: int, num_negatives: int, *, subtract_background: bool) -> None:
-        self.mark, self.num_negatives, self.subtract_background = mark, num_negatives, subtract_background
+    def __init__(self, mark: int, num_negatives: int) -> None:
+        self.mark, self.num_negatives = mark, num_negatives
         self.num_batches = 0
         self._model: torch.nn.Module | None = None
         self._outputs: list[torch.Tensor] | None = None  # embeddings of the loss at work
@@ -47,10 +61,10 @@ class LossScores:
             loss.register_forward_hook(Hook(self._loss_ends))
         return losses
 
-    def take(self) -> list[tuple[np.ndarray, ...]]:
-        """Return label [B, 2 + n + 1], cosine [B, n] and share [B, n] of every batch since the last call."""
+    def take(self) -> list[SeenBatch]:
+        """Return what was seen of every batch since the last call."""
         seen, self._seen = self._seen, []
-        return [tuple(each.cpu().numpy() for each in batch) for batch in seen]
+        return [SeenBatch(*(each.cpu().numpy() for each in batch)) for batch in seen]
 
     def _loss_begins(self, loss: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         labels = inputs[1]
@@ -80,11 +94,7 @@ class LossScores:
         unit = torch.nn.functional.normalize(rows[: columns * count].float(), dim=1).view(columns, count, -1)
         score = (unit[0] * unit[1:]).sum(dim=2).T  # [B, 1 + n], the positive first
         share = torch.sigmoid((score[:, 1:] - score[:, :1]) * (scale_of(loss) or torch.nan))
-        score = score[:, 1:]
-        if self.subtract_background:
-            background = float(background_cosine(unit[0], unit[1:].flatten(0, 1)))
-            score = torch.from_numpy(above_background(score.cpu().numpy(), background))
-        self._seen.append((labels.detach(), score, share))
+        self._seen.append((labels.detach(), score[:, 1:], share, unit[:2].sum(dim=1)))
         self.num_batches += 1
 
 

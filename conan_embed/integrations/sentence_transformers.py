@@ -24,7 +24,7 @@ Shapes: Q queries (rows of the data set), B rows of a batch, n negatives per que
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
@@ -41,11 +41,13 @@ from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.files import atomic_write
 from conan_embed.integrations.in_use import AddNegatives, NegativesInUse, WithoutFalseNegatives
-from conan_embed.integrations.loss_scores import LossScores, scale_of
+from conan_embed.integrations.loss_scores import LossScores, SeenBatch, scale_of
 from conan_embed.integrations.pairs import check_texts, read_column, retrieval_dataset, rows_with_enough
+from conan_embed.negatives.background import StepMeans, above_background
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.outlook import obstacles
+from conan_embed.negatives.prepare import first_backgrounds
 from conan_embed.negatives.rankings import known_scores
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.sections import Mining, Replacement
@@ -64,6 +66,13 @@ _NOT_LOGGED = (
 )  # the trainer logs the step itself; only a bank works between checks
 
 __all__ = ["HardNegatives", "Mining", "Replacement"]
+
+
+def _means_of(batches: Sequence[SeenBatch]) -> StepMeans:
+    """Return the means over the rows of all batches, which are of the one data set."""
+    count = sum(len(batch.labels) for batch in batches)
+    mean_2D = np.sum([batch.sum_2D for batch in batches], axis=0, dtype=np.float64) / count
+    return StepMeans(np.zeros(1, np.int64), np.array([count]), mean_2D[:1], mean_2D[1:])
 
 
 def _in_our_words(sentence: str) -> str:
@@ -135,11 +144,12 @@ class HardNegatives(TrainerCallback):
         )
         ranking = mine(self.data, self.store, self._embed, mining)
         usable = ranking.usable(mining.offset)
-        scores = known_scores(usable, subtract_background=replacement.subtract_background)
+        backgrounds = first_backgrounds([self.data], self._embed) if replacement.subtract_background else None
+        scores = known_scores(usable, 0.0 if backgrounds is None else float(backgrounds.value_S[0]))
         initial = np.full((len(frame), per_query), np.nan, np.float32)
         initial[:, : scores.shape[1]] = scores[:, :per_query]
         self.table = NegativeTable(usable.ids_QK, per_query, initial)
-        self.table.background = ranking.background
+        self.table.background, self.table.backgrounds = ranking.background, backgrounds
         rows = rows_with_enough(self.table, self.data, mining.offset)
         self._dynamic = DynamicNegatives(
             replacement, mining, self.table, [self.data], self.store, self._embed, width=0, fill=None
@@ -153,7 +163,7 @@ class HardNegatives(TrainerCallback):
         self._add = AddNegatives(self._in_use, self.store, columns, added, self._mark)
         self.dataset.set_transform(self._add)
         self._trainer: SentenceTransformerTrainer | None = None
-        self._scores = LossScores(self._mark, per_query, subtract_background=replacement.subtract_background)
+        self._scores = LossScores(self._mark, per_query)
 
     # ------------------------------------------------------------------------------------------- scores
 
@@ -179,11 +189,17 @@ class HardNegatives(TrainerCallback):
     def _observe(self) -> None:
         """Note in the table what the losses of all processes have seen since the last time, batch by batch."""
         mine = self._scores.take()
-        for batches in zip_longest(*collectives.all_gather_object(mine)):
-            for labels, score, share in filter(None, batches):
+        backgrounds = self.table.backgrounds
+        for of_processes in zip_longest(*collectives.all_gather_object(mine)):
+            batches: list[SeenBatch] = [batch for batch in of_processes if batch is not None]
+            if backgrounds is not None:  # of all processes together: the same however many there are
+                backgrounds.update(_means_of(batches))
+            for labels, score, share, _ in batches:
                 row, replacement = labels[:, 1], labels[:, 2]
                 # Else read ahead, before they were replaced; or put in a place that is not theirs.
                 still = replacement == self.table.replacements_Q[row]
+                if backgrounds is not None:
+                    score = above_background(score, backgrounds.value_S[0])
                 self.table.observe(row[still], score[still], share[still])
 
     # --------------------------------------------------------------------------------- the trainer's events

@@ -1,14 +1,17 @@
 """What a run needs of negatives before its first step: rankings mined or read, and the table over all data sets."""
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
+from conan_embed.negatives.background import Backgrounds
 from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.mining import mine, random_ranking
 from conan_embed.negatives.rankings import (
@@ -26,6 +29,8 @@ from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.sections import Mining, Model, Step
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, Tasks
+
+_SAMPLE = 256  # queries of a data set that its first background is measured with
 
 
 def make_rankings(tasks: Tasks, embed: Embed, settings: Mining, model: Model, folder: Path) -> None:
@@ -95,23 +100,48 @@ def make_table(
         embed, settings, model, folder: see `make_rankings`, which is called first.
         step: the recipe's section.
         seed: random negatives follow from it.
-        subtract_background: S_0, the score that ranked a negative, is counted from the background.
+        subtract_background: scores are counted from the background of their data set.
     """
     if not (step.queries and step.num_negatives and tasks.retrieval):
         return None
     make_rankings(tasks, embed, settings, model, folder)
     parts = [_usable(data, tasks.store, settings, folder, seed) for data in tasks.retrieval]
+    backgrounds = first_backgrounds(tasks.retrieval, embed) if subtract_background else None
     initial = []
-    for data, ranking in zip(tasks.retrieval, parts, strict=True):
-        scores = known_scores(ranking, subtract_background=subtract_background)
+    for number, (data, ranking) in enumerate(zip(tasks.retrieval, parts, strict=True)):
+        scores = known_scores(ranking, 0.0 if backgrounds is None else float(backgrounds.value_S[number]))
         is_of_model = collectives.broadcast_object(_is_of(model, data))
         initial.append(_first(scores if is_of_model else np.full_like(scores, np.nan), step.num_negatives))
     table = NegativeTable(
         stacked([part.ids_QK for part in parts]), step.num_negatives, np.concatenate(initial)
     )
-    backgrounds = [part.background for part in parts if not np.isnan(part.background)]
-    table.background = min(backgrounds, default=np.nan)
+    table.backgrounds = backgrounds
+    table.background = min((x.background for x in parts if not np.isnan(x.background)), default=np.nan)
     return table
+
+
+def first_backgrounds(sets: Sequence[RetrievalDataset], embed: Embed) -> Backgrounds:
+    """Return the backgrounds of data sets under the model before training; every process must call this.
+
+    Of each data set a sample of the queries is embedded, with a positive of each.
+    """
+    means = [_sample_means(data, embed) for data in sets]
+    query_SD, positive_SD = (np.stack(part) for part in zip(*means, strict=True))
+    return Backgrounds([len(data) for data in sets], query_SD, positive_SD)
+
+
+def _sample_means(data: RetrievalDataset, embed: Embed) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.linspace(0, len(data) - 1, num=min(len(data), _SAMPLE), dtype=int)
+    start, stop = (data.positives.offsets[data.list_Q[rows] + end] for end in (0, 1))
+    # Of a class, which has thousands, not always the first.
+    positives = data.positives.values[np.random.default_rng(0).integers(start, stop)]
+    query_mean_D, positive_mean_D = (
+        embed(texts, "").mean(dim=0, dtype=torch.float64) for texts in (data.query_Q[rows], positives)
+    )
+    means: tuple[np.ndarray, np.ndarray] = collectives.broadcast_object(
+        (query_mean_D.cpu().numpy(), positive_mean_D.cpu().numpy())
+    )
+    return means
 
 
 def _is_of(model: Model, data: RetrievalDataset) -> bool:

@@ -61,14 +61,14 @@ class Ranking:
         return replace(self, ids_QK=self.ids_QK[:, offset:], scores_QK=self.scores_QK[:, offset:])
 
 
-def known_scores(ranking: Ranking, *, subtract_background: bool) -> np.ndarray:
+def known_scores(ranking: Ranking, background: float = 0.0) -> np.ndarray:
     """Return float32 [Q, K], the scores that ranked the passages: S_0 of those that are put in place.
 
     Args:
-        subtract_background: count them from the background, as a rule of that setting does; nan where it is not known.
+        background: of the data set, which the rules of this run count scores from (`Backgrounds`).
     """
     scores = np.where(ranking.ids_QK == NONE, np.nan, ranking.scores_QK)
-    return above_background(scores, ranking.background) if subtract_background else scores
+    return above_background(scores, background).astype(np.float32) if background else scores
 
 
 # -------------------------------------------------------------------------------------------------------- rows

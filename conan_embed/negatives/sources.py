@@ -104,7 +104,7 @@ class Remine:
         replaced_RN = np.zeros_like(slots_RN)
         listed = ~self.is_ranked_Q[rows]
         replaced_RN[listed] = self.next_window.replace(rows[listed], slots_RN[listed], whole=whole)
-        for data, first in zip(self.sets, self.first_rows.tolist(), strict=True):
+        for number, (data, first) in enumerate(zip(self.sets, self.first_rows.tolist(), strict=True)):
             of_set = (rows >= first) & (rows < first + len(data))
             if of_set.any() and is_ranked_anew(data):
                 ranking = self._rank(data, rows[of_set] - first)
@@ -112,7 +112,7 @@ class Remine:
                     rows[of_set],
                     slots_RN[of_set],
                     ranking.ids_QK,
-                    self._scores(ranking),
+                    self._scores(ranking, number),
                     whole=whole,
                 )
         return replaced_RN
@@ -125,8 +125,10 @@ class Remine:
         ranking = rank(data, self.store, rows, query_ND, passage_MD, self.mining, min_usable=min_usable)
         return ranking.usable(self.mining.offset)
 
-    def _scores(self, ranking: Ranking) -> np.ndarray | None:
-        return known_scores(ranking, subtract_background=self.settings.subtract_background)
+    def _scores(self, ranking: Ranking, number: int) -> np.ndarray | None:
+        """Return S_0 of the negatives of data set `number`; None where it is not known."""
+        backgrounds = self.table.backgrounds
+        return known_scores(ranking, 0.0 if backgrounds is None else float(backgrounds.value_S[number]))
 
     def _vectors(self, data: RetrievalDataset, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return float [R, D] of these queries and [M, D] of all passages of the data set, rows of length 1."""
@@ -160,9 +162,9 @@ class Bank(Remine):
         width = min(self.settings.bank_width or self.full_width, self.full_width)
         self.bank = PassageBank(passages_of(mined), width)
 
-    def _scores(self, ranking: Ranking) -> np.ndarray | None:
+    def _scores(self, ranking: Ranking, number: int) -> np.ndarray | None:
         # A prefix has cosines of its own.
-        return super()._scores(ranking) if self.bank.width == self.full_width else None
+        return super()._scores(ranking, number) if self.bank.width == self.full_width else None
 
     def _vectors(self, data: RetrievalDataset, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         query_ND = self.embed(data.query_Q[rows], "")

@@ -7,7 +7,8 @@ replaced by itself, the ranks follow each other slot by slot, and no negative st
 
 S_0 of a negative is its score when it was put in place: the cosine that ranked it, under the model of that moment,
 where one is known; else the first that training sees. S is the last one that training saw. Both are cosines at full
-width; S comes off the logits of the loss, so that watching costs nothing. When negatives are to be replaced is said in
+width, or what of them lies above the background (background.py); S comes off the logits of the loss, so that watching
+costs nothing. When negatives are to be replaced is said in
 rules.py, and by what in sources.py.
 
 Shapes: Q queries, R of them, K ranks, n negatives per query (axis N).
@@ -15,6 +16,7 @@ Shapes: Q queries, R of them, K ranks, n negatives per query (axis N).
 
 import numpy as np
 
+from conan_embed.negatives.background import Backgrounds
 from conan_embed.negatives.rankings import NONE, compact, widened
 
 _EMPTY = -1  # rank of a slot that holds no negative
@@ -36,6 +38,7 @@ class NegativeTable:
         initial_QN, current_QN, share_QN: float32, S_0, S and share of the softmax (rules.py); nan: not known yet.
         seen_Q: bool, queries that training saw since the last check.
         background: mean cosine of unrelated texts when the rankings were mined; nan: not known.
+        backgrounds: what scores are counted from, data set by data set; None: from 0.
     """
 
     _STATE = (
@@ -59,6 +62,7 @@ class NegativeTable:
         self.current_QN, self.share_QN = unknown.copy(), unknown.copy()
         self.seen_Q = np.zeros(num_queries, bool)
         self.background = float("nan")
+        self.backgrounds: Backgrounds | None = None
 
     def __len__(self) -> int:
         return len(self.ranking_QK)
@@ -188,12 +192,15 @@ class NegativeTable:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return everything that a checkpoint needs to resume bit for bit."""
-        return {name: getattr(self, name) for name in self._STATE}
+        state = {name: getattr(self, name) for name in self._STATE}
+        return state | (self.backgrounds.state() if self.backgrounds is not None else {})
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         assert state["ranking_QK"].shape == self.ranking_QK.shape, "a table of another data set"
         for name in self._STATE:
             setattr(self, name, state[name].copy())
+        if self.backgrounds is not None:
+            self.backgrounds.load_state(state)
         self.available_Q = _num_ranks(self.ranking_QK)
 
 

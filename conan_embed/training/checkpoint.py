@@ -233,7 +233,7 @@ def saved_table(path: Path, num_negatives: int) -> NegativeTable:
     """
     state = load_arrays(path / "negatives.safetensors")
     table = NegativeTable(state["ranking_QK"], num_negatives)
-    table.load_state({name: values for name, values in state.items() if not name.startswith("bank_")})
+    table.load_state(state)
     return table
 
 

@@ -174,10 +174,7 @@ class TrainingLoop:
         """Note how the hard negatives of the step have scored; at a check, replace those that are no longer hard."""
         if self.negatives is None:
             return
-        settings = self.negatives.settings
-        observe_negatives(
-            self.negatives.table, plan, result, subtract_background=settings.subtract_background
-        )
+        observe_negatives(self.negatives.table, plan, result)
         check = self.negatives.after_step(plan.step + 1, plan.text_ids, result.embedding_UD)
         if check is not None:
             self.log.write("negatives", check.to_json())

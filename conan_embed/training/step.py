@@ -22,7 +22,7 @@ from conan_embed.distributed import collectives
 from conan_embed.distributed.placement import shares
 from conan_embed.encoder.encode import autocast
 from conan_embed.errors import UserError
-from conan_embed.negatives.background import above_background
+from conan_embed.negatives.background import Backgrounds, StepMeans, above_background
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.objectives.balance import JointLoss, RetrievalPart, StsPart, joint_loss
 from conan_embed.objectives.spread import spread_out
@@ -282,20 +282,38 @@ def _result(
     )
 
 
-def observe_negatives(
-    table: NegativeTable, plan: StepPlan, result: StepResult, *, subtract_background: bool
-) -> None:
+def observe_negatives(table: NegativeTable, plan: StepPlan, result: StepResult) -> None:
     """Note in the table how the hard negatives of a step have scored."""
     if plan.retrieval is None:
         return
     score_X = result.negative_X
-    if subtract_background:
-        assert result.background is not None
-        score_X = above_background(score_X, result.background)
+    if table.backgrounds is not None:
+        table.backgrounds.update(_step_means(table.backgrounds, plan.retrieval, result.embedding_UD))
+        row_X = plan.retrieval.rows[plan.retrieval.hard_negative_pairs[0].numpy()]
+        score_X = above_background(score_X, table.backgrounds.of(row_X))
     score_QN, share_QN = (
         figures.by_slot(values_X, plan, table.num_negatives) for values_X in (score_X, result.share_X)
     )
     table.observe(plan.retrieval.rows, score_QN, share_QN)
+
+
+def _step_means(backgrounds: Backgrounds, plan: RetrievalPlan, embedding_UD: torch.Tensor) -> StepMeans:
+    row_X, column_X = plan.relations.positives()
+    answered_Q, query_X = np.unique(row_X.numpy(), return_inverse=True)
+    sets, set_Q = np.unique(backgrounds.set_of(plan.rows[answered_Q]), return_inverse=True)
+    unit_UD = torch.nn.functional.normalize(embedding_UD.float(), dim=1)
+    means = [
+        _means(_rows(unit_UD, texts), number, len(sets))
+        for texts, number in ((plan.query_Q[answered_Q], set_Q), (plan.candidate_C[column_X], set_Q[query_X]))
+    ]
+    return StepMeans(sets, np.bincount(set_Q), *means)
+
+
+def _means(rows_ND: torch.Tensor, number_N: np.ndarray, count: int) -> np.ndarray:
+    """Return float32 [count, D], the mean of the rows of each number; the same on every process, bit for bit."""
+    is_of_SN = np.arange(count)[:, None] == number_N
+    weight_SN = torch.from_numpy(is_of_SN / is_of_SN.sum(axis=1, keepdims=True)).to(rows_ND)
+    return (weight_SN @ rows_ND).cpu().numpy()  # a sum by index would add in another order each time
 
 
 def _forward_and_back(

@@ -49,7 +49,7 @@ def batch(seed=0, mark=MARK):
 def watched(**settings):
     model = Model()
     loss = Loss(model, **settings)
-    scores = LossScores(MARK, NEGATIVES, subtract_background=False)
+    scores = LossScores(MARK, NEGATIVES)
     assert scores.watch(SimpleNamespace(model=model, loss=loss)) == [loss]
     return scores, loss, model
 
@@ -59,7 +59,7 @@ def test_cosines_and_shares_of_a_batch(at_once):
     scores, loss, _ = watched(at_once=at_once)
     columns, labels = batch()
     loss(columns, labels)
-    [(label, cosine, share)] = scores.take()
+    [(label, cosine, share, sums)] = scores.take()
     query, positive, *negatives = (column.double().numpy() for column in columns)
 
     def cosines(other):
@@ -70,6 +70,9 @@ def test_cosines_and_shares_of_a_batch(at_once):
     np.testing.assert_array_equal(label, labels.numpy())
     np.testing.assert_allclose(cosine, expected, atol=1e-6)
     np.testing.assert_allclose(share, odds / (1 + odds), atol=1e-5)
+    lengths = [np.linalg.norm(column, axis=1, keepdims=True) for column in (query, positive)]
+    units = [query / lengths[0], positive / lengths[1]]
+    np.testing.assert_allclose(sums, [rows.sum(axis=0) for rows in units], atol=1e-6)
     assert scores.num_batches == 1 and scores.take() == []
 
 

@@ -33,6 +33,7 @@ except ImportError:  # before version 6
     )
 
 from conan_embed.integrations.in_use import OUT_OF_PLACE, WithoutFalseNegatives  # noqa: E402
+from conan_embed.integrations.loss_scores import SeenBatch  # noqa: E402
 from conan_embed.integrations.sentence_transformers import HardNegatives, Mining, Replacement  # noqa: E402
 
 QUERIES, PER_QUERY, BATCH, INTERVAL = 16, 2, 2, 6
@@ -181,13 +182,18 @@ def test_scores_and_replacements_are_those_of_a_table_fed_by_hand(base, tmp_path
     )
     table, checks = fresh.table, []
     assert isinstance(table, NegativeTable)
+    if relative:  # the running mean by hand
+        background, positive_mean = fresh.table.backgrounds.state().values()
+        background, positive_mean = background[0], torch.from_numpy(positive_mean[0].copy())
     for step, ((labels, _), embeddings) in enumerate(zip(trainer.loss.batches, outputs, strict=True), 1):
         unit = [column / column.norm(dim=1, keepdim=True) for column in embeddings]
-        candidates = torch.cat(unit[1:])
+        if relative:
+            rate = BATCH / 64
+            background += rate * (float(unit[0].mean(dim=0) @ positive_mean) - background)
+            positive_mean += rate * (unit[1].mean(dim=0) - positive_mean)
         for place, (_, row, placement, *_) in enumerate(labels.tolist()):
             score = np.array([[float(unit[0][place] @ column[place]) for column in unit[2:]]])
             if relative:
-                background = float((unit[0] @ candidates.T).mean())
                 score = (score - background) / (1 - background)
             if placement == table.replacements_Q[row]:
                 table.observe(np.array([row]), score)
@@ -427,6 +433,39 @@ def test_processes_of_a_trainer_hold_one_table(base, tmp_path, source, rule):
     assert all(observed <= 2 * BATCH for _, observed in lines)  # each batch counted once
     if rule == "share":
         assert any(flagged == 1 for flagged, _ in lines)
+
+
+def test_scores_are_the_same_however_many_processes_share_a_batch(base, tmp_path, monkeypatch):
+    """Counted from the background of all queries of the step, not of those of one process."""
+    rule = EAGER.model_copy(update={"subtract_background": True})
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    draw, tables = np.random.default_rng(0), []
+    labels = np.stack([np.full(12, 7), np.arange(12), *np.zeros((1 + PER_QUERY, 12), int)], axis=1)
+    score, share = draw.random((2, 12, PER_QUERY)).astype(np.float32)
+    vectors = draw.normal(size=(2, 12, 16)).astype(np.float32)
+    for processes in (1, 2, 4):
+        hard = HardNegatives(
+            model,
+            pairs(),
+            per_query=PER_QUERY,
+            corpus=some_texts(30, 3),
+            replacement=rule,
+            mining=MINING,
+            cache=tmp_path,
+        )
+        seen = [[] for _ in range(processes)]
+        for step in (slice(0, 4), slice(4, 12)):
+            for process, rows in enumerate(np.split(np.arange(12)[step], processes)):
+                batch = SeenBatch(labels[rows], score[rows], share[rows], vectors[:, rows].sum(axis=1))
+                seen[process].append(batch)
+        monkeypatch.setattr(collectives, "all_gather_object", lambda _, seen=seen: seen)
+        hard._observe()
+        monkeypatch.undo()
+        tables.append(hard.table.state())
+    for other in tables[1:]:
+        for name, values in tables[0].items():
+            np.testing.assert_allclose(other[name], values, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(tables[0]["current_QN"]).sum() == 12 * PER_QUERY
 
 
 def train_apart(base, folder):

@@ -99,8 +99,7 @@ def test_what_a_source_ranked_is_the_first_score(tmp_path, relative):
         assert known[[1, 4]].all() and not known[7].any()
         background = 0.0
         if relative:
-            queries = world.vectors[world.data.query_Q[[1, 4]]]
-            background = float((queries @ world.vectors[world.data.passages].T).mean())
+            background = float(world.table.backgrounds.value_S[0])
         for row in (1, 4):
             texts = world.table.in_use(np.array([row]))[0]
             score = (world.vectors[world.data.query_Q[row]] @ world.vectors[texts].T).numpy()

@@ -223,7 +223,7 @@ class Run:
             self.recipe.teacher,
             max_grad_norm=self.recipe.optimizer.max_grad_norm,
         )
-        observe_negatives(self.table, plan, result, subtract_background=False)
+        observe_negatives(self.table, plan, result)
         check = self.negatives.after_step(number + 1, plan.text_ids, result.embedding_UD)
         self.replaced += 0 if check is None else check.replaced
         return {key: value for key, value in asdict(result).items() if not isinstance(value, np.ndarray)}

@@ -5,6 +5,7 @@ import torch
 
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
+from conan_embed.negatives.prepare import first_backgrounds
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.sections import Mining, Replacement
 from tests.negatives.test_mining import embeddings, make_set
@@ -26,6 +27,8 @@ class World:
         self.mined = mine(data, store, self.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
         fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))
         self.table = NegativeTable(np.concatenate([self.mined, fixed]), 3)
+        if settings.get("subtract_background"):
+            self.table.backgrounds = first_backgrounds([data, other], self.embed)
         self.dynamic = DynamicNegatives(
             Replacement(decay=1.15, max_score=0.8, **settings),
             CHOSEN,

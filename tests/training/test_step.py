@@ -96,7 +96,7 @@ def test_loss_scores_and_gradient(in_batch, margin, tmp_path):
         expected[row, slot] = cosine(int(plan.retrieval.query_Q[row]), candidate)
     result = train_step(module, make_ready(module, plan), settings, max_grad_norm=1.0)
     assert result.negative_score == pytest.approx(np.nanmean(expected, axis=1).mean(), rel=1e-9)
-    observe_negatives(table, plan, result, subtract_background=False)
+    observe_negatives(table, plan, result)
     np.testing.assert_allclose(table.initial_QN[rows], expected, rtol=1e-6)
     assert np.isnan(np.delete(table.initial_QN, rows, axis=0)).all()
     assert result.positive_share + result.hard_share + result.in_batch_share == pytest.approx(1)
