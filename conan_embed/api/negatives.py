@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +34,14 @@ class MinedNegatives:
         dataset: queries, known positives and passages as text ids.
         store: the texts by id.
         ranking: text ids int32 [Q, K] in order of score, their cosines float32 [Q, K], and the cosine of each query's
-            best positive float32 [Q].
+            best positive float32 [Q]; from the offset on.
+        whole: the same with the ranks before the offset.
     """
 
     dataset: RetrievalDataset
     store: TextStore
     ranking: Ranking
+    whole: Ranking
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -86,12 +88,15 @@ class MinedNegatives:
     def save(self, folder: str | Path) -> Path:
         """Write the ranking where a recipe reads it (`data.retrieval[].ranking`); return the folder.
 
+        Training leaves out the first ranks that either the recipe's `mining.offset` or that of this ranking says, and
+        whatever scores above the recipe's `mining.max_positive_ratio`.
+
         Example:
             >>> mined = ce.mine_hard_negatives(model, "faq.jsonl")
             >>> mined.save("rankings").joinpath("faq.safetensors").exists()
             True
         """
-        save_ranking(Path(folder), self.dataset, self.store, self.ranking)
+        save_ranking(Path(folder), self.dataset, self.store, self.whole)
         return Path(folder)
 
 
@@ -151,7 +156,8 @@ def mine_hard_negatives(
     tasks = load_data(data, cache, model)
     embed = embed_with(model, tasks.store, precision)
     ranking = mining.mine(tasks.retrieval[0], tasks.store, embed, settings)
-    return MinedNegatives(tasks.retrieval[0], tasks.store, ranking.usable(offset))
+    whole = replace(ranking, offset=offset)
+    return MinedNegatives(tasks.retrieval[0], tasks.store, whole.usable(offset), whole)
 
 
 def find_false_negatives(

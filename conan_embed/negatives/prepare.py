@@ -2,13 +2,18 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 
+from conan_embed.console import console
 from conan_embed.distributed import collectives
+from conan_embed.encoder.fingerprint import fingerprint
+from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, write_json
 from conan_embed.negatives.background import Backgrounds
@@ -17,6 +22,7 @@ from conan_embed.negatives.mining import mine, random_ranking
 from conan_embed.negatives.rankings import (
     NONE,
     Ranking,
+    compact,
     known_scores,
     load_ranking,
     padded,
@@ -26,34 +32,48 @@ from conan_embed.negatives.rankings import (
 )
 from conan_embed.negatives.summary import summarize
 from conan_embed.negatives.table import NegativeTable
-from conan_embed.recipes.sections import Mining, Model, Step
+from conan_embed.recipes.sections import Mining, Step
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset, Tasks
 
 _SAMPLE = 256  # queries of a data set that its first background is measured with
 
 
-def make_rankings(tasks: Tasks, embed: Embed, settings: Mining, model: Model, folder: Path) -> None:
+def identities(model: EmbeddingModel, sets: Sequence[RetrievalDataset]) -> list[str]:
+    """Return for each data set a hash of the model and of the prompts that its texts are read with.
+
+    Rankings of equal identity have the scores that this model gives. Every process must call this.
+    """
+    if not collectives.is_main_process():
+        return list(collectives.broadcast_object(None))
+    weights = fingerprint(model)
+    prompts = [sorted(model.dataset_prompts.get(data.name, model.prompts).items()) for data in sets]
+    values = [xxhash.xxh3_128_hexdigest(f"{weights} {of_set}".encode()) for of_set in prompts]
+    return list(collectives.broadcast_object(values))
+
+
+def make_rankings(tasks: Tasks, embed: Embed, settings: Mining, models: Sequence[str], folder: Path) -> None:
     """Mine every data set that has no ranking yet into `folder`, with `mining.json` beside it.
 
-    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings. Nodes that do
-    not see the first process's folder get one of their own.
+    A ranking of an earlier, interrupted start counts only if it was made by the same model and settings. One that was
+    made before is cut at the recipe's bound. Nodes that do not see the first process's folder get one of their own.
 
     Args:
         embed: with the model to be trained; every process must call this.
-        settings, model: the recipe's sections.
+        settings: the recipe's section.
+        models: the model's identity for each data set (`identities`).
     """
-    made_by = {"mining": settings.model_dump(mode="json"), "model": model.model_dump(mode="json")}
-    before = _read_record(folder)
-    done = before.get("datasets", {}) if before.get("settings") == made_by else {}
-    summaries: dict[str, Any] = {}
-    for data in tasks.retrieval:
+    before, record = _read_record(folder), MiningRecord(settings.model_dump(mode="json"))
+    for data, model in zip(tasks.retrieval, models, strict=True):
         if data.negative_source != "mined":
             continue
+        record.starts_with[data.name] = record.ranked_by[data.name] = model
         ranking: Ranking | None = None
         if data.ranking is not None:
-            ranking = load_ranking(Path(data.ranking), data, tasks.store)
-        elif data.name in done:
+            ranking = _read_ranking(Path(data.ranking), data, tasks.store, settings)
+            ranked_by = _read_record(Path(data.ranking)).ranked_by.get(data.name)
+            record.ranked_by[data.name] = collectives.broadcast_object(ranked_by)
+        elif before.has(data.name, record):
             with contextlib.suppress(UserError):  # of other texts, or damaged: made anew
                 ranking = load_ranking(folder, data, tasks.store)
         # All mine or none does: a new node has nothing of an earlier start.
@@ -61,26 +81,85 @@ def make_rankings(tasks: Tasks, embed: Embed, settings: Mining, model: Model, fo
             ranking = mine(data, tasks.store, embed, settings)
         collectives.barrier()  # before the first process writes what the others still look for
         summary = summarize(data, tasks.store, ranking, settings)
-        summaries[data.name] = summary.to_json()
-        record = {"settings": made_by, "datasets": summaries}
+        record.datasets[data.name] = summary.to_json()
         if collectives.is_main_process():
             _write(folder, data, tasks.store, ranking, record)
-            summary.print(data.name)
+            summary.print(data.name, data.ranking)
         collectives.barrier()
         if collectives.is_local_main_process() and _read_record(folder) != record:
             _write(folder, data, tasks.store, ranking, record)
     collectives.barrier()
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "mining.json") if (folder / "mining.json").exists() else {}
+def _read_ranking(folder: Path, data: RetrievalDataset, store: TextStore, settings: Mining) -> Ranking:
+    """Read a ranking that was made before, and leave out what lies above the recipe's bound."""
+    ranking = load_ranking(folder, data, store)
+    if ranking.offset > settings.offset and collectives.is_main_process():
+        console.print(
+            f"{data.name}: leaves out the first {ranking.offset} ranks, as asked for when {folder} was made; "
+            f"mining.offset is {settings.offset}."
+        )
+    if settings.max_positive_ratio is None:
+        return ranking
+    if settings.subtract_background and np.isnan(ranking.background):
+        raise UserError(
+            f"{folder}: the ranking of {data.name!r} holds no background, which mining.subtract_background needs; "
+            "mine it again."
+        )
+    background = ranking.background if settings.subtract_background else 0.0
+    bound_Q = background + settings.max_positive_ratio * (ranking.positive_Q - background)
+    too_near_QK = (ranking.scores_QK >= bound_Q[:, None]) & (ranking.ids_QK != NONE)
+    return replace(
+        ranking,
+        ids_QK=compact(ranking.ids_QK, ~too_near_QK),
+        scores_QK=compact(ranking.scores_QK, ~too_near_QK, -np.inf),
+        bounded_out=int(too_near_QK.sum()),
+    )
+
+
+@dataclass
+class MiningRecord:
+    """What mining.json says of the rankings beside it, by data set.
+
+    Attributes:
+        settings: the section `mining` of the recipe.
+        ranked_by: identity of the model that ranked; None where it is not known.
+        starts_with: identity of the model that the run starts with.
+        datasets: figures and examples (`MiningSummary`).
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    ranked_by: dict[str, str | None] = field(default_factory=dict)
+    starts_with: dict[str, str] = field(default_factory=dict)
+    datasets: dict[str, Any] = field(default_factory=dict)
+
+    def has(self, name: str, other: "MiningRecord") -> bool:
+        """Tell whether it has the ranking of a data set that the model and settings of `other` would make."""
+        is_done = name in self.datasets and self.settings == other.settings
+        return is_done and self.ranked_by.get(name) == other.starts_with[name]
+
+    def scores_count(self, name: str) -> bool:
+        """Tell whether the scores of a ranking are those of the model that the run starts with."""
+        return name in self.starts_with and self.ranked_by.get(name) == self.starts_with[name]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "settings": {"mining": self.settings}}
+
+
+def _read_record(folder: Path) -> MiningRecord:
+    path = folder / "mining.json"
+    read = read_json(path) if path.exists() else {}
+    named = {
+        name: read.get(name, {}) for name in ("ranked_by", "starts_with", "datasets")
+    }  # older files lack some
+    return MiningRecord(read.get("settings", {}).get("mining", {}), **named)
 
 
 def _write(
-    folder: Path, data: RetrievalDataset, store: TextStore, ranking: Ranking, record: dict[str, Any]
+    folder: Path, data: RetrievalDataset, store: TextStore, ranking: Ranking, record: MiningRecord
 ) -> None:
     save_ranking(folder, data, store, ranking)
-    write_json(folder / "mining.json", record)
+    write_json(folder / "mining.json", record.to_json())
 
 
 def make_table(
@@ -88,7 +167,7 @@ def make_table(
     embed: Embed,
     step: Step,
     settings: Mining,
-    model: Model,
+    models: Sequence[str],
     folder: Path,
     *,
     seed: int,
@@ -97,21 +176,40 @@ def make_table(
     """Return the table of hard negatives over all data sets, each from its own source; None where a step holds none.
 
     Args:
-        embed, settings, model, folder: see `make_rankings`, which is called first.
+        embed, settings, models, folder: see `make_rankings`, which is called first.
         step: the recipe's section.
         seed: random negatives follow from it.
         subtract_background: scores are counted from the background of their data set.
     """
     if not (step.queries and step.num_negatives and tasks.retrieval):
         return None
-    make_rankings(tasks, embed, settings, model, folder)
-    parts = [_usable(data, tasks.store, settings, folder, seed) for data in tasks.retrieval]
+    make_rankings(tasks, embed, settings, models, folder)
     backgrounds = first_backgrounds(tasks.retrieval, embed) if subtract_background else None
+    return first_table(tasks, step, settings, folder, seed=seed, backgrounds=backgrounds)
+
+
+def first_table(
+    tasks: Tasks,
+    step: Step,
+    settings: Mining,
+    folder: Path,
+    *,
+    seed: int,
+    backgrounds: Backgrounds | None = None,
+) -> NegativeTable:
+    """Return the table as it stands before the first step; `make_rankings` has filled `folder`.
+
+    Args:
+        backgrounds: of the data sets, which scores are counted from; None: from 0.
+    """
+    record = collectives.broadcast_object(_read_record(folder))
+    parts = [_usable(data, tasks.store, settings, folder, seed) for data in tasks.retrieval]
     initial = []
     for number, (data, ranking) in enumerate(zip(tasks.retrieval, parts, strict=True)):
         scores = known_scores(ranking, 0.0 if backgrounds is None else float(backgrounds.value_S[number]))
-        is_of_model = collectives.broadcast_object(_is_of(model, data))
-        initial.append(_first(scores if is_of_model else np.full_like(scores, np.nan), step.num_negatives))
+        # Scores of another model say nothing about S_0.
+        known = scores if record.scores_count(data.name) else np.full_like(scores, np.nan)
+        initial.append(_first(known, step.num_negatives))
     table = NegativeTable(
         stacked([part.ids_QK for part in parts]), step.num_negatives, np.concatenate(initial)
     )
@@ -142,13 +240,6 @@ def _sample_means(data: RetrievalDataset, embed: Embed) -> tuple[np.ndarray, np.
         (query_mean_D.cpu().numpy(), positive_mean_D.cpu().numpy())
     )
     return means
-
-
-def _is_of(model: Model, data: RetrievalDataset) -> bool:
-    """Was the data set's ranking made by this model? Scores of another one say nothing about S_0."""
-    if data.ranking is None:
-        return True
-    return _read_record(Path(data.ranking)).get("settings", {}).get("model") == model.model_dump(mode="json")
 
 
 def _usable(data: RetrievalDataset, store: TextStore, settings: Mining, folder: Path, seed: int) -> Ranking:

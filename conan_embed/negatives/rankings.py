@@ -39,6 +39,7 @@ class Ranking:
         positive_Q: float32, the best cosine among the query's positives.
         bounded_out: candidates among the first K that the positive-aware bound removed.
         background: mean cosine of a query and any passage (background.py); nan: not known.
+        offset: first ranks that were not to be used when it was mined, whatever the recipe says.
     """
 
     ids_QK: np.ndarray
@@ -46,6 +47,7 @@ class Ranking:
     positive_Q: np.ndarray
     bounded_out: int
     background: float = math.nan
+    offset: int = 0
 
     def take(self, rows: np.ndarray) -> "Ranking":
         """Return the rankings of those queries."""
@@ -58,7 +60,8 @@ class Ranking:
 
     def usable(self, offset: int) -> "Ranking":
         """Return the ranking from the mining offset on, which training takes negatives from."""
-        return replace(self, ids_QK=self.ids_QK[:, offset:], scores_QK=self.scores_QK[:, offset:])
+        first = max(offset, self.offset)
+        return replace(self, ids_QK=self.ids_QK[:, first:], scores_QK=self.scores_QK[:, first:], offset=0)
 
 
 def known_scores(ranking: Ranking, background: float = 0.0) -> np.ndarray:
@@ -133,6 +136,7 @@ def save_ranking(folder: Path, data: RetrievalDataset, store: TextStore, ranking
         "scores": ranking.scores_QK.astype(np.float32),
         "positive": ranking.positive_Q,
         "background": np.array([ranking.background], np.float32),
+        "offset": np.array([ranking.offset], np.int32),
         "queries": store.hashes[data.query_Q],
         "passages": store.hashes[data.passages],
     }
@@ -165,7 +169,8 @@ def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Rank
     places = tensors["places"]
     ids = np.where(places == NONE, NONE, passage_of_place[places]).astype(np.int32)
     background = float(tensors["background"][0]) if "background" in tensors else math.nan
-    ranking = Ranking(ids, tensors["scores"], tensors["positive"], 0, background)
+    offset = int(tensors["offset"][0]) if "offset" in tensors else 0
+    ranking = Ranking(ids, tensors["scores"], tensors["positive"], 0, background, offset)
     is_known_QK = _known_positives(data, store, ids)
     if not is_known_QK.any():
         return ranking

@@ -60,8 +60,12 @@ class MiningSummary:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def print(self, name: str) -> None:
-        """Print a line about the data set `name`."""
+    def print(self, name: str, folder: str | None = None) -> None:
+        """Print a line about the data set `name`.
+
+        Args:
+            folder: that the ranking was read from; None: it was mined now.
+        """
         negative = "none" if self.mean_negative_score is None else f"{self.mean_negative_score:.3f}"
         console.print(
             f"{name}: {self.queries:,} queries, {self.passages:,} passages; mean score of positives "
@@ -74,9 +78,14 @@ class MiningSummary:
                 "leaves those out (docs/negatives.md)."
             )
         if self.too_few:
+            where = (
+                "in the whole data set"
+                if folder is None
+                else f"in {folder}, which is not searched deeper; expected rankings mined with this recipe"
+            )
             console.print(
                 f"{name}: {self.too_few:,} of {self.queries:,} queries have fewer usable ranks than "
-                "mining.min_usable in the whole data set."
+                f"mining.min_usable {where}."
             )
 
 
@@ -84,7 +93,7 @@ def summarize(
     data: RetrievalDataset, store: TextStore, ranking: Ranking, settings: Mining, *, examples: int = 3
 ) -> MiningSummary:
     """Return figures of what was mined, and some queries, evenly spaced over the data set."""
-    offset = settings.offset
+    offset = max(settings.offset, ranking.offset)
     scores = ranking.scores_QK[:, offset:]
     usable = (ranking.ids_QK[:, offset:] != NONE).sum(axis=1)
     above = scores > ranking.positive_Q[:, None]

@@ -25,7 +25,7 @@ from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.embedding import Embed, EmbedOnce
 from conan_embed.negatives.false_negatives import hard_negatives
 from conan_embed.negatives.outlook import obstacles, shortages
-from conan_embed.negatives.prepare import make_rankings, make_table
+from conan_embed.negatives.prepare import identities, make_rankings, make_table
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.planning.contrast import check_contrast
 from conan_embed.planning.plan import StepSource
@@ -57,7 +57,8 @@ def mine(recipe: Recipe, output: Path) -> Path:
     device = collectives.start(timeout=recipe.training.timeout)
     model = load_base_model(recipe.model, recipe.training.seed).to(device)
     tasks = load_data(recipe.data, recipe.cache, model)
-    make_rankings(tasks, make_embed(tasks, model, recipe.training), recipe.mining, recipe.model, output)
+    models = identities(model, tasks.retrieval)
+    make_rankings(tasks, make_embed(tasks, model, recipe.training), recipe.mining, models, output)
     return output
 
 
@@ -204,7 +205,7 @@ def load_table(
         embed or make_embed(tasks, model, recipe.training),
         recipe.step,
         recipe.mining,
-        recipe.model,
+        identities(model, tasks.retrieval),
         folder,
         seed=recipe.training.seed,
         subtract_background=recipe.hard_negatives.subtract_background,

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.negatives.prepare import first_table
 from conan_embed.negatives.rankings import NONE
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks
 from conan_embed.training.checkpoint import saved_table
-from conan_embed.training.run import load_table
 from conan_embed.training.run_folder import RunFolder
 from conan_embed.training.setup import load_data
 
@@ -74,9 +74,7 @@ def find_replacements(recipe: Recipe, model: EmbeddingModel) -> Replacements | N
     if not (Path(checkpoint) / "negatives.safetensors").exists():
         return None
     tasks = load_data(recipe.data, recipe.cache, model)
-    first = load_table(recipe, tasks, model, folder.mining)
-    if first is None:
-        return None
+    first = first_table(tasks, recipe.step, recipe.mining, folder.mining, seed=recipe.training.seed)
     last = saved_table(checkpoint, recipe.step.num_negatives)
     every = np.arange(len(first))
     old_QN, new_QN = first.in_use(every), last.in_use(every)

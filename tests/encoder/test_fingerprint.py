@@ -3,8 +3,12 @@
 import copy
 
 import pytest
+import torch
 
+from conan_embed.encoder.adapter import add_lora
 from conan_embed.encoder.fingerprint import fingerprint
+from conan_embed.encoder.model import EmbeddingModel
+from conan_embed.recipes.sections import Lora
 from tests.tiny_models import make_tiny_model
 
 DENSE = {"dense_width": 16}
@@ -50,3 +54,18 @@ def test_a_single_weight_changes_the_fingerprint(part):
     before = fingerprint(model)
     list(getattr(model, part).parameters())[-1].data[-1] += 1e-3
     assert fingerprint(model) != before
+
+
+def test_what_changes_no_embedding_changes_no_fingerprint(tmp_path):
+    """Dropout, which a run may set, and an adapter that was drawn but not trained."""
+    make_tiny_model("bert").save(tmp_path / "model")
+    load = lambda **settings: EmbeddingModel.load(tmp_path / "model", **settings)  # noqa: E731
+    assert fingerprint(load(dropout=0.3)) == fingerprint(load())
+    adapted = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        adapted.append(load())
+        add_lora(adapted[-1], Lora(rank=2), str(tmp_path / "model"))
+    assert fingerprint(adapted[0]) == fingerprint(adapted[1])
+    next(weight for name, weight in adapted[0].named_parameters() if "lora_B" in name).data[0, 0] = 1e-3
+    assert fingerprint(adapted[0]) != fingerprint(adapted[1])

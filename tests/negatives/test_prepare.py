@@ -5,11 +5,15 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+from conan_embed.errors import UserError
+from conan_embed.files import read_json
+from conan_embed.negatives import prepare
 from conan_embed.negatives.embedding import embed_with
 from conan_embed.negatives.mining import mine
-from conan_embed.negatives.prepare import make_table
-from conan_embed.negatives.rankings import NONE, load_ranking
+from conan_embed.negatives.prepare import first_table, identities, make_table
+from conan_embed.negatives.rankings import NONE, load_ranking, save_ranking
 from conan_embed.planning.planner import Planner
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.ragged import Ragged
@@ -55,7 +59,8 @@ def run(tmp_path):
 
 def table_of(recipe, tasks, model, folder, **settings):
     embed = embed_with(model, tasks.store, "float32", 1000)
-    return make_table(tasks, embed, recipe.step, recipe.mining, recipe.model, folder, seed=0, **settings)
+    models = identities(model, tasks.retrieval)
+    return make_table(tasks, embed, recipe.step, recipe.mining, models, folder, seed=0, **settings)
 
 
 def test_each_source_in_its_rows(run, tmp_path):
@@ -127,5 +132,102 @@ def test_scores_of_another_model_are_no_first_scores(run, tmp_path):
     again = Tasks(tasks.store, [replace(tasks.retrieval[0], ranking=str(tmp_path / "made"))], [])
     same = table_of(recipe, again, model, tmp_path / "same")
     assert np.isfinite(same.initial_QN).any()
-    other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"base": "another"})})
-    assert np.isnan(table_of(other, again, model, tmp_path / "other").initial_QN).all()
+    quiet = make_tiny_model("bert")  # dropout changes no embedding
+    quiet.encoder.config.hidden_dropout_prob, quiet.original_dropout = 0.3, {"hidden_dropout_prob": 0.0}
+    assert np.isfinite(table_of(recipe, again, quiet, tmp_path / "quiet").initial_QN).any()
+    other, prompted = make_tiny_model("bert"), make_tiny_model("bert")
+    next(other.parameters()).data[0] += 0.01
+    prompted.dataset_prompts["mined"] = {"query": "of this set: ", "passage": ""}
+    for number, changed in enumerate((other, prompted)):
+        table = table_of(recipe, again, changed, tmp_path / f"changed{number}")
+        assert np.isnan(table.initial_QN).all()
+        np.testing.assert_array_equal(table.ranking_QK, same.ranking_QK)
+
+
+def test_rankings_of_an_interrupted_start_count_if_the_same_model_made_them(run, tmp_path, monkeypatch):
+    """Weights and prompts decide, not the name of the base."""
+    model, recipe, tasks, _ = run
+    mined = []
+    monkeypatch.setattr(prepare, "mine", lambda data, *rest: mined.append(data.name) or mine(data, *rest))
+    before = table_of(recipe, tasks, model, tmp_path / "run")
+    np.testing.assert_array_equal(
+        table_of(recipe, tasks, model, tmp_path / "run").initial_QN, before.initial_QN
+    )
+    assert mined == ["mined"]
+    other = make_tiny_model("bert")
+    next(other.parameters()).data[:] += torch.randn(next(other.parameters()).shape)
+    anew = table_of(recipe, tasks, other, tmp_path / "run")
+    fresh = table_of(recipe, tasks, other, tmp_path / "fresh")
+    assert mined == ["mined"] * 3
+    np.testing.assert_array_equal(anew.initial_QN, fresh.initial_QN)
+    assert (anew.ranking_QK != before.ranking_QK).any()
+    # The start of a run is known from its folder alone, whatever the model has become.
+    first = first_table(tasks, recipe.step, recipe.mining, tmp_path / "run", seed=0)
+    np.testing.assert_array_equal(first.initial_QN, anew.initial_QN)
+    np.testing.assert_array_equal(first.ranking_QK, anew.ranking_QK)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_the_recipes_bound_holds_for_rankings_that_were_made_without_it(run, tmp_path, relative):
+    """As if they had been mined under it, as far down as they reach."""
+    model, recipe, tasks, _ = run
+    whole = recipe.mining.model_copy(update={"depth": 100})
+    bound = {"max_positive_ratio": 0.999, "subtract_background": relative}
+    tasks = Tasks(tasks.store, [tasks.retrieval[1]], [])
+    table_of(recipe.model_copy(update={"mining": whole}), tasks, model, tmp_path / "made")
+    given = Tasks(tasks.store, [replace(tasks.retrieval[0], ranking=str(tmp_path / "made"))], [])
+    bounded = recipe.model_copy(update={"mining": whole.model_copy(update=bound)})
+    table = table_of(bounded, given, model, tmp_path / "given")
+    mined = table_of(bounded, tasks, model, tmp_path / "mined")
+    np.testing.assert_array_equal(table.ranking_QK, mined.ranking_QK)
+    np.testing.assert_array_equal(table.initial_QN, mined.initial_QN)
+    free = table_of(recipe.model_copy(update={"mining": whole}), given, model, tmp_path / "free")
+    assert (free.available_Q > table.available_Q).any()
+    summaries = [
+        read_json(tmp_path / each / "mining.json")["datasets"]["mined"] for each in ("given", "mined")
+    ]
+    assert summaries[0] == summaries[1]
+
+
+def test_a_ranking_keeps_the_offset_that_it_was_mined_with(run, tmp_path, capsys):
+    """The first ranks are left out by the recipe or by the file, not by both, one after the other."""
+    model, recipe, tasks, _ = run
+    data = replace(tasks.retrieval[1], given=Ragged.empty(3), ranking=str(tmp_path))
+    embed = embed_with(model, tasks.store, "float32", 1000)
+    ranking = mine(data, tasks.store, embed, recipe.mining)
+    for of_file, of_recipe in ((0, 2), (2, 2), (5, 2), (3, 0)):
+        save_ranking(tmp_path, data, tasks.store, replace(ranking, offset=of_file))
+        settings = recipe.mining.model_copy(update={"offset": of_recipe})
+        changed = recipe.model_copy(update={"mining": settings})
+        table = table_of(changed, Tasks(tasks.store, [data], []), model, tmp_path / f"{of_file}{of_recipe}")
+        expected = ranking.ids_QK[:, max(of_file, of_recipe) :]
+        np.testing.assert_array_equal(table.ranking_QK[:, : expected.shape[1]], expected)
+        told = "leaves out the first" in capsys.readouterr().err
+        assert told == (of_file > of_recipe)
+
+
+def test_a_ranking_that_is_too_short_is_not_said_to_be_the_whole_data_set(run, tmp_path, capsys):
+    model, recipe, tasks, _ = run
+    tasks = Tasks(tasks.store, [tasks.retrieval[1]], [])
+    table_of(recipe, tasks, model, tmp_path / "made")
+    given = Tasks(tasks.store, [replace(tasks.retrieval[0], ranking=str(tmp_path / "made"))], [])
+    wanted = recipe.mining.model_copy(update={"depth": 12, "min_usable": 12})
+    table_of(recipe.model_copy(update={"mining": wanted}), given, model, tmp_path / "given")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "3 of 3 queries have fewer usable ranks than mining.min_usable in" in told
+    assert "which is not searched deeper" in told
+
+
+def test_a_bound_from_the_background_needs_one_in_the_file(run, tmp_path):
+    model, recipe, tasks, _ = run
+    data = replace(tasks.retrieval[1], ranking=str(tmp_path))
+    ranking = mine(data, tasks.store, embed_with(model, tasks.store, "float32", 1000), recipe.mining)
+    save_ranking(tmp_path, data, tasks.store, replace(ranking, background=np.nan))
+    bound = recipe.mining.model_copy(update={"max_positive_ratio": 0.9, "subtract_background": True})
+    with pytest.raises(UserError, match="holds no background"):
+        table_of(
+            recipe.model_copy(update={"mining": bound}),
+            Tasks(tasks.store, [data], []),
+            model,
+            tmp_path / "run",
+        )

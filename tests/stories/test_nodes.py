@@ -83,7 +83,7 @@ def plain(value):
 
 def mine_into(folder, recipe, tasks, model):
     embed = embed_with(model, tasks.store, recipe.training.precision, recipe.training.chunk_tokens)
-    prepare.make_rankings(tasks, embed, recipe.mining, recipe.model, folder)
+    prepare.make_rankings(tasks, embed, recipe.mining, prepare.identities(model, tasks.retrieval), folder)
 
 
 def read_and_mine(base, folder, separate):

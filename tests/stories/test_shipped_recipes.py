@@ -50,7 +50,7 @@ def test_a_positive_that_ranks_last_does_not_stop_a_run_after_mining(name, tmp_p
         embed_with_one_opposite_positive(tasks.store),
         recipe.step,
         recipe.mining,
-        recipe.model,
+        ["a model"],
         tmp_path / "mining",
         seed=0,
         subtract_background=recipe.hard_negatives.subtract_background,
