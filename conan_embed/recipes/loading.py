@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conan_embed.errors import UserError, suggestion
 from conan_embed.recipes.data import RecipeData
 from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.sections import Replacement
 from conan_embed.recipes.validation import validate
 
 
@@ -39,7 +40,10 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None) -> R
     if not path.is_file():
         near = suggestion(str(source), known)
         raise UserError(f"{source}: no such recipe{near}; expected a YAML file or one of {', '.join(known)}.")
-    return validate(read_yaml(path, overrides or []), path, Recipe)
+    values = read_yaml(path, overrides or [])
+    if overrides:
+        check_rule(read_yaml(path), OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides))), path)
+    return validate(values, path, Recipe)
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> Any:
@@ -104,6 +108,40 @@ def _differences(before: Any, now: Any, key: str) -> Iterator[tuple[str, Any, An
             yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
     elif before != now:
         yield key, before, now
+
+
+def check_rule(before: Any, changes: Any, source: str | Path) -> None:
+    """Refuse to change `hard_negatives.rule` alone where a recipe has the defaults of its own rule written out.
+
+    The recipe of a run has every default written out. Those of one rule must not become settings of another.
+
+    Raises:
+        UserError: names the bounds, as they are and as the new rule has them by default.
+    """
+    old, given = (_section(values, "hard_negatives") for values in (before, changes))
+    if given.get("rule") not in ("mean", "each") or given["rule"] == old.get("rule", "mean"):
+        return  # share has no use for them
+    of_old, of_new = _bounds(old.get("rule", "mean")), _bounds(given["rule"])
+    stale = [
+        key for key, value in of_old.items() if key not in given and old.get(key) == value != of_new[key]
+    ]
+    if stale:
+        found, expected = (", ".join(f"{key}: {of[key]:g}" for key in stale) for of in (of_old, of_new))
+        raise UserError(
+            f"{source}: hard_negatives.rule: found {given['rule']} beside {found}, the defaults of another rule; "
+            f"expected these given as well, by default {expected}."
+        )
+
+
+def _bounds(rule: Any) -> dict[str, float]:
+    """Return the bounds that a rule has by default; those of `mean` for one that is unknown."""
+    settings = Replacement(rule=rule if rule in ("each", "share") else "mean")
+    return {"decay": settings.decay, "max_score": settings.max_score}
+
+
+def _section(values: Any, name: str) -> dict[str, Any]:
+    section = values.get(name) if isinstance(values, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 # --- recipes made in Python

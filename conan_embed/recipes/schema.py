@@ -142,7 +142,8 @@ class Recipe(Section):
         """
         from conan_embed.recipes.loading import data_entry, load_recipe  # which imports this file
 
-        values = load_recipe("small").as_dict()
+        # Only what the file says: some defaults follow from other settings, which may be changed later.
+        values = load_recipe("small").model_dump(mode="json", exclude_unset=True)
         values["model"]["base"] = str(model)
         values["data"] |= {
             "retrieval": [data_entry(retrieval)],
@@ -150,7 +151,8 @@ class Recipe(Section):
         }
         if sts is None:
             values["step"]["sts_pairs"] = 0
-        values["evaluation"]["folder"] = None if evaluation is None else str(evaluation)
+        if evaluation is not None:
+            values["evaluation"] = {"folder": str(evaluation)}
         return validate(values | {"output": str(output)}, "Recipe.small", Recipe)
 
     @classmethod
@@ -184,9 +186,10 @@ class Recipe(Section):
                 ...
             conan_embed.errors.UserError: Recipe.with_: step.querys: unknown key (did you mean 'queries'?); ...
         """
-        from conan_embed.recipes.loading import merge
+        from conan_embed.recipes.loading import check_rule, merge
 
         given = self.model_dump(mode="json", exclude_unset=True)  # some defaults follow from other settings
+        check_rule(given, changes, "Recipe.with_")
         return validate(merge(given, changes), "Recipe.with_", Recipe)
 
     @property
