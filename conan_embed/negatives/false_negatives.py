@@ -72,6 +72,8 @@ def hard_negatives(
 ) -> list[HardNegative]:
     """Return the hardest negatives that a run used, those nearest to their positive first.
 
+    Classification is left out: texts of other classes are no answers that nobody labelled.
+
     Args:
         sets: the data sets, in the order of the table's rows.
         rankings: the run's folder of mined rankings.
@@ -83,13 +85,17 @@ def hard_negatives(
     candidates: list[UsedPairs] = []
     first = 0
     for data in sets:
+        if data.has_labels:  # texts of other classes are no answers
+            first += len(data)
+            continue
         mined = data.negative_source == "mined"
         progress = f"{data.name}: hardest negatives"
         ranking = load_ranking(rankings, data, store) if mined else None
-        candidates.append(likeliest(table, first, len(data), ranking, limit, progress=progress))
+        candidates.append(likeliest(table, first, data.query_Q, ranking, limit, progress=progress))
         first += len(data)
     hardest = []
-    for data, pairs, chosen in zip(sets, candidates, _choose(candidates, limit), strict=True):
+    unlabelled = [data for data in sets if not data.has_labels]
+    for data, pairs, chosen in zip(unlabelled, candidates, _choose(candidates, limit), strict=True):
         if chosen.any():
             hardest += _score(data, store, pairs.take(chosen), embed, margin)
     return sorted(hardest, key=lambda pair: pair.positive_score - pair.negative_score)
@@ -97,6 +103,8 @@ def hard_negatives(
 
 def _choose(sets: list[UsedPairs], limit: int) -> list[np.ndarray]:
     """Return masks over the pairs of each set: the likeliest over all sets, half by mining and half by training."""
+    if not sets:
+        return []
     pairs = UsedPairs.joined(sets)
     chosen_P = np.zeros(len(pairs), bool)
     chosen_P[highest(pairs.nearness_P, limit // 2)] = True

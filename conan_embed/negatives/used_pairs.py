@@ -65,7 +65,8 @@ class UsedPairs:
 def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: np.ndarray) -> UsedPairs:
     """Return the pairs that training used of some queries of a data set: the ranks that were put in place so far.
 
-    (Of a ranking that was made anew, only what stands in the table now.)
+    (Of a ranking that was made anew, only what stands in the table now.) What is in use and was in no step, since its
+    query came in none or not again, is left out.
 
     Args:
         first: the data set's first row in the table.
@@ -77,15 +78,20 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
     stop_R = np.maximum(table.next_Q[in_table], rank_RN.max(axis=1, initial=-1) + 1)
     width = int(stop_R.max(initial=0))
     ids_RW = table.ranking_QK[in_table, :width].astype(np.int64)
-    column_W = np.arange(width)
-    query, column = np.nonzero((column_W < stop_R[:, None]) & (ids_RW != NONE))
-    negative_P = ids_RW[query, column]
     # The score of each slot, at the rank that it holds.
-    observed_RN = np.where(np.isnan(table.current_QN), table.initial_QN, table.current_QN)[in_table]
-    in_use_RW, observed_RW = np.zeros(ids_RW.shape, bool), np.full(ids_RW.shape, np.nan, np.float32)
+    current_RN, initial_RN = table.current_QN[in_table], table.initial_QN[in_table]
+    observed_RN = np.where(np.isnan(current_RN), initial_RN, current_RN)
+    # A step notes the share of whatever it holds; S only from the second on where there was no S_0.
+    is_trained_RN = ~np.isnan(current_RN) | ~np.isnan(table.share_QN[in_table])
+    in_use_RW, unused_RW = np.zeros(ids_RW.shape, bool), np.zeros(ids_RW.shape, bool)
+    observed_RW = np.full(ids_RW.shape, np.nan, np.float32)
     held = np.nonzero(rank_RN >= 0)
     in_use_RW[held[0], rank_RN[held]] = True
+    unused_RW[held[0], rank_RN[held]] = ~is_trained_RN[held]
     observed_RW[held[0], rank_RN[held]] = observed_RN[held]
+    is_used_RW = (np.arange(width) < stop_R[:, None]) & (ids_RW != NONE) & ~unused_RW
+    query, column = np.nonzero(is_used_RW)
+    negative_P = ids_RW[query, column]
     rank_P = np.full(len(query), NONE, np.int64)
     mined_P, positive_P = (np.full(len(query), np.nan, np.float32) for _ in range(2))
     if ranking is not None:
@@ -108,7 +114,7 @@ def used_pairs(table: NegativeTable, first: int, ranking: Ranking | None, rows: 
 def likeliest(
     table: NegativeTable,
     first: int,
-    num_queries: int,
+    query_Q: np.ndarray,
     ranking: Ranking | None,
     limit: int,
     *,
@@ -116,24 +122,36 @@ def likeliest(
 ) -> UsedPairs:
     """Return the pairs of a data set that are most probably answers: by the model that mined, and by training.
 
+    Rows of one query that share a negative are one pair.
+
     Args:
-        first, num_queries: the data set's rows of the table.
+        first: the data set's first row in the table.
+        query_Q: text id of each query of the data set.
         ranking: what was mined before training, or None.
         limit: how many pairs of each kind.
         progress: text of a progress bar; empty for none.
     """
     by_mining, by_training = [], []
-    starts = range(0, num_queries, _ROWS)
+    starts = range(0, len(query_Q), _ROWS)
     for start in tracked(starts, progress) if progress else starts:
-        pairs = used_pairs(table, first, ranking, np.arange(start, min(start + _ROWS, num_queries)))
+        rows = np.arange(start, min(start + _ROWS, len(query_Q)))
+        pairs = _without_repeats([used_pairs(table, first, ranking, rows)], query_Q)
         by_mining.append(pairs.take(highest(pairs.nearness_P, limit)))
         pairs = pairs.take(pairs.in_use_P)
         by_training.append(pairs.take(highest(pairs.observed_P, limit)))
-    mined, seen = UsedPairs.joined(by_mining), UsedPairs.joined(by_training)
+    mined, seen = _without_repeats(by_mining, query_Q), _without_repeats(by_training, query_Q)
     mined, seen = mined.take(highest(mined.nearness_P, limit)), seen.take(highest(seen.observed_P, limit))
-    both = UsedPairs.joined([mined, seen])
-    names = np.stack([both.row_P, both.negative_P], axis=1)
-    return both.take(np.sort(np.unique(names, axis=0, return_index=True)[1]))
+    return _without_repeats([mined, seen], query_Q)
+
+
+def _without_repeats(parts: Sequence[UsedPairs], query_Q: np.ndarray) -> UsedPairs:
+    """Return each negative of a query once, whichever rows hold the query: the one in use with the highest score."""
+    pairs = UsedPairs.joined(parts)
+    names = query_Q[pairs.row_P], pairs.negative_P
+    order = np.lexsort((-np.nan_to_num(pairs.observed_P, nan=-np.inf), ~pairs.in_use_P, *names))
+    is_first = np.ones(len(pairs), bool)
+    is_first[1:] = np.any([name[order][1:] != name[order][:-1] for name in names], axis=0)
+    return pairs.take(np.sort(order[is_first]))
 
 
 def highest(key_P: np.ndarray, limit: int) -> np.ndarray:

@@ -153,13 +153,13 @@ def read_labels(file: Path) -> list[HardNegative]:
 
 
 def with_labels(pairs: Sequence[HardNegative], labelled: Sequence[HardNegative]) -> list[HardNegative]:
-    """Return the pairs with the labels known for them, and labelled ones that are not among them at the end."""
+    """Return each pair once, with the label known for it, and labelled ones that are not among them at the end."""
     known = {_key(pair): pair for pair in labelled}
-    merged = []
+    merged: dict[tuple[str, str, str], HardNegative] = {}
     for pair in pairs:
-        before = known.pop(_key(pair), pair)
-        merged.append(replace(pair, label=before.label, judge_gap=before.judge_gap))
-    return [*merged, *known.values()]
+        before = known.get(_key(pair), pair)
+        merged.setdefault(_key(pair), replace(pair, label=before.label, judge_gap=before.judge_gap))
+    return list((merged | {key: pair for key, pair in known.items() if key not in merged}).values())
 
 
 def _key(pair: HardNegative) -> tuple[str, str, str]:

@@ -29,7 +29,7 @@ def random_table(seed, num_queries, ranks):
         some = draw.random((num_queries, PER_QUERY)) < 0.5
         table.advance(rows, np.repeat(some[:, :1], PER_QUERY, axis=1), whole=True)
         table.advance(rows, some & (table.in_use(rows) != NONE), whole=False)
-    for scores_QN, unknown in ((table.initial_QN, 0.3), (table.current_QN, 0.5)):
+    for scores_QN, unknown in ((table.initial_QN, 0.3), (table.current_QN, 0.5), (table.share_QN, 0.5)):
         scores_QN[:] = np.where(draw.random(scores_QN.shape) < unknown, np.nan, draw.random(scores_QN.shape))
     return table, Ranking(ids, scores, positive, 0)
 
@@ -42,6 +42,9 @@ def slow_pairs(table, first, ranking, rows):
         for text in table.ranking_QK[first + row][: table.next_Q[first + row]].tolist():
             seen = np.nan
             if text in in_use:
+                slot = first + row, in_use.index(text)
+                if np.isnan(table.current_QN[slot]) and np.isnan(table.share_QN[slot]):
+                    continue  # put in place, but in no step since
                 known = [
                     scores[first + row, in_use.index(text)] for scores in (table.current_QN, table.initial_QN)
                 ]
@@ -63,8 +66,11 @@ def test_used_pairs_are_those_of_a_loop(seed, num_queries, ranks):
     pairs = used_pairs(table, 0, ranking, np.arange(num_queries))
     columns = [pairs.row_P, pairs.negative_P, pairs.in_use_P, pairs.rank_P]
     columns += [pairs.mined_P, pairs.mined_positive_P, pairs.observed_P]
-    expected = list(zip(*slow_pairs(table, 0, ranking, range(num_queries)), strict=True))
-    for column, values in zip(columns, expected, strict=True):
+    expected = slow_pairs(table, 0, ranking, range(num_queries))
+    assert len(pairs) == len(expected)
+    for column, values in zip(
+        columns, zip(*expected, strict=True) if expected else (), strict=bool(expected)
+    ):
         np.testing.assert_array_equal(column, np.array(values))
 
 
@@ -79,7 +85,7 @@ def test_the_likeliest_pairs_are_the_best_of_all_by_either_model(seed, limit, ro
     part = Ranking(ranking.ids_QK[first:], ranking.scores_QK[first:], ranking.positive_Q[first:], 0)
     before, code._ROWS = code._ROWS, rows
     try:
-        pairs = likeliest(table, first, 8, part, limit)
+        pairs = likeliest(table, first, np.arange(8), part, limit)
     finally:
         code._ROWS = before
     everything = slow_pairs(table, first, part, range(8))
@@ -101,6 +107,36 @@ def test_the_highest_keys_leave_out_nan_and_keep_the_order_of_equals():
 
 def test_without_a_ranking_only_training_tells():
     table, _ = random_table(0, 6, 6)
-    pairs = likeliest(table, 0, 6, None, 100)
+    pairs = likeliest(table, 0, np.arange(6), None, 100)
     assert len(pairs) and np.isnan(pairs.mined_P).all() and (pairs.rank_P == NONE).all()
     assert pairs.in_use_P.all() and not np.isnan(pairs.observed_P).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), limit=st.integers(1, 12), rows=st.sampled_from([1, 3, 4096]))
+def test_rows_of_one_query_are_no_further_pairs(seed, limit, rows):
+    """Each negative of a query once, and repeats take no other pair's place among the likeliest."""
+    table, ranking = random_table(seed, 12, 9)
+    draw = np.random.default_rng(seed)
+    query_Q = draw.integers(0, 4, 12)
+    same = np.array([np.flatnonzero(query_Q == query)[0] for query in query_Q])  # equal queries, one ranking
+    table.ranking_QK[:], table.available_Q[:] = table.ranking_QK[same], table.available_Q[same]
+    moved = table.rank_QN >= table.available_Q[:, None]
+    table.rank_QN[moved], table.next_Q[:] = -1, np.minimum(table.next_Q, table.available_Q)
+    ranking = ranking.take(same)
+    before, code._ROWS = code._ROWS, rows
+    try:
+        pairs = likeliest(table, 0, query_Q, ranking, limit)
+    finally:
+        code._ROWS = before
+    names = list(zip(query_Q[pairs.row_P].tolist(), pairs.negative_P.tolist(), strict=True))
+    assert len(set(names)) == len(names)
+    nearness, seen = {}, {}
+    for row, text, now, _, score, positive, observed in slow_pairs(table, 0, ranking, range(12)):
+        if not np.isnan(score - positive):
+            nearness[query_Q[row], text] = score - positive
+        if now and not np.isnan(observed):
+            seen[query_Q[row], text] = max(observed, seen.get((query_Q[row], text), -1))
+    best = {name for keyed in (nearness, seen) for name in sorted(keyed, key=keyed.get)[-limit:]}
+    assert set(names) == best
+    assert all(now == (name in seen) for name, now in zip(names, pairs.in_use_P, strict=True) if name in seen)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import polars as pl
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.files import read_json_lines
-from conan_embed.training.false_negatives import find_false_negatives
+from conan_embed.negatives.false_negatives import HardNegative
+from conan_embed.training.false_negatives import find_false_negatives, with_labels
 from conan_embed.training.run import train
 from conan_embed.training.setup import load_data
 from tests.support.chat_server import chat_server
@@ -32,7 +34,8 @@ def test_the_hardest_negatives_are_scored_by_the_model_and_found_again(recipe, b
         )
     )
     written = lines(run, "hard_negatives")
-    assert {line["data_set"] for line in written} == {"pairs", "given", "classes"}
+    # Texts of other classes are no answers that nobody labelled.
+    assert {line["data_set"] for line in written} == {"pairs", "given"}
     model = EmbeddingModel.load(run / "model")
 
     def encode(texts, role):
@@ -162,3 +165,12 @@ def test_labels_of_a_person_stay(recipe, tmp_path):
     file.write_text(json.dumps({**again[0], "label": "pos"}))
     with pytest.raises(UserError, match="line 1: found the label 'pos', expected positive or negative"):
         find_false_negatives(run)
+
+
+def test_no_label_is_lost_and_no_pair_is_listed_twice():
+    pair = HardNegative("faq", "q", "p", "n", 0.5, 0.6, None, None, None, in_use=True, suspect=True)
+    other, third = replace(pair, negative="m"), replace(pair, query="r")
+    labelled = [replace(pair, label="negative"), replace(third, label="positive", judge_gap=0.2)]
+    merged = with_labels([pair, other, pair], labelled)
+    assert merged == [labelled[0], other, labelled[1]]
+    assert with_labels([pair, pair], []) == [pair]
