@@ -260,12 +260,14 @@ class HardNegatives(TrainerCallback):
         if not state.is_world_process_zero:
             return
         with atomic_write(self._file(args, state)) as aside:
-            arrays = {**self._dynamic.state(), **self._in_use.state(self._scores.num_batches)}
             save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                {name: np.ascontiguousarray(array) for name, array in self._state().items()},
                 aside,
                 metadata={"texts": self.store.identity()},
             )
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {**self._dynamic.state(), **self._in_use.state(self._scores.num_batches)}
 
     def _file(self, args: TrainingArguments, state: TrainerState) -> Path:
         return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / f"{self.name}.safetensors"
@@ -279,9 +281,14 @@ class HardNegatives(TrainerCallback):
         with safe_open(path, "numpy") as file:
             texts = (file.metadata() or {}).get("texts")
         arrays = load_file(path)
-        if texts != self.store.identity() or arrays["ranking_QK"].shape != self.table.ranking_QK.shape:
+        expected = {name: array.shape for name, array in self._state().items()}
+        if (
+            texts != self.store.identity()
+            or {name: array.shape for name, array in arrays.items()} != expected
+        ):
             raise UserError(
-                f"{path}: made for other texts or settings; expected the pairs and corpus of that run."
+                f"{path}: made for other texts or settings; expected the pairs, corpus, per_query, mining and "
+                "replacement of that run."
             )
         in_use = {name: arrays.pop(name) for name in ("before_QN", "ahead")}
         self._dynamic.load_state(arrays)

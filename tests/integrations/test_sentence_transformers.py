@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,6 +250,33 @@ def test_a_resumed_run_reads_the_same_batches_and_makes_the_same_replacements(ba
         assert all(torch.equal(a, b) for a, b in zip(columns, columns_again, strict=True))
     for name, values in whole.table.state().items():
         np.testing.assert_array_equal(values, again.table.state()[name])
+
+
+@pytest.mark.parametrize("change", [{"per_query": 3}, {"texts": 31}, {"relative": True}])
+def test_a_checkpoint_of_other_settings_is_refused(base, tmp_path, change):
+    """Not with a traceback in the middle of loading."""
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    state = SimpleNamespace(global_step=4, is_world_process_zero=True)
+    arguments = SimpleNamespace(output_dir=tmp_path / "run")
+
+    def make(*, per_query=PER_QUERY, texts=30, relative=False):
+        rule = EAGER.model_copy(update={"subtract_background": relative})
+        return HardNegatives(
+            model,
+            pairs(),
+            per_query=per_query,
+            corpus=some_texts(texts, 3),
+            replacement=rule,
+            mining=MINING,
+            cache=tmp_path / "cache",
+        )
+
+    hard = make()
+    hard.on_save(arguments, state, None)
+    file = hard._file(arguments, state)
+    make()._load(file)
+    with pytest.raises(UserError, match="made for other texts or settings"):
+        make(**change)._load(file)
 
 
 def test_the_sampler_without_duplicates_and_a_second_data_set_beside_it(base, tmp_path):
