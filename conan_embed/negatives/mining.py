@@ -25,7 +25,7 @@ from conan_embed.negatives.embedding import Embed
 from conan_embed.negatives.rankings import NONE, Ranking, compact, is_repeat
 from conan_embed.recipes.sections import Mining
 from conan_embed.search.exact import top_k
-from conan_embed.texts.known_positives import KnownPositives
+from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
 
@@ -141,12 +141,14 @@ class _Search:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return ids and scores of the first `depth` ranks of some queries, of all passages or those below a score."""
         data, settings = self.data, self.settings
+        lists_of_query, held = data.known_passages(self.store).of(self.rows[part])
         scores, positions = top_k(
             self.query_ND[torch.from_numpy(part)],
             self.passage_MD,
             depth,
             precision=settings.precision if below is None else "float32",
-            exclude=_excluded(data.known_positives(self.store), self.rows[part], data.passages),
+            exclude=_tensors(held),
+            exclude_lists=_tensors(lists_of_query),
             below=None if below is None else torch.from_numpy(below),
             progress=progress,
         )
@@ -154,14 +156,8 @@ class _Search:
         return np.where(position >= 0, data.passages[position], NONE).astype(np.int32), score
 
 
-def _excluded(
-    known: KnownPositives, rows: np.ndarray, passages: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Known positives and texts equal to the query, as positions among the passages, in compressed rows."""
-    row, position = known.pairs(rows, passages)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(rows)))])
-    position = position[np.argsort(row, kind="stable")]
-    return torch.from_numpy(offsets.astype(np.int64)), torch.from_numpy(position.astype(np.int64))
+def _tensors(lists: Ragged) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.from_numpy(lists.offsets), torch.from_numpy(lists.values)
 
 
 def _best_positive(
@@ -172,12 +168,14 @@ def _best_positive(
     passage_MD: torch.Tensor,
 ) -> np.ndarray:
     """Return float32 [N], the best cosine of each query with one of its positives (all of them are passages)."""
-    position, positives = data.positives.rows(data.list_Q[rows])
-    # A text of a class is in its own list of positives, and nearest to itself.
+    lists = data.list_Q[rows]
+    # Of classes the first few texts, and one more, since a text is in its own list: there are thousands in each.
+    is_long = data.positives.lengths[lists].sum() > (_POSITIVES + 1) * len(rows)
+    position, positives = data.positives.rows(lists, most=_POSITIVES + 1 if is_long else None)
+    # A text of a class is nearest to itself.
     other = store.content[positives] != store.content[data.query_Q[rows]][position]
     position, positives = position[other], positives[other]
-    if len(positives) > _POSITIVES * len(rows):
-        # Classes as positives: every text of the class. The first few of each are enough for a bound.
+    if is_long or len(positives) > _POSITIVES * len(rows):
         keep = np.arange(len(positives)) - np.searchsorted(position, position) < _POSITIVES
         position, positives = position[keep], positives[keep]
     passage = np.searchsorted(data.passages, positives)

@@ -31,6 +31,7 @@ CORPUS_BLOCK = 16384  # corpus rows a matrix product
 SCORES_BLOCK = 1 << 24  # scores held at once: 64 MiB of float32
 GPU_SCORES_BLOCK = 1 << 28  # where so much memory is free: large products, and few of them
 OVERSAMPLING = 2  # candidates rescored per result, after a bfloat16 product
+_SHORT_LIST = 16  # excluded rows of a block that are hidden one by one, however narrow the block is
 _MAX_INDEX = 2**32 - 1
 
 
@@ -49,6 +50,7 @@ def top_k(
     *,
     precision: Literal["float32", "bfloat16"] = "float32",
     exclude: tuple[Tensor, Tensor] | None = None,
+    exclude_lists: tuple[Tensor, Tensor] | None = None,
     below: Tensor | None = None,
     progress: str = "",
 ) -> tuple[Tensor, Tensor]:
@@ -61,6 +63,8 @@ def top_k(
         precision: of the matrix products. `bfloat16` is faster and may miss a result late in the list.
         exclude: `(offsets, indices)`, int64 `[Q + 1]` and `[offsets[Q]]`: the corpus rows
             `indices[offsets[q]:offsets[q + 1]]` are never returned for query q.
+        exclude_lists: `(offsets, lists)`, for lists of `exclude` that queries share, of which there may be any number:
+            those of query q are `lists[offsets[q]:offsets[q + 1]]`, and no pair of a query and a row is ever kept.
         below: float32 `[Q]`, only rows that score less than this are returned for each query. It needs
             `precision="float32"`: rounded scores do not say which rows these are.
         progress: text of a progress bar; empty for none.
@@ -79,7 +83,7 @@ def top_k(
     device, dtype = queries.device, torch.bfloat16 if is_rounded else torch.float32
     queries_QD = queries.to(dtype)
     centre_D = corpus[:CORPUS_BLOCK].to(device, torch.float32).mean(dim=0)
-    excluded = None if exclude is None else _Excluded(exclude[0].cpu(), exclude[1].to(device))
+    excluded = None if exclude is None else _Excluded(exclude, exclude_lists, num_rows, device)
     below_Q1 = None if below is None else below.to(device, torch.float32)[:, None]
     worst = _keys(torch.tensor(-torch.inf), torch.tensor(_MAX_INDEX))
     best_QK = worst.to(device).expand(num_queries, num_candidates).clone()
@@ -106,18 +110,66 @@ def top_k(
 
 
 class _Excluded:
-    """Corpus rows hidden from each query (compressed rows: offsets and indices)."""
+    """Corpus rows hidden from each query: lists of rows, and the lists of each query (by default one of its own).
 
-    def __init__(self, offsets: Tensor, indices: Tensor) -> None:
-        self.offsets, self.indices = offsets, indices  # offsets on the CPU
+    Within a block, short lists become pairs of a query and a row; a list with many of the block's rows becomes a mask
+    over them, which the queries share: a class has thousands of texts, each of them hidden from all the others.
+    """
+
+    def __init__(
+        self,
+        lists: tuple[Tensor, Tensor],
+        lists_of_query: tuple[Tensor, Tensor] | None,
+        num_rows: int,
+        device: torch.device,
+    ) -> None:
+        offsets, indices = (part.to(device) for part in lists)
+        number = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=device), offsets.diff())
+        self.num_rows = max(num_rows, 1)
+        self.entries = (number * self.num_rows + indices).sort().values  # list and row as one number each
+        if lists_of_query is None:
+            lists_of_query = torch.arange(len(offsets)), torch.arange(len(offsets) - 1)
+        self.offsets, self.lists = lists_of_query[0].cpu(), lists_of_query[1].to(device)
 
     def hide(self, scores_QN: Tensor, rows: slice, start: int) -> None:
         """Set the hidden scores of a block (queries `rows`, corpus rows from `start`) to -inf, in place."""
+        num_columns, device = scores_QN.shape[1], scores_QN.device
         bounds = self.offsets[rows.start : rows.stop + 1]
-        columns = self.indices[int(bounds[0]) : int(bounds[-1])] - start
-        queries = torch.repeat_interleave(torch.arange(len(scores_QN)), bounds.diff()).to(columns.device)
-        inside = (columns >= 0) & (columns < scores_QN.shape[1])
-        scores_QN[queries[inside], columns[inside]] = -torch.inf
+        list_X = self.lists[int(bounds[0]) : int(bounds[-1])]
+        query_X = torch.repeat_interleave(torch.arange(len(scores_QN)), bounds.diff()).to(device)
+        first_X = torch.searchsorted(self.entries, list_X * self.num_rows + start)
+        last_X = torch.searchsorted(self.entries, list_X * self.num_rows + start + num_columns)
+        is_long_X = last_X - first_X > max(_SHORT_LIST, num_columns // 64)
+        short_X = ~is_long_X
+        which, column = self._columns(first_X[short_X], last_X[short_X], start)
+        scores_QN[query_X[short_X][which], column] = -torch.inf
+        if is_long_X.any():
+            long, mask_of_X = list_X[is_long_X].unique(return_inverse=True)
+            first = torch.searchsorted(self.entries, long * self.num_rows + start)
+            last = torch.searchsorted(self.entries, long * self.num_rows + start + num_columns)
+            mask_UN = torch.zeros(len(long), num_columns, dtype=torch.bool, device=device)
+            which, column = self._columns(first, last, start)
+            mask_UN[which, column] = True
+            _hide_by_mask(scores_QN, mask_UN, query_X[is_long_X], mask_of_X)
+
+    def _columns(self, first_X: Tensor, last_X: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Return the columns of the block in which ranges of entries lie, after the range that each belongs to."""
+        counts_X = last_X - first_X
+        which = torch.repeat_interleave(torch.arange(len(counts_X), device=counts_X.device), counts_X)
+        before_X = counts_X.cumsum(0) - counts_X
+        entry = torch.arange(len(which), device=which.device) + (first_X - before_X)[which]
+        return which, self.entries[entry] % self.num_rows - start
+
+
+def _hide_by_mask(scores_QN: Tensor, mask_UN: Tensor, query_X: Tensor, mask_of_X: Tensor) -> None:
+    """Hide what the masks of each query say; `query_X` is ascending, and a query may have several."""
+    turn_X = torch.arange(len(query_X), device=query_X.device) - torch.searchsorted(query_X, query_X)
+    for turn in range(int(turn_X.max()) + 1):
+        query, mask = query_X[turn_X == turn], mask_of_X[turn_X == turn]
+        if len(query) == len(scores_QN):  # each query has one: no copy of the scores
+            scores_QN.masked_fill_(mask_UN[mask], -torch.inf)
+        else:
+            scores_QN[query] = scores_QN[query].masked_fill_(mask_UN[mask], -torch.inf)
 
 
 def _scores_at_once(device: torch.device) -> int:

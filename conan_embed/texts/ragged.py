@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Ragged:
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """int64 [R]."""
         return np.diff(self.offsets)
@@ -62,8 +63,16 @@ class Ragged:
         lengths = np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)])
         return cls.of_lengths(values, lengths)
 
-    def rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the values of the lists `rows`, end to end, after the position in `rows` that each belongs to."""
-        lengths = self.lengths[rows]
+    def rows(self, rows: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values of the lists `rows`, end to end, after the position in `rows` that each belongs to.
+
+        Args:
+            most: values of each list, its first ones; None: all of them.
+        """
+        lengths = self.lengths[rows] if most is None else np.minimum(self.lengths[rows], most)
         position = np.repeat(np.arange(len(rows)), lengths)
         return position, self.values[expand_ranges(self.offsets[rows], lengths)]
+
+    def take(self, rows: np.ndarray) -> "Ragged":
+        """Return the lists `rows`, in this order."""
+        return Ragged.of_lengths(self.rows(rows)[1], self.lengths[rows])

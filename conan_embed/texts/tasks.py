@@ -8,10 +8,11 @@
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from conan_embed.texts.known_positives import KnownPositives
+from conan_embed.texts.known_positives import KnownPassages, KnownPositives
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
 
@@ -51,18 +52,34 @@ class RetrievalDataset:
     scored_query_X: np.ndarray | None = None
     scored_passage_X: np.ndarray | None = None
     score_X: np.ndarray | None = None
+    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.query_Q)
 
     def known_positives(self, store: TextStore) -> KnownPositives:
-        """Return what answers each query, here or in another data set: all positives of its lists, and its own text."""
-        return KnownPositives(
-            np.concatenate([self.query_Q, self.elsewhere_E]),
-            np.concatenate([self.list_Q, self.elsewhere_list_E + len(self.positives)]),
-            Ragged.joined([self.positives, self.elsewhere]),
-            store.content,
-        )
+        """Return what answers each query, here or in another data set: all positives of its lists, and its own text.
+
+        The answer is kept: what it has looked up serves every search over the data set.
+        """
+        known = self._known.get("texts")
+        if known is None or known.content is not store.content:
+            known = KnownPositives(
+                np.concatenate([self.query_Q, self.elsewhere_E]),
+                np.concatenate([self.list_Q, self.elsewhere_list_E + len(self.positives)]),
+                Ragged.joined([self.positives, self.elsewhere]),
+                store.content,
+            )
+            self._known["texts"] = known
+        return known
+
+    def known_passages(self, store: TextStore) -> KnownPassages:
+        """Return `known_positives` as positions among the passages."""
+        known = self.known_positives(store)
+        among = self._known.get("passages")
+        if among is None or among.known is not known:
+            among = self._known["passages"] = known.among(self.passages)
+        return among
 
 
 @dataclass(frozen=True)

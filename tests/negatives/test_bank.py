@@ -47,3 +47,12 @@ def test_state_comes_back_bit_for_bit():
     assert bank.written_M.tolist() == other.written_M.tolist()
     other.write(np.array([5]), torch.ones(1, 4), 10)
     assert not torch.equal(bank.rows_MW, other.rows_MW)  # a copy, not a view
+
+
+def test_all_rows_are_read_without_a_copy():
+    bank = PassageBank(np.array([2, 5, 7]), 4)
+    bank.write(np.array([5]), torch.ones(1, 4), 1)
+    assert bank.rows_of(np.array([2, 5, 7])).data_ptr() == bank.rows_MW.data_ptr()
+    part = bank.rows_of(np.array([7, 5]))
+    assert part.data_ptr() != bank.rows_MW.data_ptr()
+    assert torch.equal(part, bank.rows_MW[[2, 1]])

@@ -1,6 +1,7 @@
 """Rankings against a loop over queries and passages; files of rankings; random passages."""
 
 import json
+import tracemalloc
 import zlib
 from dataclasses import replace
 
@@ -219,6 +220,58 @@ def test_a_text_of_a_class_is_not_its_own_best_positive(tmp_path):
         float(vectors[data.query_Q[1]] @ passage["a"]),
     ]
     np.testing.assert_allclose(found.positive_Q, expected, atol=1e-6)
+
+
+class Contents:
+    """Of a store its contents: all texts differ."""
+
+    def __init__(self, size):
+        self.content = np.arange(size)
+
+    def __len__(self):
+        return len(self.content)
+
+
+def labelled_texts(labels):
+    """A data set of classes; `labels[i]` are those of text i, and it has the texts that share one as positives."""
+    kinds = sorted({tuple(sorted(each)) for each in labels})
+    members = [np.array([i for i, each in enumerate(labels) if set(each) & set(kind)]) for kind in kinds]
+    ids = np.arange(len(labels))
+    lists = Ragged.of_lengths(np.concatenate(members), np.array([len(each) for each in members]))
+    list_Q = np.array([kinds.index(tuple(sorted(each))) for each in labels])
+    return RetrievalDataset(
+        "c", ids, list_Q, lists, Ragged.empty(len(ids)), ids, "mined", None, None, has_labels=True
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_texts_of_no_own_class_are_ranked_whatever_the_classes(precision):
+    """Classes of half of the texts and of a few, and texts of several classes, against a loop over pairs."""
+    generator = np.random.default_rng(0)
+    labels = [{int(generator.choice(6, p=[0.45, 0.4, 0.05, 0.04, 0.03, 0.03]))} for _ in range(300)]
+    for i in range(0, 300, 7):
+        labels[i].add(int(generator.integers(6)))
+    data, vectors = labelled_texts(labels), embeddings(range(300), width=16)
+    chosen = Mining(depth=40, offset=0, precision=precision)
+    found = rank(data, Contents(300), np.arange(300), vectors, vectors, chosen)
+    scores = (vectors.double() @ vectors.double().T).numpy()
+    for i in range(300):
+        others = [j for j in range(300) if not labels[i] & labels[j]]
+        expected = sorted(others, key=lambda j: -scores[i, j])[:40]
+        assert found.ids_QK[i].tolist() == expected + [NONE] * (40 - len(expected))
+        positives = [j for j in range(300) if labels[i] & labels[j] and j != i][:20]
+        assert found.positive_Q[i] == pytest.approx(max(scores[i, j] for j in positives), abs=1e-6)
+
+
+def test_memory_for_classes_grows_with_the_texts_and_not_with_their_pairs():
+    size = 3000
+    data, vectors = labelled_texts([{i % 2} for i in range(size)]), embeddings(range(size))
+    rank(data, Contents(size), np.arange(4), vectors[:4], vectors, Mining(depth=5, offset=0))
+    tracemalloc.start()
+    rank(data, Contents(size), np.arange(size), vectors, vectors, Mining(depth=5, offset=0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size * size / 2  # a byte for each pair of a text and another of its class
 
 
 def tokenize_lower(texts):

@@ -83,6 +83,37 @@ def test_excluded_rows_are_never_returned(precision) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("longest", [5, 150])
+@pytest.mark.parametrize("most_lists", [1, 3])
+def test_excluded_lists_may_be_shared_by_queries(precision, longest: int, most_lists: int) -> None:
+    """Short lists and lists of most of the corpus, that overlap; queries with one, several, or none of them."""
+    generator = np.random.default_rng(23)
+    queries, corpus = whole_numbers(40, 4, seed=24), whole_numbers(200, 4, seed=25)
+    lists = [generator.choice(200, size=generator.integers(0, longest), replace=False) for _ in range(9)]
+    one = most_lists == 1  # each query has a list, or some have none and some have several
+    lists_of = [
+        generator.choice(9, size=1 if one else generator.integers(0, 4), replace=False) for _ in range(40)
+    ]
+    hidden = [{int(row) for number in numbers for row in lists[number]} for numbers in lists_of]
+
+    def compressed(rows):
+        return torch.tensor(np.cumsum([0, *map(len, rows)])), torch.from_numpy(np.concatenate(rows))
+
+    _, found = top_k(
+        queries,
+        corpus,
+        30,
+        precision=precision,
+        exclude=compressed(lists),
+        exclude_lists=compressed(lists_of),
+    )
+    expected_scores, expected = reference(queries, corpus, 30, hidden)
+    expected[np.isinf(expected_scores)] = -1
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("num_queries", [1, 23])
 @pytest.mark.parametrize("k", [1, 5, 95, 250])
 def test_only_rows_below_a_score_are_returned(k: int, num_queries: int) -> None:

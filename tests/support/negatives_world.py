@@ -1,5 +1,7 @@
 """Two data sets, a table over them, and a model that changes: what the tests of dynamic negatives work on."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -22,7 +24,7 @@ class World:
             cache, self.queries, [[f"p{i}"] for i in range(6)], [f"w{i}" for i in range(20)]
         )
         self.data, self.store = data, store
-        other = type(data)(**(vars(data) | {"name": "other", "negative_source": "random"}))
+        other = replace(data, name="other", negative_source="random")
         self.vectors = embeddings(store)
         self.mined = mine(data, store, self.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
         fixed = np.tile(data.passages[:8].astype(np.int32), (6, 1))

@@ -48,6 +48,16 @@ def test_pairs_and_membership_are_those_of_a_loop(made, data):
     ]
     found = known.pairs(rows, candidates)
     assert sorted(set(zip(*(each.tolist() for each in found), strict=True))) == expected
+    among = known.among(candidates)
+    found = among.pairs(rows)
+    assert sorted(set(zip(*(each.tolist() for each in found), strict=True))) == expected
+    lists_of_row, held = among.of(rows)
+    assert len(lists_of_row) == len(rows)
+    hidden = [
+        {int(column) for number in lists_of_row[place] for column in held[number]}
+        for place in range(len(rows))
+    ]
+    assert sorted((place, column) for place, columns in enumerate(hidden) for column in columns) == expected
     row_X, text_X = (grid.ravel() for grid in np.meshgrid(rows, candidates, indexing="ij"))
     assert known.contains(row_X, text_X).tolist() == [
         is_known(known, lists, row, text) for row, text in zip(row_X, text_X, strict=True)

@@ -47,3 +47,17 @@ def test_ranges_end_to_end(ranges):
 
 def test_empty():
     assert [row.tolist() for row in (Ragged.empty(2)[0], Ragged.empty(2)[1])] == [[], []]
+
+
+def test_lists_are_taken_and_cut():
+    lists = Ragged.of_lengths(np.arange(10, 16), np.array([3, 0, 2, 1]))
+    taken = lists.take(np.array([2, 0, 1, 2]))
+    assert [taken[i].tolist() for i in range(4)] == [[13, 14], [10, 11, 12], [], [13, 14]]
+    position, values = lists.rows(np.array([0, 3, 2, 1]), most=2)
+    assert list(zip(position.tolist(), values.tolist(), strict=True)) == [
+        (0, 10),
+        (0, 11),
+        (1, 15),
+        (2, 13),
+        (2, 14),
+    ]

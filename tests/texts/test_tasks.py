@@ -60,6 +60,10 @@ def test_a_data_set_without_answers_elsewhere_or_without_queries():
     )
     store = SimpleNamespace(content=np.arange(9))
     assert len(dataset) == 1
+    assert dataset.known_passages(store) is dataset.known_passages(store)  # looked up once
+    other = SimpleNamespace(content=np.array([0, 1, 2, 3, 4, 5, 6, 7, 5]))
+    assert sorted(dataset.known_passages(other).pairs(np.array([0]))[1].tolist()) == [3, 5, 6, 8]
+    assert sorted(dataset.known_passages(store).pairs(np.array([0]))[1].tolist()) == [3, 5, 6]
     assert np.flatnonzero(
         dataset.known_positives(store).contains(np.zeros(9, int), np.arange(9))
     ).tolist() == [3, 5, 6]
