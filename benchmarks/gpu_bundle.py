@@ -54,7 +54,7 @@ MAX_MIB = 62  # of what travels; such a machine takes 64
 MAX_TOKENS = 48  # of a text, as experiments/hard-negatives reads them
 POOL_ROWS = 7_000  # of each file of the experiment's pool, at most
 BASE_ROWS = 500  # of each file that the experiment's base learns from
-_LZMA = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6}]
+_LZMA = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 9}]
 _BLOCK = 32
 
 
