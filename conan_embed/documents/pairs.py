@@ -31,7 +31,10 @@ MAX_POSITIVES = 4  # passages of a long section that answer its heading: the fir
 _MIN_WORDS, _MIN_HAN = 4, 8  # of a heading that may stand without its title
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _HAN = re.compile(r"[\u3400-\u9fff]")
-_NUMBER = re.compile(r"^(?:\d+(?:\.\d+)*\.?|[（(]?[一二三四五六七八九十\d]+[)）、.])\s*(?=\D)")
+# Of a section: "2.1 Setup", "1.Setup", "1简介", but not that of "3D printing".
+_NUMBER = re.compile(
+    r"^(?:\d+(?:\.\d+)*(?:\.\s*|\s+|(?=[\u3400-\u9fff]))|[（(]?[一二三四五六七八九十\d]+[)）、.]\s*)(?=\D)"
+)
 # Headings that name a part of a document, not what it is about.
 _GENERIC = frozenset(
     """
@@ -106,7 +109,7 @@ def _of_headings(section: StoredSection, repeated: Repeated) -> Iterator[tuple[P
     heading = _NUMBER.sub("", section.headings[-1]).strip()
     alone = section.headings[-1].lower() not in repeated.headings
     if section.kind == "faq":
-        yield "faq", heading
+        yield "faq", section.headings[-1].strip()  # as it was asked
     elif is_question(heading):
         yield "question", heading if alone or not section.title else f"{section.title}: {heading}"
     elif section.kind == "definition":

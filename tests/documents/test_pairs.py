@@ -33,6 +33,11 @@ def _queries(headings: tuple[str, ...], *texts: str, title: str = "Server guide"
         (("Logging",), {}, ("heading", "Server guide: Logging")),
         (("Rotating the logs of a server",), {}, ("heading", "Rotating the logs of a server")),
         (("2.1 日志文件的轮转与清理",), {}, ("heading", "日志文件的轮转与清理")),
+        (("1简介日志文件的轮转与清理",), {}, ("heading", "简介日志文件的轮转与清理")),
+        (("2.1. Rotating the logs of a server",), {}, ("heading", "Rotating the logs of a server")),
+        (("3D printing of a small server",), {}, ("heading", "3D printing of a small server")),
+        (("2 servers do not answer?",), {"kind": "faq"}, ("faq", "2 servers do not answer?")),
+        (("401k or 2FA?",), {"kind": "faq"}, ("faq", "401k or 2FA?")),
         (("Logging", "Examples"), {}, ("heading", "Server guide: Logging: Examples")),
         (
             ("Version 2", "Commits"),
