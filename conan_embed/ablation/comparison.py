@@ -1,5 +1,6 @@
 """Compare the results of arms: mean, spread and paired difference of each arm, per task, per type and on average."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import TypeAdapter
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.job import ArmResult
+from conan_embed.errors import UserError
 from conan_embed.evaluation.statistics import LEVEL, Estimate, averages, paired_differences, with_mean
 
 Results = Sequence[Sequence[ArmResult]]  # [arm][seed], as `run_arms` returns them
@@ -109,7 +111,11 @@ def compare(
     Args:
         results: [arm][seed], as `run_arms` returns them.
         against: index of the arm that differences are taken from.
+
+    Raises:
+        UserError: two results are of different evaluation sets.
     """
+    _check_same_sets(results)
     tasks = list(results[0][0].scores)
     estimates = paired_differences({task: _items(results, task) for task in tasks}, against)
     rows = {}
@@ -118,6 +124,25 @@ def compare(
         rows[name] = [_cell(*columns) for columns in zip(arms, scores_AS, estimates[name], strict=True)]
     summaries = [_summary(arm, of_arm) for arm, of_arm in zip(arms, results, strict=True)]
     return Comparison(title, list(seeds), arms[against].name, LEVEL, summaries, rows)
+
+
+def _check_same_sets(results: Results) -> None:
+    """Refuse scores on different items: neither their means nor their differences say anything."""
+    first = results[0][0]
+    for result in itertools.chain.from_iterable(results):
+        for task in sorted({*first.scores, *result.scores}):
+            here, there = _size(result, task), _size(first, task)
+            if here != there:
+                raise UserError(
+                    f"{task}: found {here} for {result.arm}, seed {result.seed}, and {there} for {first.arm}, seed "
+                    f"{first.seed}; expected the same evaluation sets. Remove the folders of arms with older ones."
+                )
+
+
+def _size(result: ArmResult, task: str) -> str:
+    if task not in result.scores:
+        return "no score"
+    return f"{len(result.items[task]):,} items" if task in result.items else "a score without items"
 
 
 def _scores(results: Results, task: str) -> Floats:

@@ -76,6 +76,10 @@ class Job:
         return self.run.with_name(f"{self.run.name}.yaml")
 
     @property
+    def inputs(self) -> Path:
+        return self.run.with_name(f"{self.run.name}.inputs.yaml")
+
+    @property
     def log(self) -> Path:
         return self.run.with_name(f"{self.run.name}.log")
 

@@ -3,13 +3,14 @@
 OUTPUT/
     ARM/seed-0/        a run directory (training/run.py), without its checkpoints once it is scored
     ARM/seed-0.yaml    the arm's recipe, every setting written out
+    ARM/seed-0.inputs.yaml    hashes of the data, evaluation sets and base model when it began (inputs.py)
     ARM/seed-0.json    its scores; an arm that has them is not run again
     mining-HASH/       rankings, mined once for all arms that start from the same model, texts and mining settings
     table.md, results.json, arms.html
 
 An arm is scored once, at its last step (never at its best: that would be chosen on the very sets that it is scored on),
-on the recipe's evaluation sets. An arm that was interrupted resumes from its newest checkpoint. An arm whose recipe
-is another than that of its earlier start is refused before anything runs.
+on the recipe's evaluation sets. An arm that was interrupted resumes from its newest checkpoint. An arm whose recipe,
+data, evaluation sets or base model are others than at its earlier start is refused before anything runs.
 
 Under torchrun all processes train each arm together, and the main process scores it. Side by side, each arm has a
 process of its own (parallel.py). A run directory is locked while an arm runs in it, so that an interrupted command can
@@ -26,13 +27,14 @@ from pathlib import Path
 import yaml
 
 from conan_embed.ablation.arms import Arm
+from conan_embed.ablation.inputs import Inputs, changed_inputs, hash_inputs, of_mining
 from conan_embed.ablation.job import ArmResult, Job, make_job, mined_sets
 from conan_embed.ablation.parallel import run_in_parallel
 from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.evaluation.discovery import LocalTask, discover, select
+from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.named import evaluation_tasks
 from conan_embed.evaluation.results import TaskResult
@@ -70,7 +72,8 @@ def run_arms(
         jobs: arms at a time, each in a process of its own (and on a GPU of its own, where there are several).
 
     Raises:
-        UserError: a recipe does not fit or has changed, or an arm failed; what is finished stays.
+        UserError: a recipe does not fit, it or a file that it names has changed, or an arm failed; what is finished
+            stays.
     """
     if collectives.world_size() > 1 and jobs > 1:
         raise UserError("--jobs: found more than 1 under torchrun; expected one or the other.")
@@ -97,11 +100,12 @@ def run_arms(
 
 def _prepare(source: str | Path, every: Sequence[Job]) -> list[Job]:
     """Check all jobs and write their recipes; return those that have no result yet."""
+    _check_evaluation(source, every)
+    sets = evaluation_tasks(every[0].recipe.evaluation, every[0].recipe.cache)
     if not collectives.is_main_process():  # on another node the folders may not be there
         return list(collectives.broadcast_object(None))
-    _check_evaluation(source, every)
     for job in every:
-        _check_unchanged(job)
+        _check_unchanged(job, sets)
     pending = [job for job in every if not job.result.exists()]
     console.print(f"{len(every) - len(pending)} of {len(every)} runs are there already")
     for job in every:
@@ -131,12 +135,11 @@ def _check_evaluation(source: str | Path, every: Sequence[Job]) -> None:
                     f"{source}: evaluation.{key}: found {here} for {every[0].arm.name} and {there} for "
                     f"{job.arm.name}; expected the same sets for all arms, which are compared on them."
                 )
-    if first.folder is not None and not first.mteb:
-        select(discover(first.folder), first.tasks)
 
 
-def _check_unchanged(job: Job) -> None:
+def _check_unchanged(job: Job, sets: Sequence[LocalTask]) -> None:
     if not job.saved_recipe.exists() or not (job.result.exists() or job.run.exists()):
+        job.inputs.unlink(missing_ok=True)  # of an arm that was removed
         return
     before = yaml.safe_load(job.saved_recipe.read_text(encoding="utf-8"))
     changes = changed_keys(before, job.recipe.as_dict(), _MAY_DIFFER)
@@ -145,16 +148,49 @@ def _check_unchanged(job: Job) -> None:
             f"{job.saved_recipe}: the recipe of {job} changed since: {'; '.join(changes)}. "
             "Go on with the old recipe, remove that arm's folder, or choose another --output."
         )
+    _check_inputs(job, sets)
+
+
+def _check_inputs(job: Job, sets: Sequence[LocalTask]) -> None:
+    if not job.inputs.exists():
+        if job.result.exists():
+            console.print(
+                f"{job}: its result notes no hashes of its data; it counts as made from the same files."
+            )
+        return
+    changes = changed_inputs(_read_inputs(job.inputs), hash_inputs(job, sets))
+    if changes:
+        raise UserError(
+            f"{job.inputs}: the files of {job} changed since it began: {', '.join(changes)}. "
+            "Put back the old ones, remove that arm's folder, or choose another --output."
+        )
+
+
+def _read_inputs(path: Path) -> Inputs:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _write_inputs(path: Path, inputs: Inputs) -> None:
+    write_text(path, yaml.safe_dump(inputs, sort_keys=False, allow_unicode=True))
 
 
 def _mine_once(pending: Sequence[Job]) -> None:
     first_of = {job.rankings: job for job in reversed(pending) if job.rankings is not None}
     for rankings, job in first_of.items():
         assert rankings is not None
-        record = rankings / "mining.json"
-        done = set(read_json(record)["datasets"]) if record.exists() else set()
-        if not collectives.broadcast_object(set(mined_sets(job.recipe)) <= done):
+        is_mined = collectives.is_main_process() and _is_mined(job, rankings)
+        if not collectives.broadcast_object(is_mined):
             mine(job.recipe, rankings)
+
+
+def _is_mined(job: Job, rankings: Path) -> bool:
+    """Return whether all rankings are there; those of other data or of another base model are removed."""
+    inputs, noted = of_mining(job, hash_inputs(job, ())), rankings / "inputs.yaml"
+    if _read_inputs(noted) != inputs:
+        shutil.rmtree(rankings, ignore_errors=True)
+        _write_inputs(noted, inputs)
+    record = rankings / "mining.json"
+    return record.exists() and set(mined_sets(job.recipe)) <= set(read_json(record)["datasets"])
 
 
 def run_job(job: Job) -> None:
@@ -181,6 +217,8 @@ def _locked(job: Job) -> Iterator[None]:
 def _train_and_score(job: Job) -> None:
     started = time.time()
     sets = evaluation_tasks(job.recipe.evaluation, job.recipe.cache)
+    if collectives.is_main_process() and not job.inputs.exists():
+        _write_inputs(job.inputs, hash_inputs(job, sets))
     if job.arm.trained:
         recipe = job.recipe if job.rankings is None else job.recipe.with_rankings(job.rankings)
         train(recipe.model_copy(update={"evaluation": Evaluation()}))

@@ -7,6 +7,7 @@ import pytest
 
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.comparison import Comparison, compare
+from conan_embed.errors import UserError
 from tests.support.planted import planted
 
 ARMS = [Arm("base", trained=False), Arm("vanilla", ("step.mixing=sequential",)), Arm("<两者>")]
@@ -42,3 +43,25 @@ def test_one_seed_has_intervals_over_items_where_there_are_any():
     found = compare(ARMS[:2], [0], planted(ARMS[:2], [0.0, 0.05], num_seeds=1), against=0)
     assert found.rows["clustering"][1].low is None
     assert found.rows["retrieval"][1].low > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "items", "found"),
+    [
+        ("sts/STSB", [0.5] * 99, "99 items for vanilla, seed 1, and 100 items for base"),
+        ("sts/STSB", None, "a score without items for vanilla"),
+        ("clustering/CLS", "gone", "no score for vanilla"),
+        ("sts/New", [0.5], "1 items for vanilla, seed 1, and no score for base"),
+    ],
+)
+def test_results_of_other_evaluation_sets_are_refused(task, items, found):
+    results = planted(ARMS, [0.0, 0.05, 0.05])
+    other = results[1][1]
+    if items == "gone":
+        del other.scores[task]
+    else:
+        other.scores[task] = 0.5
+        other.items.pop(task, None)
+        other.items.update({} if items is None else {task: items})
+    with pytest.raises(UserError, match=f"^{task}: found {found}"):
+        compare(ARMS, [0, 1, 2], results, against=0)

@@ -158,6 +158,66 @@ def test_finished_arms_are_not_run_again_and_changed_ones_are_refused(whole, pro
         ablate(project / "recipe.yaml", seeds=[0], against="vanila")
 
 
+def test_arms_of_other_files_are_refused_and_their_rankings_mined_anew(project, tmp_path, monkeypatch):
+    """Data, evaluation sets and base model keep their paths and become others."""
+    copy, output = tmp_path / "project", tmp_path / "arms"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("run-arms", "cache"))
+    text = (project / "recipe.yaml").read_text().replace(str(project), str(copy))
+    (copy / "recipe.yaml").write_text(text)
+    settings = ["loss.temperature=0.02,0.2", "training.steps=2"]
+
+    def run():
+        return sweep(copy / "recipe.yaml", settings, seeds=[0], output=output)
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # one arm finished, one interrupted
+        original = run_module._score
+        patch.setattr(
+            run_module,
+            "_score",
+            lambda job, *rest: ("0.2" in job.arm.name and crash()) or original(job, *rest),
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    changes = {
+        "pairs.jsonl": "data 'pairs'",
+        "sts.jsonl": "data 'sts'",
+        "eval/sts/Graded.jsonl": "evaluation set sts/Graded",
+        "eval/retrieval/Found/queries.jsonl": "evaluation set retrieval/Found",
+        "base/model.safetensors": r"model\.base",
+    }
+    for file, name in changes.items():
+        before = (copy / file).read_bytes()
+        make_tiny_model("bert", seed=3).save(tmp_path / "other")
+        (copy / file).write_bytes(
+            before.replace(b"park", b"pool")
+            if "jsonl" in file
+            else (tmp_path / "other/model.safetensors").read_bytes()
+        )
+        assert (copy / file).read_bytes() != before
+        with pytest.raises(UserError, match=rf"0\.02, seed 0 changed since it began: {name}\. Put back"):
+            run()
+        (output / "temperature=0.02/seed-0.json").rename(
+            tmp_path / "kept.json"
+        )  # what is interrupted is refused too
+        with pytest.raises(UserError, match=rf"0\.02, seed 0 changed since it began: {name}\. Put back"):
+            run()
+        (tmp_path / "kept.json").rename(output / "temperature=0.02/seed-0.json")
+        (copy / file).write_bytes(before)
+    (copy / "base/model.safetensors").write_bytes((tmp_path / "other/model.safetensors").read_bytes())
+    for arm in output.glob("temperature*"):
+        shutil.rmtree(arm)
+    run()
+    sweep(copy / "recipe.yaml", settings, seeds=[0], output=tmp_path / "fresh")
+    assert scores(output) == scores(tmp_path / "fresh")
+    rankings, fresh = (
+        next(folder.glob("mining-*/pairs.safetensors")) for folder in (output, tmp_path / "fresh")
+    )
+    assert rankings.read_bytes() == fresh.read_bytes()
+
+
 @pytest.fixture
 def forking(monkeypatch):
     """Processes side by side that come from a server which has made the slow imports."""
