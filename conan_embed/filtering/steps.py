@@ -266,9 +266,10 @@ def read_as(kind: type[Result], path: Path) -> Result:
 
 
 def _write_pairs(run: Run, number: int, kept: pl.DataFrame, dropped: pl.DataFrame) -> None:
-    # One folder for each category, so that training can give each its share.
-    folder = pl.col("category").str.replace_all(r"\W+", "_").alias("folder")
-    parts = kept.with_columns(folder).partition_by("folder", include_key=False, as_dict=True)
+    # One folder for each category, so that training can give each its share. Many disks take "News" and "news", or two
+    # spellings of an accent, for one name: there one file would overwrite the other.
+    folder = pl.col("category").str.normalize("NFC").str.to_lowercase().str.replace_all(r"\W+", "_")
+    parts = kept.with_columns(folder=folder).partition_by("folder", include_key=False, as_dict=True)
     for (name,), part in parts.items():
         _write_output(part, run.output / "kept" / (name or "_") / f"{number:05d}.parquet")
     _write_output(dropped, run.output / "dropped" / f"{number:05d}.parquet")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import random
+import unicodedata
 from pathlib import Path
 
 import polars as pl
@@ -146,3 +147,15 @@ def test_samples_are_those_whose_ids_hash_lowest_with_the_beginning_of_their_tex
         assert [sample["id"] for sample in mine] == lowest
         assert all(sample["positive"] == "长" * 400 for sample in mine)
     assert not (tmp_path / "kept").exists()
+
+
+def test_categories_whose_names_many_disks_take_for_one_share_a_folder(tmp_path: Path) -> None:
+    """On a disk that tells neither cases nor spellings of accents apart, nothing is overwritten."""
+    names = ["News", "news", "NEWS", "caf\u00e9", "cafe\u0301", "web-page", "Web page"]
+    pairs = random_pairs(len(names), seed=1).with_columns(category=pl.Series(names))
+    finish_step(checked_run(tmp_path, [(pairs, random_dropped(1, seed=2, first=100), [0.0] * len(names))]), 0)
+    files = sorted((tmp_path / "kept").rglob("*.parquet"))
+    folders = [unicodedata.normalize("NFC", file.parent.name).casefold() for file in files]
+    assert folders == ["caf\u00e9", "news", "web_page"]
+    kept = pl.concat([pl.read_parquet(file) for file in files]).sort("id")
+    assert kept["category"].to_list() == names
