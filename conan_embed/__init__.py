@@ -16,6 +16,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if sys.platform == "win32":
+    raise ImportError("conan-embed runs on Linux and macOS; on Windows, install it in WSL (wsl --install).")
 if (
     sys.platform == "darwin"
 ):  # torch reads it when it is imported: operators that Apple's GPUs lack run on the CPU

@@ -233,8 +233,18 @@ def _acquire(lock: int, folder: Path, on_busy: Callable[[str], None] | None) -> 
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError:  # a file system without locks: the name of an owner that is still alive has to do
         match = re.match(r"process (\d+) on (\S+),", os.pread(lock, 1000, 0).decode(errors="replace"))
-        if match and match[2] == socket.gethostname() and Path(f"/proc/{match[1]}").exists():
+        if match and match[2] == socket.gethostname() and _is_other_process(int(match[1])):
             raise UserError(f"{folder}: in use by {match[0][:-1]}.") from None
+
+
+def _is_other_process(number: int) -> bool:
+    try:
+        os.kill(number, 0)  # asks only
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return number != os.getpid()  # in a container every start may have the number of the one before
 
 
 def _set_owner(lock: int, owner: str) -> None:

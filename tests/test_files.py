@@ -3,10 +3,12 @@
 import errno
 import multiprocessing
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
+import conan_embed.files as files_module
 from conan_embed.errors import UserError
 from conan_embed.files import (
     LOCK,
@@ -100,6 +102,41 @@ def test_the_owner_may_lock_its_folder_again(tmp_path):
         pass
     with pytest.raises(RuntimeError, match="inside"), lock_folder(tmp_path):
         raise RuntimeError("inside")
+    with lock_folder(tmp_path):
+        pass
+
+
+@pytest.fixture
+def no_locks(monkeypatch):
+    """A file system without locks, such as some network disks."""
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files_module.fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_an_owner_counts_while_it_lives(tmp_path, owner):
+    process, _ = owner
+    exists = Path.exists  # other systems have no /proc
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: not str(path).startswith("/proc/") and exists(path))
+        with (
+            pytest.raises(UserError, match=rf"run: in use by process {process.pid} on "),
+            lock_folder(tmp_path / "run"),
+        ):
+            raise AssertionError("two owners")
+    process.kill()
+    process.join()
+    with lock_folder(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_an_earlier_process_of_the_same_number_is_no_owner(tmp_path):
+    """In a container, every start may be process 1."""
+    (tmp_path / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}, since yesterday")
     with lock_folder(tmp_path):
         pass
 

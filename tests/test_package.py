@@ -20,6 +20,13 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert not {*HEAVY} & {*loaded}
 
 
+def test_on_windows_one_sentence_names_the_systems_that_it_runs_on() -> None:
+    code = "import sys; sys.platform = 'win32'\ntry: import conan_embed\nexcept ImportError as error: print(error)"
+    assert fresh_python(code) == (
+        "conan-embed runs on Linux and macOS; on Windows, install it in WSL (wsl --install).\n"
+    )
+
+
 def test_every_public_name_is_listed_and_resolves() -> None:
     names = fresh_python("import conan_embed as ce; print(*(n for n in dir(ce) if n in ce.__all__))").split()
     assert names == sorted(ce.__all__)
