@@ -20,9 +20,14 @@ def choose_device(name: str | None = None) -> torch.device:
     """
     name = name or os.environ.get("CONAN_EMBED_DEVICE")
     if torch.cuda.is_available() if name is None else name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     mps = torch.backends.mps.is_available() if name is None else name == "mps"
     return torch.device("mps" if mps and "WORLD_SIZE" not in os.environ else "cpu")
+
+
+def local_rank() -> int:
+    """Return this process's rank on its node, as torchrun says; who starts processes otherwise has them on one node."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("RANK") or 0)
 
 
 def search_device() -> torch.device:

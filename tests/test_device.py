@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conan_embed.device import AsyncHostCopy, choose_device, search_device, to_device
+from conan_embed.device import AsyncHostCopy, choose_device, local_rank, search_device, to_device
 from conan_embed.distributed import collectives
 
 
@@ -60,6 +60,25 @@ def test_a_process_of_several_takes_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert choose_device() == search_device() == torch.device("cuda", 3)
     assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({}, 0), ({"RANK": "2"}, 2), ({"RANK": "5", "LOCAL_RANK": "1"}, 1)],
+)
+def test_the_rank_on_a_node_is_torchruns(monkeypatch, environment, expected):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert local_rank() == expected
+
+
+def test_a_process_alone_with_a_gpu_of_its_own_is_the_main_one_of_its_node(monkeypatch):
+    """Arms side by side (ablation/parallel.py) have no group, and each a GPU."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert collectives.is_local_main_process()
+    assert collectives.broadcast_on_node("here") == "here"
 
 
 def test_searches_run_on_the_cpu_beside_an_apple_gpu(monkeypatch):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from conan_embed.device import choose_device
+from conan_embed.device import choose_device, local_rank
 from conan_embed.distributed import failures
 from conan_embed.distributed.heartbeat import HeartbeatBarrier
 
@@ -112,18 +112,14 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def local_rank() -> int:
-    """Return this process's rank on its node (without torchrun all processes are on one node)."""
-    return int(os.environ.get("LOCAL_RANK", rank()))
-
-
 def node_size() -> int:
     """Return the number of processes on this node."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
 def is_local_main_process() -> bool:
-    return local_rank() == 0
+    # A process alone may have a local rank, too: it says which GPU is its own.
+    return world_size() == 1 or local_rank() == 0
 
 
 def barrier() -> None:
