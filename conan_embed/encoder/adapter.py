@@ -58,7 +58,7 @@ def add_lora(model: "EmbeddingModel", settings: "Lora", base: str) -> None:
     A starts random (torch's global generator) and B at zero, so that the model computes what it did before.
 
     Args:
-        base: folder or hub name of the encoder, noted in a saved adapter.
+        base: folder or hub name of the encoder, noted in a saved adapter (a folder with its whole path).
 
     Raises:
         UserError: peft (or, for 4 bits, bitsandbytes) is not installed, the targets are no linear layers of the
@@ -84,7 +84,7 @@ def add_lora(model: "EmbeddingModel", settings: "Lora", base: str) -> None:
         exclude_modules=sorted({name.rsplit(".", 1)[0] for name in model.unused_weights}) or None,
         fan_in_fan_out=_is_conv1d(model.encoder, targets),
         task_type="FEATURE_EXTRACTION",
-        base_model_name_or_path=base,
+        base_model_name_or_path=_from_anywhere(base),
     )
     model.encoder.requires_grad_(False)
     with warnings.catch_warnings():
@@ -204,6 +204,12 @@ def save_adapter(encoder: nn.Module, adapter: Adapter, folder: Path) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- loading
+
+
+def _from_anywhere(base: str) -> str:
+    """Return a folder's whole path: an adapter is loaded from other working directories, too. A hub name stays."""
+    folder = Path(base).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else base
 
 
 def adapter_base(folder: Path) -> str | None:

@@ -157,6 +157,20 @@ def test_a_direction_that_the_base_does_not_have_is_saved_merged_alone(make_base
     np.testing.assert_allclose(theirs, expected, atol=2e-6)
 
 
+def test_an_adapter_finds_its_base_from_any_working_directory(tmp_path, monkeypatch):
+    make_tiny_model("bert").save(tmp_path / "here/base")
+    monkeypatch.chdir(tmp_path / "here")
+    model = adapt(EmbeddingModel.load("base"), Lora(rank=2, save="adapter"), "base").eval()
+    model.save("adapter")
+    expected = model.encode(SENTENCES, precision="float32")
+    monkeypatch.chdir(tmp_path)
+    found = EmbeddingModel.load("here/adapter").encode(SENTENCES, precision="float32")
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert adapt(
+        EmbeddingModel.load("here/base"), Lora(rank=2), "Owner/model"
+    ).adapter.config.base_model_name_or_path == ("Owner/model")
+
+
 def test_an_adapter_on_an_adapter_is_saved_merged_alone(tmp_path):
     qwen3_embedding(tmp_path / "base")
     settings = Lora(rank=2, save="adapter")
