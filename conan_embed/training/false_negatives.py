@@ -24,6 +24,7 @@ from conan_embed.recipes.loading import load_recipe
 from conan_embed.texts.readers import read_retrieval
 from conan_embed.training.checkpoint import check_data, saved_table
 from conan_embed.training.held_out import hold_out
+from conan_embed.training.resume import ResumePoint
 from conan_embed.training.run_folder import RunFolder
 from conan_embed.training.setup import load_data, make_embed
 
@@ -92,7 +93,8 @@ def find_false_negatives(
     file = folder.false_negatives if output is None else Path(output)
     labelled = read_labels(file)
     model = EmbeddingModel.load(str(folder.model)).to(device).eval()
-    tasks = load_data(hold_out(recipe, folder.held_out).data, recipe.cache, model)
+    data_left = hold_out(recipe, folder.held_out, ResumePoint(checkpoint)).data
+    tasks = load_data(data_left, recipe.cache, model)
     check_data(checkpoint, {"texts": tasks.store.identity()}, allow_changes=False)
     table = saved_table(checkpoint, recipe.step.num_negatives)
     embed = make_embed(tasks, model, recipe.training)

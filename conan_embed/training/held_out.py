@@ -39,9 +39,18 @@ from conan_embed.recipes.data import Data, RetrievalData
 from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.readers import OnBadRow, read_retrieval, read_scored_retrieval
 from conan_embed.texts.tables import pairs_among, read_passages, scored_pairs
+from conan_embed.training.resume import ResumePoint
 
 _SEED = 0
 ROLES = ("training", "development", "test")
+_PARTS = {
+    "share": "evaluation.hold_out",
+    "names": "names of the data sets",
+    "rows": "pairs",
+    "corpora": "passages to mine from",
+    "scores": "scores beside the texts",
+}
+"""What split.json compares, by key."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Counts:
     near_duplicates: int
 
 
-def hold_out(recipe: Recipe, folder: Path) -> Recipe:
+def hold_out(recipe: Recipe, folder: Path, point: ResumePoint) -> Recipe:
     """Return the recipe for what is left to train on, with the held-out questions as its evaluation folder.
 
     The first process writes, then one of each node that does not see its files; the others wait. A recipe without
@@ -62,9 +71,11 @@ def hold_out(recipe: Recipe, folder: Path) -> Recipe:
 
     Args:
         folder: `held_out` of the run directory.
+        point: where the run starts; the split that a checkpoint was trained with is never replaced by another.
 
     Raises:
-        UserError: the recipe has something that does not go with it, or the texts do not fall into groups.
+        UserError: the recipe has something that does not go with it, the texts do not fall into groups, or they are
+            not those that the checkpoint's split was made of.
     """
     share = recipe.evaluation.hold_out
     if not share:
@@ -72,14 +83,14 @@ def hold_out(recipe: Recipe, folder: Path) -> Recipe:
     _check(recipe)
     with_scores = recipe.reads_scores
     if collectives.is_main_process():
-        counts = _split(recipe.data, share, folder, with_scores=with_scores)
+        counts = _split(recipe.data, share, folder, point, with_scores=with_scores)
         console.print(
             f"held out: {counts.test:,} pairs to report, {counts.development:,} to choose by; "
             f"{counts.near_duplicates:,} near-duplicates of these left out of {counts.training:,} training pairs"
         )
     collectives.barrier()  # nodes that share a disk would remove one another's files
     if collectives.is_local_main_process() and not collectives.is_main_process():
-        _split(recipe.data, share, folder, with_scores=with_scores)
+        _split(recipe.data, share, folder, point, with_scores=with_scores)
     collectives.barrier()
     retrieval = [_left(data, folder) for data in recipe.data.retrieval]
     return recipe.model_copy(
@@ -106,8 +117,10 @@ def score_held_out(model: EmbeddingModel, folder: Path, when: str) -> None:
     scores[when] = evaluate(model, folder / "test", items=True).to_json()["tasks"]
     write_json(file, scores)
     for key, task in scores["after"].items() if when == "after" else ():
-        before, now = 100 * scores["before"][key]["main_score"], 100 * task["main_score"]
-        console.print(f"{key}, held out and not looked at before: {task['metric']} {before:.1f} -> {now:.1f}")
+        before = scores.get("before", {}).get(key)
+        change = "" if before is None else f"{100 * before['main_score']:.1f} -> "
+        now = f"{change}{100 * task['main_score']:.1f}"
+        console.print(f"{key}, held out and not looked at before: {task['metric']} {now}")
 
 
 def _check(recipe: Recipe) -> None:
@@ -147,7 +160,7 @@ def _scores_file(folder: Path, data: RetrievalData) -> Path:
     return folder / "training" / f"{file_name(data.name)}.scores.parquet"
 
 
-def _split(data: Data, share: float, folder: Path, *, with_scores: bool) -> Counts:
+def _split(data: Data, share: float, folder: Path, point: ResumePoint, *, with_scores: bool) -> Counts:
     """Write both sides of the split, unless they are there."""
     scored = [_scores(part, data.on_bad_row) if with_scores else None for part in data.retrieval]
     sets = [read_retrieval(part.path, part.columns, on_bad_row=data.on_bad_row) for part in data.retrieval]
@@ -162,9 +175,13 @@ def _split(data: Data, share: float, folder: Path, *, with_scores: bool) -> Coun
     if with_scores:
         identity["scores"] = [None if pairs is None else _hash(pairs) for pairs in scored]
     marker = folder / "split.json"
-    if marker.exists() and (known := read_json(marker))["of"] == identity:
+    known = read_json(marker) if marker.exists() else None
+    if known is not None and known["of"] == identity:
         return Counts(**known["counts"])
-    shutil.rmtree(folder, ignore_errors=True)
+    if known is not None and point.checkpoint is not None:
+        _check_same_pairs(known["of"], identity, marker, point)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     role_R = split_rows(sets, share)
     rows = pl.concat(sets).with_columns(role=pl.Series(np.array(ROLES)[role_R]))
     held_out = rows.filter(pl.col("role") != "training")
@@ -182,6 +199,25 @@ def _split(data: Data, share: float, folder: Path, *, with_scores: bool) -> Coun
     counts = Counts(*(found.get(role, 0) for role in (*ROLES, "near")))
     write_json(marker, {"of": identity, "counts": asdict(counts)})
     return counts
+
+
+def _check_same_pairs(
+    known: dict[str, Any], identity: dict[str, Any], marker: Path, point: ResumePoint
+) -> None:
+    """Accept other scores of a teacher where changes are allowed; other pairs are other text ids.
+
+    Raises:
+        UserError: says what differs.
+    """
+    changed = [key for key in known.keys() | identity.keys() if known.get(key) != identity.get(key)]
+    only_scores = changed == ["scores"]
+    if only_scores and point.allow_changes:
+        return
+    remedy = ", or accept the change with --allow-changes" if only_scores else ""
+    raise UserError(
+        f"{marker}: the data changed since {point.checkpoint}: {', '.join(_PARTS[key] for key in sorted(changed))}. "
+        f"Put the old files back, start anew with --no-resume{remedy}."
+    )
 
 
 def _hash(frame: pl.DataFrame) -> str:

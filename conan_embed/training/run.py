@@ -124,7 +124,7 @@ class _Parts:
 def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: ResumePoint) -> _Parts:
     """Read data and model, compare them with the checkpoint's, and mine what has no ranking yet."""
     given = recipe.as_dict()
-    recipe = hold_out(recipe, folder.held_out)
+    recipe = hold_out(recipe, folder.held_out, point)
     sets = evaluation_tasks(recipe.evaluation, recipe.cache)
     evaluator = Evaluator(sets, folder) if sets else None
     seed = recipe.training.seed

@@ -12,6 +12,7 @@ from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 from conan_embed.files import read_json, read_json_lines
 from conan_embed.recipes.schema import Evaluation, Recipe
+from conan_embed.training.false_negatives import find_false_negatives
 from conan_embed.training.held_out import split_rows
 from conan_embed.training.run import mine, train
 from tests.support.many_processes import start_world
@@ -146,6 +147,59 @@ def test_a_killed_run_resumes_with_the_same_split_and_the_same_numbers(
     changed = other.model_copy(update={"evaluation": Evaluation(hold_out=0.3, every=2)})
     with pytest.raises(UserError, match=r"evaluation\.hold_out \(was 0\.2, is 0\.3\)"):
         train(changed)
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_other_data_under_a_checkpoint_leave_its_split_alone(recipe: Recipe, tmp_path: Path, capsys) -> None:
+    run = train(recipe)
+    split, data = _files(run / "held_out"), pl.read_ndjson(tmp_path / "two.jsonl")
+    data.vstack(data[:1].with_columns(query=pl.lit("another query"))).write_ndjson(tmp_path / "two.jsonl")
+    for attempt in (
+        lambda: train(recipe),
+        lambda: train(recipe, allow_changes=True),
+        lambda: find_false_negatives(run),
+    ):
+        with pytest.raises(UserError, match=r"split\.json: the data changed since .*step-00000006: pairs\."):
+            attempt()
+        assert _files(run / "held_out") == split
+    data.write_ndjson(tmp_path / "two.jsonl")
+    assert train(recipe.with_(training={"steps": 7}), allow_changes=True) == run
+    assert set(read_json(run / "held_out" / "scores.json")) >= {"before", "after"}
+
+
+def test_scores_without_those_of_the_base_are_reported_alone(recipe: Recipe, capsys) -> None:
+    run = train(recipe)
+    (run / "held_out" / "scores.json").unlink()
+    capsys.readouterr()
+    train(recipe)  # finished: nothing is left to do but this
+    reported = " ".join(capsys.readouterr().err.split())
+    assert "retrieval/one, held out and not looked at before: ndcg_at_10 " in reported
+    assert "->" not in reported
+
+
+def test_other_scores_of_a_teacher_are_accepted_where_changes_are(recipe: Recipe, tmp_path: Path) -> None:
+    def write_scores(first: float) -> None:
+        rows = [
+            {**row, "pos_scores": [first + number], "neg_scores": [-first - number]}
+            for number, row in enumerate(pairs)
+        ]
+        pl.DataFrame(rows).write_ndjson(tmp_path / "two.jsonl")
+
+    pairs = pl.read_ndjson(tmp_path / "two.jsonl").to_dicts()
+    write_scores(1.0)
+    taught = recipe.with_(teacher={"kind": "columns", "kl": 1.0}, step={"num_negatives": 1})
+    run = train(taught)
+    before, file = read_json(run / "held_out" / "scores.json")["before"], "training/two%2Fb.scores.parquet"
+    write_scores(2.0)
+    with pytest.raises(UserError, match=r"scores beside the texts.*accept the change with --allow-changes"):
+        train(taught)
+    longer = taught.with_(training={"steps": 7})
+    train(longer, allow_changes=True)
+    assert pl.read_parquet(run / "held_out" / file)["score"].abs().min() >= 2.0
+    assert read_json(run / "held_out" / "scores.json")["before"] == before
 
 
 def _train_in_a_world(settings: dict) -> None:
