@@ -16,7 +16,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from torch.distributed.tensor import DTensor
 
+from conan_embed.console import console
 from conan_embed.distributed import collectives
 from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
@@ -39,16 +41,19 @@ class Memory:
         activation_checkpointing: whether activations are computed again in the backward pass; None: where they do
             not fit.
         fitting_tokens: tokens whose activations fit at once, on the process with the least memory; None: not measured.
+        is_given: whether the recipe says how large chunks are.
     """
 
     chunk_tokens: int = TOKEN_BUDGET
     activation_checkpointing: bool | None = None
     fitting_tokens: int | None = None
+    is_given: bool = False
 
     @classmethod
     def of(cls, settings: Training, device: torch.device) -> "Memory":
         largest = _GPU_CHUNK_TOKENS if device.type == "cuda" else TOKEN_BUDGET
-        return cls(settings.chunk_tokens or largest, settings.activation_checkpointing)
+        chunk_tokens, is_given = settings.chunk_tokens or largest, settings.chunk_tokens is not None
+        return cls(chunk_tokens, settings.activation_checkpointing, is_given=is_given)
 
     def checkpoints_activations(self, tokens: int) -> bool:
         """Tell whether a step computes activations again, of whose texts one process gets `tokens` tokens at most."""
@@ -57,9 +62,16 @@ class Memory:
         return self.activation_checkpointing
 
     def fit(self, fitting_tokens: int) -> None:
-        """Take note of how many tokens fit at once, and make chunks no larger than that."""
+        """Take note of how many tokens fit at once, and make chunks no larger than that unless the recipe says how."""
         self.fitting_tokens = fitting_tokens
-        self.chunk_tokens = max(_SMALLEST, min(self.chunk_tokens, fitting_tokens))
+        if self.is_given or fitting_tokens >= self.chunk_tokens:
+            return
+        self.chunk_tokens = max(_SMALLEST, fitting_tokens)
+        if collectives.is_main_process():
+            console.print(
+                f"memory: the activations of {fitting_tokens:,} tokens fit at once, so chunks have at most "
+                f"{self.chunk_tokens:,} tokens; training.chunk_tokens sets another number."
+            )
 
     def shrink(self, token_budget: int) -> bool:
         """After an out-of-memory error with chunks of `token_budget`: take half; False where that is no use."""
@@ -72,22 +84,33 @@ class Memory:
         return self.chunk_tokens >= _SMALLEST
 
 
-def measure_fitting_tokens(model: EmbeddingModel, precision: str) -> int:
+def measure_fitting_tokens(model: EmbeddingModel, precision: str, sharding: str = "none") -> int:
     """Return how many tokens' activations fit into the free memory, on the process where the fewest do.
 
     One chunk goes forward, with all that a backward pass would need. (A backward pass frees as it goes.) Gradients and
-    the moments of AdamW are not there yet: they are set aside.
+    the moments of AdamW are not there yet: this process's share of them is set aside.
+
+    Args:
+        model: in pieces already, where `sharding` cuts it.
+        sharding: `training.sharding`.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    held = sum(parameter.numel() * parameter.element_size() for parameter in trained)
     if model.device.type == "cuda":
         per_token = _peak_per_token(model, precision)
         free, _ = torch.cuda.mem_get_info(model.device)
     else:
         per_token = activation_bytes_per_token(model, precision)
         free = free_main_memory() // collectives.node_size()
-    room = _USED * free - 3 * held
+    room = _USED * free - _gradient_and_moment_bytes(model, sharding)
     return min(collectives.all_gather_object(max(0, int(room / per_token))))
+
+
+def _gradient_and_moment_bytes(model: EmbeddingModel, sharding: str) -> float:
+    """Bytes of what this process will hold beside its parameters: their gradients, and AdamW's two moments."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    pieces = [each.to_local() if isinstance(each, DTensor) else each for each in trained]
+    gradients = sum(piece.numel() * piece.element_size() for piece in pieces)
+    owners = collectives.world_size() if sharding == "optimizer" else 1
+    return gradients + 2 * gradients / owners
 
 
 def _probe(model: EmbeddingModel, precision: str, texts: int, length: int) -> torch.Tensor:

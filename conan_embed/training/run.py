@@ -226,7 +226,8 @@ def _train(
         check_contrast(parts.source, parts.table, num_steps)
     _score_before(parts, point)
     module = TrainModule(parts.model, recipe.optimizer, recipe.training)
-    module.memory.fit(measure_fitting_tokens(parts.model, recipe.training.precision))
+    training = recipe.training
+    module.memory.fit(measure_fitting_tokens(parts.model, training.precision, training.sharding))
     progress = point.load(module, parts.negatives)
     if point.checkpoint is not None and progress.step >= num_steps and folder.is_finished():
         folder.log(f"{folder} is finished: all {num_steps} steps are done. Start anew with --no-resume.")

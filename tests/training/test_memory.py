@@ -8,12 +8,13 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from conan_embed.distributed import collectives
 from conan_embed.encoder.encode import TOKEN_BUDGET, autocast
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
-from conan_embed.recipes.sections import Training
+from conan_embed.recipes.sections import Optimizer, Training
 from conan_embed.training import memory
 from conan_embed.training.memory import (
     Memory,
@@ -22,7 +23,9 @@ from conan_embed.training.memory import (
     measure_fitting_tokens,
 )
 from conan_embed.training.step import make_ready
+from conan_embed.training.train_module import PackedShare, TrainModule
 from tests.stories.test_world import CHUNKED, DEFAULT, JOINT, Run
+from tests.support.many_processes import start_world
 from tests.tiny_models import FAMILIES, make_tiny_model
 
 
@@ -63,6 +66,35 @@ def test_tokens_that_fit(monkeypatch):
     assert measure_fitting_tokens(model, "float32") == pytest.approx(4_000_000 + held / 1000, abs=1)
     monkeypatch.setattr(collectives, "node_size", lambda: 2)
     assert measure_fitting_tokens(model, "float32") == pytest.approx(2_000_000 - held / 1000, abs=1)
+
+
+def _measure_in_a_world(sharding, file):
+    """Write what is set aside for gradients and moments, and what this process then holds of them, in bytes."""
+    collectives.start("cpu")
+    memory.activation_bytes_per_token = lambda *_: 1.0
+    memory.free_main_memory = lambda: 2 * 10**9  # of both
+    model = make_tiny_model("bert")
+    module = TrainModule(model, Optimizer(), Training(sharding=sharding, precision="float32"))
+    counted = memory._USED * 10**9 - measure_fitting_tokens(model, "float32", sharding)
+    ids = np.arange(4) + 4 * collectives.rank()
+    chunks = list(model.pack(np.arange(64, dtype=np.int32), np.arange(17) * 4, ids, token_budget=64))
+    module.embed_share(PackedShare(chunks, False, 1, 64)).square().sum().backward()
+    module.optimizer.step()
+    local = [p.grad.to_local() if isinstance(p.grad, DTensor) else p.grad for p in model.parameters()]
+    moments = [m.to_local() if isinstance(m, DTensor) else m for m in module.moments().values()]
+    held = sum(tensor.nbytes for tensor in (*local, *moments))
+    file.with_suffix(f".{collectives.rank()}").write_text(f"{counted} {held}")
+
+
+@pytest.mark.parametrize("sharding", ["none", "optimizer", "full"])
+def test_a_process_sets_aside_the_gradients_and_moments_that_it_will_hold(tmp_path, sharding):
+    assert start_world(2, _measure_in_a_world, sharding, tmp_path / "bytes") == [0, 0]
+    pairs = [tuple(map(float, (tmp_path / f"bytes.{rank}").read_text().split())) for rank in range(2)]
+    for counted, held in pairs:  # parameters are shared out whole, or row by row: not quite evenly
+        assert counted == pytest.approx(held, rel=0.1)
+    whole = 3 * sum(parameter.nbytes for parameter in make_tiny_model("bert").parameters())
+    share = {"none": 1.0, "optimizer": 2 / 3, "full": 0.5}[sharding]
+    assert sum(counted for counted, _ in pairs) / 2 == pytest.approx(share * whole, rel=0.05)
 
 
 def test_the_limit_of_a_container_counts(tmp_path):
@@ -166,6 +198,18 @@ def test_activations_are_computed_again_where_they_do_not_fit():
     assert [measured.checkpoints_activations(tokens) for tokens in (5000, 5001)] == [False, True]
     assert not Memory(activation_checkpointing=False, fitting_tokens=1).checkpoints_activations(10)
     assert Memory(activation_checkpointing=True).checkpoints_activations(1)
+
+
+def test_chunks_that_the_recipe_asks_for_stay_and_others_are_told(capsys):
+    given = Memory.of(Training(chunk_tokens=4000), torch.device("cpu"))
+    given.fit(300)
+    assert given.chunk_tokens == 4000 and given.checkpoints_activations(301)
+    Memory.of(Training(), torch.device("cpu")).fit(10**6)
+    assert capsys.readouterr().err == ""
+    chosen = Memory.of(Training(), torch.device("cpu"))
+    chosen.fit(300)
+    assert chosen.chunk_tokens == 300
+    assert "chunks have at most 300 tokens" in " ".join(capsys.readouterr().err.split())
 
 
 def test_chunks_are_larger_on_a_gpu_unless_told():
