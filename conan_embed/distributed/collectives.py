@@ -114,7 +114,7 @@ def is_main_process() -> bool:
 
 def node_size() -> int:
     """Return the number of processes on this node."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if world_size() > 1 else 1
 
 
 def is_local_main_process() -> bool:

@@ -9,11 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from conan_embed.ablation import parallel
 from conan_embed.ablation.arms import Arm
 from conan_embed.ablation.job import Job
 from conan_embed.ablation.parallel import run_in_parallel
+from conan_embed.device import choose_device
+from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
 
 
@@ -59,6 +62,26 @@ def test_nothing_to_run_ends_at_once_and_a_base_that_never_comes_is_no_endless_w
     run_in_parallel([], 2, write_span)
     with pytest.raises(AssertionError, match="nothing to start later, seed 0 from"):
         run_in_parallel([job(tmp_path, "later", job(tmp_path, "absent"))], 2, write_span)
+
+
+def note_device(job: Job) -> None:
+    """Read data as a job does, and note the GPU of this process."""
+    assert collectives.is_local_main_process() and collectives.node_size() == 1
+    time.sleep(0.2)  # so that both GPUs are taken
+    job.result.write_text(str(choose_device()))
+
+
+def test_jobs_side_by_side_take_different_gpus_and_are_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONAN_EMBED_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    jobs = [job(tmp_path, name) for name in ("one", "two", "three", "four")]
+    run_in_parallel(jobs, 2, note_device)
+    devices = [each.result.read_text() for each in jobs]
+    assert set(devices) == {"cuda:0", "cuda:1"}
+    assert devices[0] != devices[1] and devices[2] != devices[3]
 
 
 def fail(job: Job) -> None:

@@ -22,6 +22,13 @@ def test_shares_are_contiguous_and_differ_by_one_row_at_most(total, size):
     assert max(lengths) - min(lengths) <= 1
 
 
+def test_a_process_without_a_group_is_alone_whatever_a_launcher_left_in_its_environment(monkeypatch):
+    for name, value in (("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "4"), ("GROUP_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    assert collectives.is_local_main_process() and collectives.node_size() == 1
+    assert collectives.broadcast_on_node("a") == "a"
+
+
 def test_one_process_gets_its_own_values_back():
     rows = torch.ones(2, 3, requires_grad=True)
     assert collectives.all_gather_rows(rows, [2]) is rows
