@@ -216,7 +216,9 @@ def _set_dropout(config: Any, value: float | None) -> dict[str, float]:
     original = {
         name: setting
         for name, setting in vars(config).items()
-        if "dropout" in name and isinstance(setting, float) and "classifier" not in name
+        if ("dropout" in name or name.endswith("pdrop"))  # resid_pdrop, embd_pdrop, attn_pdrop of GPT-2's kin
+        and type(setting) in (float, int)  # a config may say 0; `True` is no probability
+        and "classifier" not in name
     }
     for name, setting in original.items():
         setattr(config, name, setting if value is None else value)

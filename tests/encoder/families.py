@@ -52,7 +52,7 @@ PACKABLE: dict[str, tuple[str, dict]] = {
     ),
     "gpt2": (
         "GPT2Config",
-        _GPT2 | {"vocab_size": VOCABULARY, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        _GPT2 | {"vocab_size": VOCABULARY},
     ),
     "opt": (
         "OPTConfig",

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from conan_embed.encoder.formats import POOLINGS
@@ -52,6 +53,30 @@ def test_dropout_is_set_everywhere_or_left(tmp_path):
     assert rates() == {0.0}
     assert rates(dropout=0.5) == {0.5}
     assert rates(dropout=None) == {0.0, 0.25}
+
+
+def test_dropout_of_gpt2s_kin_is_set_too_and_saved_as_it_was(tmp_path):
+    """Its three keys end in `pdrop`, and a config may write a whole number."""
+    tokenizer = make_tiny_model("bert").tokenizer
+    config = transformers.GPT2Config(
+        n_embd=32, n_layer=2, n_head=4, n_positions=130, vocab_size=len(tokenizer), attn_pdrop=1, embd_pdrop=0
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+
+    def rates(**settings):
+        loaded = EmbeddingModel.load(tmp_path / "model", **settings)
+        return {m.p for m in loaded.modules() if isinstance(m, torch.nn.Dropout)}
+
+    assert rates() == {0.0}
+    assert rates(dropout=0.5) == {0.5}
+    assert rates(dropout=None) == {0, 0.1, 1}
+    EmbeddingModel.load(tmp_path / "model").save(tmp_path / "copy")
+    assert {
+        name: value
+        for name, value in json.loads((tmp_path / "copy/config.json").read_text()).items()
+        if name.endswith("pdrop")
+    } == {"attn_pdrop": 1, "embd_pdrop": 0, "resid_pdrop": 0.1}
 
 
 # ------------------------------------------------------------------------------------------ sentence-transformers
