@@ -3,8 +3,8 @@
 `transformers` lets a program register an attention function; the user's encoder stays unchanged. The stream's layout
 (where each text begins) travels in a context variable, because not every encoder passes extra arguments down.
 
-- CUDA, 16-bit: `torch.nn.attention.varlen.varlen_attn` (torch 2.11 to 2.13), no padding anywhere. It knows no dropout
-  and no soft-cap, and takes only some head sizes (`kernel_takes`).
+- CUDA since Ampere, 16-bit: `torch.nn.attention.varlen.varlen_attn` (torch 2.11 to 2.13), no padding anywhere. It
+  knows no dropout and no soft-cap, and takes only some head sizes (`kernel_takes`).
 - everything else: the tokens are copied into a few padded blocks of similar length, scaled-dot-product attention in
   float32 (on CPUs the bfloat16 kernel is the slower one), and copied back. Only attention sees that padding.
 
@@ -12,6 +12,7 @@ Shapes: T tokens, H heads, E head size.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -58,15 +59,21 @@ def layout_arguments(packed: Packed) -> PackedLayout | None:
 
     The padded blocks of other devices have other shapes in every chunk and stay outside of compiled code.
     """
-    if packed.device.type != "cuda":
+    if not has_kernel(packed.device):
         return None
     offsets = packed.offsets_N1
     torch._dynamo.maybe_mark_dynamic(offsets, 0)
     return offsets, packed.max_length
 
 
+@functools.cache
+def has_kernel(device: torch.device) -> bool:
+    """Tell whether the variable-length kernel runs on this device: a GPU of compute capability 8.0 (Ampere) or more."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def kernel_takes(query: torch.Tensor, dropout: float, softcap: float | None = None) -> bool:
-    """Tell whether the variable-length kernel serves these queries ([1, H, T, E])."""
+    """Tell whether the variable-length kernel, where there is one, serves these queries ([1, H, T, E])."""
     size = query.shape[-1]
     return (
         query.is_cuda
@@ -194,7 +201,7 @@ def _by_stream(
 ) -> torch.Tensor:
     packed = _stream.get()
     assert packed is not None, "packed attention runs only inside packed_stream()"
-    if kernel_takes(query, settings.dropout, settings.softcap):
+    if has_kernel(query.device) and kernel_takes(query, settings.dropout, settings.softcap):
         layout = packed.offsets_N1, packed.max_length
         return _variable_length_kernel(layout, query, key, value, settings)
     return _padded_blocks(packed, query, key, value, settings)

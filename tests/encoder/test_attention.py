@@ -77,6 +77,7 @@ def kernel_for_cpus():
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(attention, "has_kernel", lambda device: True)
     monkeypatch.setattr(attention, "kernel_takes", lambda query, dropout, softcap: True)
 
     def layout(packed):
@@ -143,6 +144,31 @@ def test_causal_windows_and_fewer_key_heads(as_on_a_gpu):
 def test_what_the_kernel_takes(size, dtype, dropout, taken):
     query = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 12, 100, size))
     assert attention.kernel_takes(query, dropout) is taken
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)]
+)
+def test_older_gpus_have_no_kernel(monkeypatch, capability, runs):
+    """The kernel ends with an error on a V100 or T4, whatever it is asked for; there the blocks are padded."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    attention.has_kernel.cache_clear()
+    gpu = SimpleNamespace(device=torch.device("cuda", 5), offsets_N1=torch.tensor([0, 3, 8]), max_length=5)
+    assert (attention.layout_arguments(gpu) is not None) is runs
+    attention.has_kernel.cache_clear()
+    assert not attention.has_kernel(torch.device("cpu"))
+
+
+def test_what_the_kernel_would_take_is_padded_where_there_is_none(as_on_a_gpu, monkeypatch):
+    model = make_tiny_model("bert")
+    tokens, offsets = random_texts()
+    ids = np.arange(len(LENGTHS))
+    expected = model.embed_tokens(tokens, offsets, ids)
+    assert CALLS
+    CALLS.clear()
+    monkeypatch.setattr(attention, "has_kernel", lambda device: False)
+    torch.testing.assert_close(model.embed_tokens(tokens, offsets, ids), expected, rtol=1e-4, atol=1e-5)
+    assert not CALLS
 
 
 def test_a_stream_filled_up_embeds_the_same(monkeypatch):
