@@ -206,8 +206,9 @@ class PackedEncoder(nn.Module):
             return
         if chunk_number == 0:
             stack.enter_context(malloc.keep_buffers())
-        # For a single chunk, as in a search, prepacking would cost more than it saves.
-        if chunk_number == 1:
+        # For a single chunk, as in a search, prepacking would cost more than it saves. Under a compiled layer a linear
+        # layer with another forward pass is other code: it would be compiled anew, for every layer and every call.
+        if chunk_number == 1 and not self.compiled:
             stack.enter_context(prepacked_weights(self.encoder))
 
     def _embed(self, packed: Packed, recompute: bool) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from conan_embed.encoder import prepacked_weights as code
+from conan_embed.encoder.packed_encoder import compiled_graphs, encoder_layers
 from conan_embed.encoder.prepacked_weights import prepacked_weights
 from tests.encoder.test_packed_encoder import LENGTHS, random_texts
 from tests.tiny_models import FAMILIES, make_tiny_model
@@ -105,3 +106,20 @@ def test_layers_are_restored_after_a_failure_and_others_left_alone():
     with pytest.raises(RuntimeError, match="stop"):
         stopped()
     assert not any("forward" in vars(layer) for layer in layers)
+
+
+def test_compiled_layers_keep_their_code_when_texts_are_encoded():
+    """Encoding between the steps of a compiled run makes no graph that a second time would not find."""
+    torch._dynamo.reset()
+    model = make_tiny_model("bert", layers=2)
+    for layer in encoder_layers(model.encoder):
+        layer.compile(dynamic=True, backend="eager")
+    model.compiled = True
+    tokens, offsets = random_texts()
+    counts = []
+    for _ in range(3):
+        with torch.no_grad(), autocast():
+            model.embed_tokens(tokens, offsets, np.arange(len(LENGTHS)), token_budget=60)
+        counts.append(compiled_graphs())
+    assert counts[0] == counts[1] == counts[2]
+    torch._dynamo.reset()
