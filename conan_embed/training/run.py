@@ -88,9 +88,9 @@ def train(
         point = ResumePoint(folder.newest_checkpoint() if resume else None, allow_changes)
         point.check_recipe(recipe.as_dict())
         if not resume:
-            folder.clear()
-        folder.write_recipe(recipe.as_yaml())
-        _train(recipe, _load_parts(recipe, folder, device, point), point, started, on_step)
+            folder.set_held_out_aside()
+        parts = _load_parts(recipe, folder, device, point, anew=not resume)
+        _train(recipe, parts, point, started, on_step)
         _score_held_out(folder, device)
         collectives.barrier()
     return folder.path
@@ -121,9 +121,15 @@ class _Parts:
         return None if self.negatives is None else self.negatives.table
 
 
-def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: ResumePoint) -> _Parts:
-    """Read data and model, compare them with the checkpoint's, and mine what has no ranking yet."""
-    given = recipe.as_dict()
+def _load_parts(
+    recipe: Recipe, folder: RunFolder, device: torch.device, point: ResumePoint, *, anew: bool
+) -> _Parts:
+    """Read data and model, compare them with the checkpoint's, and mine what has no ranking yet.
+
+    Args:
+        anew: remove an earlier run from the folder, once it is known that data and model can be read.
+    """
+    given, text = recipe.as_dict(), recipe.as_yaml()
     recipe = hold_out(recipe, folder.held_out, point)
     sets = evaluation_tasks(recipe.evaluation, recipe.cache)
     evaluator = Evaluator(sets, folder) if sets else None
@@ -135,6 +141,10 @@ def _load_parts(recipe: Recipe, folder: RunFolder, device: torch.device, point: 
     data = source.identity() | _reading_identity(model) | _evaluation_identity(evaluator)
     data |= frozen_identity(model)
     point.check_data(data, given)
+    if anew:
+        folder.clear()
+        collectives.barrier()
+    folder.write_recipe(text)
     for size in source.summary().datasets:
         folder.log(f"{size.task}: {size.name}, {size.rows:,} rows")
     negatives = None if tasks is None else _make_negatives(recipe, tasks, model, folder, point)

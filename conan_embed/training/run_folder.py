@@ -55,6 +55,7 @@ class RunFolder:
         self.examples = self.path / "examples.json"
         self.mining, self.checkpoints = self.path / "mining", self.path / "checkpoints"
         self.held_out, self.tensorboard = self.path / "held_out", self.path / "tensorboard"
+        self._earlier_held_out = self.path / ".held_out-earlier"
         self.best, self.model = self.path / "best", self.path / "model"
 
     def __str__(self) -> str:
@@ -73,6 +74,8 @@ class RunFolder:
                 for folder in (self.path, self.checkpoints, self.mining, self.best):
                     remove_leftovers(folder)
                 self._check_own()
+                self._put_held_out_back()
+                stack.callback(self._put_held_out_back)
             collectives.barrier()
             yield
 
@@ -108,17 +111,27 @@ class RunFolder:
         )
         return bool(collectives.broadcast_object(ended))
 
+    def set_held_out_aside(self) -> None:
+        """Make room for the split of a new run; the earlier one comes back unless `clear` is reached."""
+        if self.is_writer and self.held_out.exists():
+            self.held_out.rename(self._earlier_held_out)
+
+    def _put_held_out_back(self) -> None:
+        if self._earlier_held_out.exists():
+            shutil.rmtree(self.held_out, ignore_errors=True)
+            self._earlier_held_out.rename(self.held_out)
+
     def clear(self) -> None:
-        """Remove what an earlier run left, so that a new one can begin."""
+        """Remove what an earlier run left, so that a new one, whose split is there already, can begin."""
         if not self.is_writer:
             return
         for folder in (
             self.checkpoints,
             self.mining,
-            self.held_out,
             self.best,
             self.model,
             self.tensorboard,
+            self._earlier_held_out,
         ):
             shutil.rmtree(folder, ignore_errors=True)
         for name in (
@@ -130,6 +143,8 @@ class RunFolder:
             "judge_answers",
         ):
             (self.path / f"{name}.jsonl").unlink(missing_ok=True)
+        self.examples.unlink(missing_ok=True)
+        self.record.unlink(missing_ok=True)  # the last: until then it says that the rest is a run's own
 
     def write_recipe(self, text: str) -> None:
         """Write the resolved recipe, YAML."""

@@ -15,6 +15,7 @@ from conan_embed.files import read_json_lines
 from conan_embed.recipes.schema import Recipe
 from conan_embed.training.checkpoint import checkpoints
 from conan_embed.training.run import mine, train
+from conan_embed.training.run_folder import RunFolder
 from tests.support.small_runs import NUM_STEPS, SHARD, assert_same_run, lines, scores, weights
 from tests.tiny_models import SENTENCES
 
@@ -154,6 +155,36 @@ def test_a_new_start_forgets_the_old_one(recipe):
     assert [line["step"] for line in lines(run, "metrics")] == list(range(1, NUM_STEPS + 1))
     other = weights(run)
     assert any(not torch.equal(other[p][n], t) for p, tensors in expected.items() for n, t in tensors.items())
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"data": {"retrieval": [{"name": "pairs", "path": "absent.jsonl"}]}},
+        {"model": {"base": "./absent"}},
+        {"evaluation": {"folder": "absent"}},
+    ],
+    ids=str,
+)
+def test_a_new_start_that_cannot_begin_leaves_the_old_run(recipe, mistake):
+    run = train(recipe())
+    before = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    with pytest.raises(UserError, match="absent"):
+        train(recipe(**mistake), resume=False)
+    assert {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()} == before
+
+
+def test_a_new_start_that_is_killed_while_mining_is_no_finished_run(recipe, monkeypatch):
+    run = train(recipe())
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("conan_embed.training.run.make_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(), resume=False)
+    assert not (run / "run.json").exists() and not RunFolder(run).is_finished()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(recipe, base, tmp_path):

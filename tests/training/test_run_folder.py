@@ -1,7 +1,9 @@
 """A run directory: one process writes, a killed run leaves nothing behind, the best model is that of its step."""
 
+import contextlib
 import json
 import multiprocessing
+import shutil
 
 import pytest
 
@@ -73,10 +75,33 @@ def test_two_runs_do_not_share_a_folder(folder):
 def test_a_new_run_finds_nothing_of_the_old_one_but_files_of_others_stay(folder, model):
     folder.save_best(model, 1)
     folder.finish_with(model, 2)
-    for name in ("metrics.jsonl", "hard_negatives.jsonl", "notes.txt"):
+    for name in ("metrics.jsonl", "hard_negatives.jsonl", "run.json", "examples.json", "notes.txt"):
         (folder.path / name).write_text("x")
     folder.clear()
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_the_split_of_an_earlier_run_comes_back_unless_the_new_one_begins(folder):
+    def write(text):
+        folder.held_out.mkdir()
+        (folder.held_out / "split.json").write_text(text)
+
+    with folder.locked():
+        write("earlier")
+    with contextlib.suppress(UserError), folder.locked():
+        folder.set_held_out_aside()
+        write("new")
+        raise UserError("the data cannot be read")
+    assert [path.read_text() for path in folder.held_out.iterdir()] == ["earlier"]
+    with folder.locked():
+        folder.set_held_out_aside()
+        write("new")
+        shutil.copytree(folder.path, folder.path.with_name("killed"))  # at this moment
+        folder.clear()
+    assert [path.read_text() for path in folder.held_out.iterdir()] == ["new"]
+    killed = RunFolder(folder.path.with_name("killed"))
+    with killed.locked():
+        assert [path.read_text() for path in killed.held_out.iterdir()] == ["earlier"]
 
 
 def test_the_best_model_before_stays_until_the_next_is_safe(folder, model):
