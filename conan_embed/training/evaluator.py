@@ -19,10 +19,11 @@ class Evaluator:
     Args:
         tasks: the sets.
         folder: the run directory.
+        precision: of matrix products, "bfloat16" or "float32".
     """
 
-    def __init__(self, tasks: list[LocalTask], folder: RunFolder) -> None:
-        self.tasks, self.folder = tasks, folder
+    def __init__(self, tasks: list[LocalTask], folder: RunFolder, precision: str) -> None:
+        self.tasks, self.folder, self.precision = tasks, folder, precision
 
     def identity(self) -> str:
         """Return a hash of the evaluation sets, names and files: scores on other sets do not compare."""
@@ -42,7 +43,7 @@ class Evaluator:
         Raises:
             UserError: a score or an embedding is not finite.
         """
-        encoder = CachedEncoder(model)
+        encoder = CachedEncoder(model, precision=self.precision)
         widths = model.widths if len(model.widths) > 1 else None
         result = evaluate(encoder, self.tasks, widths=widths)
         log.write(

@@ -4,7 +4,8 @@
     held_out/training/NAME.parquet          what is left to train on; NAME.corpus.parquet: to mine from;
                                             NAME.scores.parquet: a teacher's scores beside the texts
     held_out/development/retrieval/NAME/    questions that training looks at: evaluation.folder of the run
-    held_out/test/retrieval/NAME/           questions that nothing is chosen by; scores.json: before and after
+    held_out/test/retrieval/NAME/           questions that nothing is chosen by
+    held_out/scores.json                    of these: `before`, `after`, and which models were scored
 
 Rows that share a text, of whatever data set, stay on one side; rows left in training that nearly equal a held-out
 query or positive leave it (documents/held_out.py). The split depends on the texts and the share only, not on the
@@ -31,6 +32,7 @@ from conan_embed.documents.held_out import (
     development_corpus,
     write_questions,
 )
+from conan_embed.encoder.fingerprint import fingerprint
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.local import evaluate
@@ -42,6 +44,7 @@ from conan_embed.texts.tables import pairs_among, read_passages, scored_pairs
 from conan_embed.training.resume import ResumePoint
 
 _SEED = 0
+_SCORES = "scores.json"
 ROLES = ("training", "development", "test")
 _PARTS = {
     "share": "evaluation.hold_out",
@@ -103,24 +106,40 @@ def hold_out(recipe: Recipe, folder: Path, point: ResumePoint) -> Recipe:
     )
 
 
-def score_held_out(model: EmbeddingModel, folder: Path, when: str) -> None:
+def score_held_out(model: EmbeddingModel, folder: Path, when: str, precision: str) -> None:
     """Score the questions that nothing is chosen by, on the main process; note it in scores.json and print it.
 
     Args:
         folder: as in `hold_out`; without questions in it nothing is done.
-        when: "before" or "after" training; what is noted already is not done again.
+        when: "before" or "after" training; what is noted already of the same model is not done again.
+        precision: of matrix products, "bfloat16" or "float32".
     """
-    file = folder / "scores.json"
-    scores: dict[str, Any] = read_json(file) if file.exists() else {}
-    if not (folder / "test").is_dir() or when in scores:
+    if not (folder / "test").is_dir():
         return
-    scores[when] = evaluate(model, folder / "test", items=True).to_json()["tasks"]
-    write_json(file, scores)
+    scores, identity = _read_scores(folder), f"{fingerprint(model)} {precision}"
+    models = scores.setdefault("models", {})
+    if when in scores and models.get(when) == identity:
+        return
+    scores[when] = evaluate(model, folder / "test", items=True, precision=precision).to_json()["tasks"]
+    models[when] = identity
+    write_json(folder / _SCORES, scores)
     for key, task in scores["after"].items() if when == "after" else ():
         before = scores.get("before", {}).get(key)
         change = "" if before is None else f"{100 * before['main_score']:.1f} -> "
         now = f"{change}{100 * task['main_score']:.1f}"
         console.print(f"{key}, held out and not looked at before: {task['metric']} {now}")
+
+
+def forget_score(folder: Path, when: str) -> None:
+    """Remove a score from scores.json: the run goes on, and its model will be another."""
+    scores = _read_scores(folder)
+    if scores.pop(when, None) is not None:
+        write_json(folder / _SCORES, scores)
+
+
+def _read_scores(folder: Path) -> dict[str, Any]:
+    file = folder / _SCORES
+    return read_json(file) if file.exists() else {}
 
 
 def _check(recipe: Recipe) -> None:

@@ -34,7 +34,7 @@ from conan_embed.recipes.schema import Recipe
 from conan_embed.texts.tasks import Tasks
 from conan_embed.training.checkpoint import Progress, Provenance
 from conan_embed.training.evaluator import Evaluator
-from conan_embed.training.held_out import hold_out, score_held_out
+from conan_embed.training.held_out import forget_score, hold_out, score_held_out
 from conan_embed.training.loop import TrainingLoop
 from conan_embed.training.memory import Memory, measure_fitting_tokens
 from conan_embed.training.metrics import Log, MetricsLog, NoLog
@@ -91,7 +91,7 @@ def train(
             folder.set_held_out_aside()
         parts = _load_parts(recipe, folder, device, point, anew=not resume)
         _train(recipe, parts, point, started, on_step)
-        _score_held_out(folder, device)
+        _score_held_out(recipe, folder, device)
         collectives.barrier()
     return folder.path
 
@@ -132,7 +132,7 @@ def _load_parts(
     given, text = recipe.as_dict(), recipe.as_yaml()
     recipe = hold_out(recipe, folder.held_out, point)
     sets = evaluation_tasks(recipe.evaluation, recipe.cache)
-    evaluator = Evaluator(sets, folder) if sets else None
+    evaluator = Evaluator(sets, folder, recipe.training.precision) if sets else None
     seed = recipe.training.seed
     model = load_base_model(recipe.model, seed).to(device)
     source, tasks = make_source(
@@ -234,7 +234,7 @@ def _train(
     num_steps = recipe.training.steps or parts.source.steps_for(recipe.training.epochs)
     if recipe.teacher is None or not recipe.teacher.embedding:  # embeddings teach without negatives
         check_contrast(parts.source, parts.table, num_steps)
-    _score_before(parts, point)
+    _score_before(parts, point, recipe.training.precision)
     module = TrainModule(parts.model, recipe.optimizer, recipe.training)
     training = recipe.training
     module.memory.fit(measure_fitting_tokens(parts.model, training.precision, training.sharding))
@@ -242,6 +242,8 @@ def _train(
     if point.checkpoint is not None and progress.step >= num_steps and folder.is_finished():
         folder.log(f"{folder} is finished: all {num_steps} steps are done. Start anew with --no-resume.")
         return
+    if folder.is_writer:
+        forget_score(folder.held_out, "after")
     _announce(recipe, parts, point, progress, num_steps)
     progress = point.with_usable_best(progress, folder, parts.data, keep_best=recipe.evaluation.keep_best)
     began = started - progress.seconds
@@ -269,16 +271,17 @@ def _train(
     _finish(parts, module.memory, record, began)
 
 
-def _score_before(parts: _Parts, point: ResumePoint) -> None:
+def _score_before(parts: _Parts, point: ResumePoint, precision: str) -> None:
     """Score the held-out questions with the base, while every process still holds the whole model."""
     if parts.folder.is_writer and point.checkpoint is None:
-        score_held_out(parts.model, parts.folder.held_out, "before")
+        score_held_out(parts.model, parts.folder.held_out, "before", precision)
     collectives.barrier()  # sharding begins with a collective, which would not wait for hours
 
 
-def _score_held_out(folder: RunFolder, device: torch.device) -> None:
-    if folder.is_writer and (folder.held_out / "test").is_dir():
-        score_held_out(EmbeddingModel.load(str(folder.model)).to(device), folder.held_out, "after")
+def _score_held_out(recipe: Recipe, folder: RunFolder, device: torch.device) -> None:
+    if folder.is_writer and recipe.evaluation.hold_out:
+        model = EmbeddingModel.load(str(folder.model)).to(device)
+        score_held_out(model, folder.held_out, "after", recipe.training.precision)
 
 
 def _announce(recipe: Recipe, parts: _Parts, point: ResumePoint, progress: Progress, num_steps: int) -> None:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from conan_embed.evaluation.local import evaluate
 from conan_embed.evaluation.named import evaluation_tasks
 from conan_embed.files import read_json
 from conan_embed.recipes.sections import Evaluation
@@ -20,10 +21,10 @@ def sets(tmp_path):
     return write_tables(tmp_path / "sets", tables)
 
 
-def make_evaluator(sets, tmp_path, **settings):
+def make_evaluator(sets, tmp_path, precision="float32", **settings):
     (tmp_path / "run").mkdir(exist_ok=True)
     tasks = evaluation_tasks(Evaluation(folder=str(sets), **settings), tmp_path / "cache")
-    return Evaluator(tasks, RunFolder(tmp_path / "run"))
+    return Evaluator(tasks, RunFolder(tmp_path / "run"), precision)
 
 
 class Rows(list):
@@ -50,6 +51,17 @@ def test_results_are_logged_and_the_average_is_what_decides(sets, tmp_path, caps
     assert all(set(result["widths"]) == {"32", "8"} for result in row["results"].values())
     assert f"average {100 * average:.2f}" in capsys.readouterr().err
     assert not evaluator.folder.examples.exists()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_texts_are_encoded_in_the_precision_of_the_run(sets, tmp_path, precision):
+    rows, model = Rows(), make_tiny_model("bert")
+    make_evaluator(sets, tmp_path, precision).evaluate(model, 4, rows, examples=False)
+    expected = evaluate(model, sets, precision=precision)
+    found = {key: result["main_score"] for key, result in rows[0][1]["results"].items()}
+    assert found == {key: result.main for key, result in expected.items()}
+    other = evaluate(model, sets, precision="bfloat16" if precision == "float32" else "float32")
+    assert found != {key: result.main for key, result in other.items()}
 
 
 def test_examples_show_the_same_queries_before_and_after(sets, tmp_path):

@@ -9,7 +9,9 @@ import pytest
 
 import conan_embed.training.loop as loop_module
 from conan_embed.distributed import collectives
+from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
+from conan_embed.evaluation.local import evaluate
 from conan_embed.files import read_json, read_json_lines
 from conan_embed.recipes.schema import Evaluation, Recipe
 from conan_embed.training.false_negatives import find_false_negatives
@@ -170,6 +172,44 @@ def test_other_data_under_a_checkpoint_leave_its_split_alone(recipe: Recipe, tmp
     assert set(read_json(run / "held_out" / "scores.json")) >= {"before", "after"}
 
 
+def _main_scores(tasks: dict) -> dict[str, float]:
+    return {key: task["main_score"] for key, task in tasks.items()}
+
+
+def test_scores_are_those_of_the_base_and_of_the_model_that_the_run_ends_with(
+    recipe: Recipe, tmp_path: Path, monkeypatch
+) -> None:
+    """Whichever run it was that noted others before: with fewer steps, or from another base."""
+    recipe = recipe.with_(
+        optimizer={"learning_rate": 0.02}, evaluation={"keep_best": False}, training={"precision": "float32"}
+    )
+
+    def scored(model: Path) -> dict[str, float]:
+        result = evaluate(EmbeddingModel.load(model), run / "held_out" / "test", precision="float32")
+        return {key: task.main for key, task in result.items()}
+
+    def noted() -> dict[str, dict[str, float]]:
+        scores = read_json(run / "held_out" / "scores.json")
+        return {when: _main_scores(scores[when]) for when in ("before", "after") if when in scores}
+
+    with monkeypatch.context() as patch:  # killed with the base scored, and no checkpoint
+        patch.setattr("conan_embed.training.run.TrainModule", None)
+        with pytest.raises(TypeError):
+            train(recipe)
+    make_tiny_model("bert", seed=5).save(tmp_path / "base")
+    run = train(recipe)
+    expected = scored(tmp_path / "base")
+    assert noted() == {"before": expected, "after": scored(run / "model")}
+    longer = recipe.with_(training={"steps": 12})
+    with monkeypatch.context() as patch:
+        patch.setattr("conan_embed.training.run.TrainingLoop", None)
+        with pytest.raises(TypeError):
+            train(longer, allow_changes=True)
+    assert noted() == {"before": expected}, "nobody takes the score of an earlier end for that of the next"
+    train(longer, allow_changes=True)
+    assert noted() == {"before": expected, "after": scored(run / "model")}
+
+
 def test_scores_without_those_of_the_base_are_reported_alone(recipe: Recipe, capsys) -> None:
     run = train(recipe)
     (run / "held_out" / "scores.json").unlink()
@@ -283,4 +323,4 @@ def test_held_out_questions_end_a_run_that_does_not_improve(recipe: Recipe) -> N
     still = recipe.with_(optimizer={"learning_rate": 1e-12}, evaluation={"patience": 2, "every": 1})
     run = train(still)  # nothing changes, so nothing improves
     assert [line["step"] for line in read_json_lines(run / "evaluation.jsonl")] == [0, 1, 2]
-    assert set(read_json(run / "held_out" / "scores.json")) == {"before", "after"}
+    assert set(read_json(run / "held_out" / "scores.json")) == {"before", "after", "models"}

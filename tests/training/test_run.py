@@ -83,7 +83,7 @@ def test_training_lowers_the_loss(recipe):
 
 def test_the_model_kept_is_that_of_the_best_evaluation(recipe, base):
     run = train(
-        recipe(evaluation={"folder": str(base / "eval"), "every": 1}, optimizer={"learning_rate": 0.05})
+        recipe(evaluation={"folder": str(base / "eval"), "every": 1}, optimizer={"learning_rate": 0.3})
     )
     average = {line["step"]: line["summary"]["average"] for line in read_json_lines(run / "evaluation.jsonl")}
     best = max(average, key=lambda step: (average[step], -step))
