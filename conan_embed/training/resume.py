@@ -11,13 +11,15 @@ from conan_embed.training.checkpoint import Progress, check_data, load_checkpoin
 from conan_embed.training.run_folder import RunFolder
 from conan_embed.training.train_module import TrainModule
 
-# Settings that do not change what is trained: a resumed run may have others.
+# Settings that do not change what is trained, or only how sums are rounded: a resumed run may have others.
 _MAY_DIFFER = (
     *("output", "cache", "tracking"),
     *(f"evaluation.{key}" for key in ("folder", "mteb", "tasks", "every", "keep_best", "patience")),
-    *("training.sharding", "training.timeout", "training.compile"),
+    *("training.sharding", "training.timeout", "training.compile", "training.activation_checkpointing"),
     *("training.checkpoint_every", "training.keep_checkpoints"),
 )
+# Dropout draws its masks for a chunk of a process: cut elsewhere, the same texts get other masks.
+_MAY_DIFFER_WITHOUT_DROPOUT = ("training.chunk_tokens", "training.placement", "training.sts_share")
 EVALUATION_SETS = "evaluation sets"
 """The key of their hash among those of the data."""
 
@@ -42,7 +44,7 @@ class ResumePoint:
         """
         if self.checkpoint is None or self.allow_changes:
             return
-        changes = changed_keys(saved_provenance(self.checkpoint).recipe, recipe, _MAY_DIFFER)
+        changes = changed_keys(saved_provenance(self.checkpoint).recipe, recipe, _may_differ(recipe))
         if changes:
             raise UserError(
                 f"{self.checkpoint}: the recipe changed since: {'; '.join(changes)}. "
@@ -82,3 +84,10 @@ class ResumePoint:
                 progress = replace(progress, best=None, best_step=None)
         folder.keep_best(progress.best_step)
         return progress
+
+
+def _may_differ(recipe: dict[str, Any]) -> tuple[str, ...]:
+    """Return the keys of settings that a resumed run may change."""
+    model = recipe["model"]
+    has_dropout = model["dropout"] != 0 or (model["lora"] is not None and model["lora"]["dropout"] != 0)
+    return _MAY_DIFFER if has_dropout else (*_MAY_DIFFER, *_MAY_DIFFER_WITHOUT_DROPOUT)

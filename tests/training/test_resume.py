@@ -80,6 +80,25 @@ def test_settings_that_change_nothing_may_change(half, base):
     train(half(tracking={"tensorboard": True}, evaluation={"folder": str(base / "eval")}))
 
 
+def test_what_an_out_of_memory_error_advises_may_change_unless_dropout_would_draw_other_masks(half):
+    point = ResumePoint(checkpoints(Path(half().output) / "checkpoints")[-1])
+    advised = {"activation_checkpointing": True, "placement": "dedicated", "sts_share": 0.5}
+    point.check_recipe(half(training={**advised, "chunk_tokens": 64}).as_dict())
+    with pytest.raises(
+        UserError, match=r"changed since: model\.dropout .*; training\.chunk_tokens \(was .*, is 64\)\."
+    ):
+        point.check_recipe(half(model={"dropout": 0.1}, training={"chunk_tokens": 64}).as_dict())
+    with pytest.raises(UserError, match=r"training\.chunk_tokens"):
+        point.check_recipe(half(model={"lora": {"dropout": 0.1}}, training={"chunk_tokens": 64}).as_dict())
+
+
+def test_a_run_resumed_with_other_chunks_is_the_same_run_to_rounding(half, recipe):
+    undisturbed = train(recipe("undisturbed"))
+    run = train(half(training={"chunk_tokens": 64, "activation_checkpointing": True}))
+    losses = [[line["loss"] for line in lines(each, "metrics")] for each in (run, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_sets_of_mteb_may_be_others(half):
     """As all evaluation settings but what is held out; the sets themselves are compared by their hash."""
     point = ResumePoint(checkpoints(Path(half().output) / "checkpoints")[-1])
