@@ -47,12 +47,14 @@ class Progress:
         best: the best average of an evaluation so far, or None.
         best_step: its step.
         seconds: that the run has taken; work that a kill undid does not count.
+        chunk_tokens: tokens of a chunk: sums over other chunks are rounded otherwise. None: not known.
     """
 
     step: int
     best: float | None = None
     best_step: int | None = None
     seconds: float = 0.0
+    chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def load_checkpoint(path: Path, module: TrainModule, negatives: DynamicNegatives
         if _shapes(arrays) != _shapes(negatives.state()):
             raise UserError(f"{file}: holds other tensors than the hard negatives of this recipe.")
         negatives.load_state(arrays)
-    return Progress(state["step"], state["best"], state["best_step"], state["seconds"])
+    return saved_progress(path)
 
 
 def _load(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -211,6 +213,14 @@ def _saved_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         for name, tensor in metadata.items()
         if isinstance(tensor, TensorStorageMetadata)
     }
+
+
+def saved_progress(path: Path) -> Progress:
+    """Return where the run stood when a checkpoint was saved."""
+    state = read_json(path / "state.json")
+    return Progress(
+        state["step"], state["best"], state["best_step"], state["seconds"], state.get("chunk_tokens")
+    )
 
 
 def saved_provenance(path: Path) -> Provenance:

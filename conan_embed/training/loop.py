@@ -238,7 +238,8 @@ class TrainingLoop:
             self.folder.keep_best(self.progress.best_step)
 
     def _timed_progress(self) -> Progress:
-        return replace(self.progress, seconds=time.time() - self.began)
+        chunk_tokens = self.module.memory.chunk_tokens
+        return replace(self.progress, seconds=time.time() - self.began, chunk_tokens=chunk_tokens)
 
     def _write_model(self) -> None:
         with self.module.whole() as model:

@@ -61,12 +61,20 @@ class Memory:
             return self.fitting_tokens is not None and tokens > self.fitting_tokens
         return self.activation_checkpointing
 
-    def fit(self, fitting_tokens: int) -> None:
-        """Take note of how many tokens fit at once, and make chunks no larger than that unless the recipe says how."""
+    def fit(self, fitting_tokens: int, *, before: int | None = None) -> None:
+        """Take note of how many tokens fit at once, and make chunks no larger than that unless the recipe says how.
+
+        Args:
+            before: tokens of a chunk before the run was interrupted. It keeps them, into the reserve if need be: the
+                free memory is never quite the same, and sums over other chunks are rounded otherwise.
+        """
         self.fitting_tokens = fitting_tokens
-        if self.is_given or fitting_tokens >= self.chunk_tokens:
+        if self.is_given:
             return
-        self.chunk_tokens = max(_SMALLEST, fitting_tokens)
+        self.chunk_tokens = min(self.chunk_tokens, before or self.chunk_tokens)
+        if self.chunk_tokens <= (fitting_tokens / _USED if before else fitting_tokens):
+            return
+        self.chunk_tokens = min(self.chunk_tokens, max(_SMALLEST, fitting_tokens))
         if collectives.is_main_process():
             console.print(
                 f"memory: the activations of {fitting_tokens:,} tokens fit at once, so chunks have at most "

@@ -7,7 +7,13 @@ from typing import Any
 from conan_embed.errors import UserError
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.recipes.loading import changed_keys
-from conan_embed.training.checkpoint import Progress, check_data, load_checkpoint, saved_provenance
+from conan_embed.training.checkpoint import (
+    Progress,
+    check_data,
+    load_checkpoint,
+    saved_progress,
+    saved_provenance,
+)
 from conan_embed.training.run_folder import RunFolder
 from conan_embed.training.train_module import TrainModule
 
@@ -62,6 +68,10 @@ class ResumePoint:
         if saved_provenance(self.checkpoint).recipe["evaluation"] != recipe["evaluation"]:
             data = {part: value for part, value in data.items() if part != EVALUATION_SETS}
         check_data(self.checkpoint, data, allow_changes=self.allow_changes)
+
+    def saved_chunk_tokens(self) -> int | None:
+        """Return how large the chunks were when the checkpoint was saved; None without one."""
+        return None if self.checkpoint is None else saved_progress(self.checkpoint).chunk_tokens
 
     def load(self, module: TrainModule, negatives: DynamicNegatives | None) -> Progress:
         """Read the checkpoint into model, optimizer and hard negatives; return the progress."""

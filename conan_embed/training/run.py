@@ -237,7 +237,8 @@ def _train(
     _score_before(parts, point, recipe.training.precision)
     module = TrainModule(parts.model, recipe.optimizer, recipe.training)
     training = recipe.training
-    module.memory.fit(measure_fitting_tokens(parts.model, training.precision, training.sharding))
+    fitting_tokens = measure_fitting_tokens(parts.model, training.precision, training.sharding)
+    module.memory.fit(fitting_tokens, before=point.saved_chunk_tokens())
     progress = point.load(module, parts.negatives)
     if point.checkpoint is not None and progress.step >= num_steps and folder.is_finished():
         folder.log(f"{folder} is finished: all {num_steps} steps are done. Start anew with --no-resume.")

@@ -212,6 +212,21 @@ def test_chunks_that_the_recipe_asks_for_stay_and_others_are_told(capsys):
     assert "chunks have at most 300 tokens" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_resumed_run_keeps_its_chunks_while_they_fit_into_the_reserve(capsys):
+    def chosen(fitting, before):
+        memory = Memory.of(Training(), torch.device("cpu"))
+        memory.fit(fitting, before=before)
+        return memory.chunk_tokens
+
+    first = chosen(3000, None)
+    assert [chosen(fitting, first) for fitting in (10**6, 3001, 2999, 2400)] == [first] * 4
+    assert chosen(2399, first) == 2399  # another machine, or one that is busy
+    assert chosen(100, 128) == 128  # after out-of-memory errors
+    given = Memory.of(Training(chunk_tokens=500), torch.device("cpu"))
+    given.fit(10**6, before=first)
+    assert given.chunk_tokens == 500
+
+
 def test_chunks_are_larger_on_a_gpu_unless_told():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert Memory.of(Training(), gpu).chunk_tokens > Memory.of(Training(), cpu).chunk_tokens

@@ -47,6 +47,25 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(recipe, base, monkeypat
     assert_same_run(run, undisturbed)
 
 
+def test_a_run_that_finds_more_or_less_memory_than_before_is_the_same_run(recipe, monkeypatch):
+    """Where memory decides how large chunks are, it does so once."""
+
+    def fitting(tokens):
+        monkeypatch.setattr("conan_embed.training.run.measure_fitting_tokens", lambda *_: tokens)
+
+    monkeypatch.setattr("conan_embed.training.memory._SMALLEST", 1)
+    fitting(50)
+    undisturbed = train(recipe("undisturbed"))
+    for name, tokens in (("less", 42), ("more", 10**6)):
+        fitting(50)
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, 5, killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(recipe(name))
+        fitting(tokens)
+        assert_same_run(train(recipe(name)), undisturbed)
+
+
 def test_killed_before_the_first_checkpoint_and_inside_the_last_line(recipe, monkeypatch):
     undisturbed = train(recipe("undisturbed"))
     with monkeypatch.context() as patch:
