@@ -62,7 +62,7 @@ class TrainModule:
         self._embed_share: nn.Module = _EmbedShare(model)
         if sharding == "full":
             if collectives.is_main_process():
-                self._whole = copy.deepcopy(model).cpu()
+                self._whole = _copy_in_main_memory(model)
             _shard(model)
         elif not alone:
             self._embed_share = _summing(self._embed_share)
@@ -219,6 +219,14 @@ def _sum_bucket(_: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda done: done.value()[0])
+
+
+def _copy_in_main_memory(model: EmbeddingModel) -> EmbeddingModel:
+    """Copy a model without a second one on its device, which may have no room for it."""
+    device = model.device
+    copied = copy.deepcopy(model.cpu())
+    model.to(device)
+    return copied
 
 
 def _shard(model: EmbeddingModel) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from conan_embed.recipes.sections import Optimizer, Training
+from conan_embed.training import train_module
 from conan_embed.training.train_module import TrainModule
 from tests.tiny_models import make_tiny_model
 
@@ -65,6 +66,34 @@ def test_one_weight_that_is_no_number_is_seen(make_module):
     assert module.is_finite()
     next(iter(module.parameters().values())).view(-1)[3] = float("inf")
     assert not module.is_finite()
+
+
+def test_a_copy_in_main_memory_is_never_made_on_the_device(monkeypatch):
+    """An object that copies itself where it lies, as tensors do, and notes how much each device has held."""
+    most = {"cuda": 0, "cpu": 0}
+
+    class OnDevice:
+        def __init__(self, device):
+            self.device = torch.device(device)
+            copies.append(self)
+            for kind in most:
+                most[kind] = max(most[kind], sum(each.device.type == kind for each in copies))
+
+        def to(self, device):
+            self.device = torch.device(device)
+            return self
+
+        def cpu(self):
+            return self.to("cpu")
+
+        def __deepcopy__(self, _):
+            return OnDevice(self.device)
+
+    copies = []
+    model = OnDevice("cuda:1")
+    copied = train_module._copy_in_main_memory(model)
+    assert (model.device, copied.device) == (torch.device("cuda:1"), torch.device("cpu"))
+    assert most == {"cuda": 1, "cpu": 2}
 
 
 def test_the_share_of_the_only_process_is_all_texts_in_order(make_module):
