@@ -10,6 +10,7 @@ that share a text, exactly. What is left on the training side but nearly equals 
 Shapes: P pairs, U units (documents or sections), H held-out texts.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,11 +168,24 @@ def write_questions(folder: Path, name: str, pairs: pl.DataFrame, corpus: Path |
     queries.write_parquet(target / "queries.parquet")
     judged.with_columns(score=pl.lit(1)).write_parquet(target / "qrels.parquet")
     if isinstance(corpus, Path):
-        (target / "corpus.parquet").unlink(missing_ok=True)
-        (target / "corpus.parquet").hardlink_to(corpus)
+        _link(target / "corpus.parquet", corpus)
     else:
         corpus.write_parquet(target / "corpus.parquet")
     return len(queries)
+
+
+def _link(path: Path, file: Path) -> None:
+    """Put a file under a second name, as a copy where the disk has no links (exFAT, SMB)."""
+    path.unlink(missing_ok=True)
+    try:
+        path.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, path)
+
+
+def text_key(texts: pl.Series) -> pl.Series:
+    """Return texts without case and runs of white space: those of one key must not stand on both sides of a split."""
+    return texts.str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def development_corpus(corpus: pl.DataFrame, answers: pl.Series, seed: int) -> pl.DataFrame:

@@ -21,6 +21,7 @@ from typing import Any
 
 import xxhash
 
+from conan_embed.documents.sources import as_unicode
 from conan_embed.errors import UserError
 
 KEY = "OPENAI_API_KEY"
@@ -197,6 +198,7 @@ def _read_answer(content: bytes) -> tuple[str, int]:
         raise _RequestError(f"answers what is no chat completion: {content[:80]!r}") from None
     if not isinstance(text, str) or not text.strip():
         raise _RequestError("gives an empty answer")
+    text = as_unicode(text)  # JSON can spell half characters, which no file takes
     if choice.get("finish_reason") == "length":
         # The last line is half a question; those before it are whole.
         text = text.rpartition("\n")[0]
@@ -209,7 +211,8 @@ def _read_cache(path: Path) -> dict[str, str]:
     """Return the answers kept on disk; a last line that a kill cut short is left out."""
     known: dict[str, str] = {}
     if path.exists():
-        for line in path.read_text("utf-8", "replace").splitlines():
+        # Not splitlines: in JSON, U+2028 and U+0085 may stand inside a line.
+        for line in path.read_text("utf-8", "replace").split("\n"):
             try:
                 entry = json.loads(line)
                 known[entry["key"]] = entry["text"]

@@ -30,6 +30,7 @@ from conan_embed.documents.held_out import (
     choose_groups,
     connected_groups,
     development_corpus,
+    text_key,
     write_questions,
 )
 from conan_embed.encoder.fingerprint import fingerprint
@@ -264,7 +265,7 @@ def split_rows(sets: list[pl.DataFrame], share: float) -> NDArray[np.int64]:
     texts = pl.concat(
         [rows.select("row", text="query"), rows.select("row", text="positive").explode("text").drop_nulls()]
     )
-    key_T = texts["text"].str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    key_T = text_key(texts["text"])
     group_T = connected_groups(texts["row"].to_numpy().astype(np.int64), key_T)
     group_R = group_T[: len(rows)]  # the first entries are the rows' queries
     first_R = key_T[: len(rows)].is_first_distinct().to_numpy()

@@ -138,3 +138,16 @@ def test_the_development_corpus_keeps_answers_and_order(monkeypatch):
     assert len(kept) == 7
     assert {"3", "40"} < {*kept}
     assert kept == sorted(kept, key=int)
+
+
+def test_a_disk_without_links_gets_a_copy_of_the_corpus(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    corpus = pl.DataFrame({"doc_id": ["d0", "d1"], "text": ["a", "b"]})
+    corpus.write_parquet(tmp_path / "corpus.parquet")
+    pairs = pl.DataFrame({"query": ["a?"], "doc_id": ["d0"]})
+    for _ in range(2):  # a killed run finds the file there
+        write_questions(tmp_path, "faq", pairs, tmp_path / "corpus.parquet")
+        assert pl.read_parquet(tmp_path / "retrieval/faq/corpus.parquet").equals(corpus)

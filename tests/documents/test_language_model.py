@@ -45,6 +45,24 @@ def test_a_fault_is_tried_again(fault, tmp_path: Path) -> None:
     assert len(server.requests) == 3
 
 
+def test_answers_are_kept_and_found_whatever_characters_are_in_them(tmp_path: Path) -> None:
+    """Also line separators that JSON leaves as they are, and half characters, which are replaced."""
+    answers = {
+        "a": "What is A?\u2028And B?",
+        "b": "one\x85two",
+        "c": "three\x0bfour\r\nfive",
+        "d": "half \ud800.",
+    }
+    with chat_server(lambda _, prompt: answers[prompt]) as server:
+        first = _ask(_model(server.url, tmp_path), list(answers))
+        asked = len(server.requests)
+        again = _ask(_model(server.url, tmp_path), list(answers))
+        assert len(server.requests) == asked == len(answers)
+    expected = [answers["a"], answers["b"], answers["c"], "half ?."]
+    assert [first[number].text for number in range(4)] == expected
+    assert [again[number].text for number in range(4)] == expected
+
+
 def test_a_server_that_is_too_slow_is_tried_again(tmp_path: Path) -> None:
     def reply(number: int, _: str) -> str:
         time.sleep(1.0 if number == 0 else 0)
