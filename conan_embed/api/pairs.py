@@ -91,7 +91,7 @@ class Pairs:
         return self.frame
 
     def split(self, test: float = 0.1, *, seed: int = 0) -> tuple[Pairs, Pairs]:
-        """Split into training and test pairs; equal queries go to the same side.
+        """Split into training and test pairs; equal queries, whatever their case and spaces, go to the same side.
 
         Args:
             test: share of the distinct queries that go to the test side, above 0 and below 1.
@@ -106,14 +106,17 @@ class Pairs:
             >>> len(train), len(test), test.name
             (15, 5, 'faq-test')
         """
-        queries = self.frame["query"].unique(maintain_order=True)
+        from conan_embed.documents.held_out import text_key
+
+        keys = text_key(self.frame["query"])
+        queries = keys.unique(maintain_order=True)
         num_test = round(test * len(queries))
         if not 0 < num_test < len(queries):
             raise UserError(
                 f"split: {test} of {len(queries)} distinct queries leaves one side empty; expected a share in between."
             )
         chosen = queries.sample(num_test, seed=seed)
-        is_test = self.frame["query"].is_in(chosen.implode())
+        is_test = keys.is_in(chosen.implode())
         return (
             Pairs(self.frame.filter(~is_test), f"{self.name}-train"),
             Pairs(self.frame.filter(is_test), f"{self.name}-test"),

@@ -46,6 +46,18 @@ def test_split_keeps_equal_queries_together() -> None:
     assert not {*train.frame["query"]} & {*test.frame["query"]}
 
 
+def test_split_keeps_a_question_together_however_it_is_written() -> None:
+    rows = [
+        {"query": form.format(i), "positive": "p"}
+        for i in range(10)
+        for form in ("How {}?", " how  {}? ", "HOW {}?")
+    ]
+    train, test = ce.read_pairs(rows).split(0.5)
+    sides = [{" ".join(query.lower().split()) for query in side.frame["query"]} for side in (train, test)]
+    assert not sides[0] & sides[1]
+    assert (len(train), len(test), len(sides[1])) == (15, 15, 5)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_split_refuses_an_empty_side(share: float) -> None:
     with pytest.raises(ce.UserError, match="leaves one side empty"):
