@@ -12,17 +12,21 @@ A folder has one sub-folder per type of task:
     clustering/NAME           text, label
     bitext/NAME               two columns of text, named as you like; row i translates row i
 
-Each table is a file of any format that `texts.readers` reads, with the same column names as training. A retrieval
-folder as BEIR publishes it works unchanged: `_id` instead of doc_id and query_id, qrels in `qrels/test.tsv`. What mteb
-puts up with in such folders is put up with here, in the same way, and printed: judged documents that the corpus lacks
-(never found), judged queries that are not there (left out), empty documents (ranked like any other).
+Each table is a file of any format that `texts.readers` reads, with the same column names as training; where a set is
+one table, also a folder of such files, or one saved by Hugging Face `datasets`. A retrieval folder as BEIR publishes it
+works unchanged: `_id` instead of doc_id and query_id, qrels in `qrels/test.tsv`. What mteb puts up with in such folders
+is put up with here, in the same way, and printed: judged documents that the corpus lacks (never found), judged queries
+that are not there (left out), empty documents (ranked like any other). So is what else lies there and is not read.
 """
 
 import functools
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from conan_embed.console import console
 from conan_embed.errors import UserError, suggestion
@@ -30,6 +34,7 @@ from conan_embed.texts.formats import format_of
 
 TYPES = ("retrieval", "reranking", "sts", "pair_classification", "classification", "clustering", "bitext")
 _FOLDER_TYPES = {"retrieval": ("corpus", "queries", "qrels"), "classification": ("train", "test")}
+_NO_SETS = ("README.md", "LICENSE")
 
 
 @dataclass(frozen=True)
@@ -76,15 +81,44 @@ def _tasks_of(type_: str, folder: Path) -> list[LocalTask]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     visible = [path for path in paths if not path.name.startswith(".")]
     if type_ in _FOLDER_TYPES:
-        return [LocalTask(type_, path.name, path) for path in visible if path.is_dir()]
-    return [LocalTask(type_, _stem(path), path) for path in visible if path.is_file() and format_of(path)]
+        tasks = [LocalTask(type_, path.name, path) for path in visible if path.is_dir()]
+    else:
+        tasks = [LocalTask(type_, _stem(path), path) for path in visible if _is_table(path)]
+    read = {task.path for task in tasks}
+    for path in visible:
+        if path not in read and path.name not in _NO_SETS:
+            expected = "a folder NAME/" if type_ in _FOLDER_TYPES else "a table, or a folder of its parts"
+            print_once(f"{path}: not read: found no evaluation set in it, expected {expected}.")
+    return tasks
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether `texts.readers` would read this path: a file, a saved data set, or a folder of files."""
+    if format_of(path) or not path.is_dir():
+        return format_of(path) is not None
+    return any(part.is_file() and format_of(part) and part.name[0] != "." for part in path.iterdir())
 
 
 def _stem(path: Path) -> str:
-    """Return a file's name without the endings that say its format and compression."""
-    while format_of(path) and path.suffix:
+    """Return a file's name without the endings that say its format and compression; a folder's as it is."""
+    while not path.is_dir() and format_of(path) and path.suffix:
         path = path.with_suffix("")
     return path.name
+
+
+def content_hash(task: LocalTask) -> str:
+    """Return a hash of the files of a task, by which the same data is known wherever it lies."""
+    files = sorted(task.path.rglob("*")) if task.path.is_dir() else [task.path]
+    key = xxhash.xxh3_128()
+    for file in files:
+        if file.is_file():
+            name = file.name if file == task.path else str(file.relative_to(task.path))
+            with file.open("rb") as content:
+                key.update(
+                    name.encode("utf-8", "surrogateescape")
+                    + hashlib.file_digest(content, xxhash.xxh3_128).digest()
+                )
+    return key.hexdigest()
 
 
 def select(tasks: Sequence[LocalTask], names: Iterable[str] | None) -> list[LocalTask]:

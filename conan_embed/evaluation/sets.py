@@ -25,7 +25,7 @@ from conan_embed.texts.columns import (
     Column,
     TableSchema,
 )
-from conan_embed.texts.readers import column_names, read_table
+from conan_embed.texts.readers import column_names, data_files, read_table
 
 _BEIR_NAMES = ("arguana", "fever", "fiqa", "msmarco", "quora")
 _MTEB_NAMES = """
@@ -252,7 +252,7 @@ def read_classification(path: Path, limit: int | None = None) -> tuple[LabelledS
 
 def read_bitext(path: Path, limit: int | None = None) -> BitextSet:
     """Read a file of two columns of text."""
-    names = column_names(path)
+    names = column_names(data_files(path)[0])
     if len(names) != 2:
         raise UserError(f"{path}: found the columns {', '.join(names)}, expected two, one a language.")
     table = read_table(path, TableSchema(tuple(Column(name, "text") for name in names)))

@@ -56,6 +56,8 @@ def _read_saved_dataset(path: Path, schema: TableSchema, part: Part | None) -> R
 
 def names_in(path: Path) -> list[str]:
     """Return the names of a file's columns (of JSON, those of its first rows)."""
+    if path.is_dir():  # saved by Hugging Face datasets
+        return list(json.loads((path / "dataset_info.json").read_text(encoding="utf-8"))["features"])
     match suffix_of(path):
         case ".parquet":
             return list(pl.read_parquet_schema(path))

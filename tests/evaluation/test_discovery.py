@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from conan_embed.errors import UserError
 from conan_embed.evaluation import discovery, sets
-from conan_embed.evaluation.discovery import discover
+from conan_embed.evaluation.discovery import content_hash, discover
 from tests.support.evaluation_fakes import small_tables, write_lines, write_tables
 
 SHARED = Path(__file__).parents[2] / "../shared/data/eval"
@@ -69,3 +70,46 @@ def test_the_real_sets_are_read() -> None:
     medical = next(task for task in tasks if task.key == "retrieval/MedicalQA")
     data = sets.read_retrieval(medical.path)
     assert (len(data.queries), len(data.documents), len(data.judged_gain)) == (1000, 2000, 1000)
+
+
+def test_every_format_of_a_table_is_a_set(tmp_path: Path) -> None:
+    """A file, a folder of parts, and a saved data set of the same rows are the same set."""
+    datasets = pytest.importorskip("datasets")
+    rows = small_tables()["sts/Small"]
+    for type_, table in (("sts", rows), ("bitext", small_tables()["bitext/Small"])):
+        (tmp_path / type_ / "parts.v2").mkdir(parents=True)
+        write_lines(tmp_path / type_ / "file.jsonl", table)
+        write_lines(tmp_path / type_ / "parts.v2" / "0.jsonl", table[:3])
+        write_lines(tmp_path / type_ / "parts.v2" / "1.jsonl", table[3:])
+        datasets.Dataset.from_list(table).save_to_disk(tmp_path / type_ / "saved")
+    tasks = {task.key: task.path for task in discover(tmp_path)}
+    names = ("file", "parts.v2", "saved")
+    assert [*tasks] == [f"{type_}/{name}" for type_ in ("sts", "bitext") for name in names]
+    pairs = [sets.read_pairs(tasks[f"sts/{name}"]) for name in names]
+    assert len(pairs[0].first) == len(rows)
+    assert all((pair.first, pair.second) == (pairs[0].first, pairs[0].second) for pair in pairs)
+    texts = [sets.read_bitext(tasks[f"bitext/{name}"]) for name in names]
+    assert texts == [texts[0]] * 3
+
+
+def test_what_lies_among_the_sets_and_is_not_read_is_told(tmp_path: Path, capsys) -> None:
+    write_tables(tmp_path, small_tables())
+    (tmp_path / "sts" / "empty").mkdir()
+    (tmp_path / "sts" / "scores.xlsx").write_text("")
+    write_lines(tmp_path / "retrieval" / "corpus.jsonl", [{"doc_id": "a", "text": "b"}])
+    assert len(discover(tmp_path)) == 8
+    told = capsys.readouterr().err.replace("\n", " ")
+    for name in ("sts/empty", "sts/scores.xlsx", "retrieval/corpus.jsonl"):
+        assert f"{tmp_path / name}: not read: found no evaluation set in it" in told
+    assert told.count("not read") == 3
+
+
+def test_the_hash_of_a_set_is_that_of_its_content(tmp_path: Path) -> None:
+    write_tables(tmp_path / "one", small_tables())
+    write_tables(tmp_path / "two", small_tables())
+    hashes = [{task.key: content_hash(task) for task in discover(tmp_path / name)} for name in ("one", "two")]
+    assert hashes[0] == hashes[1] and len(set(hashes[0].values())) == len(hashes[0])
+    qrels = tmp_path / "two" / "retrieval" / "Small" / "qrels.parquet"
+    pl.read_parquet(qrels)[1:].write_parquet(qrels)
+    changed = {task.key for task in discover(tmp_path / "two") if content_hash(task) != hashes[0][task.key]}
+    assert changed == {"retrieval/Small"}
