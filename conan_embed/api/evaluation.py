@@ -14,6 +14,7 @@ from conan_embed.api.model import load_model
 from conan_embed.api.pairs import Frame, Pairs, read_passages
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.evaluation.differences import score_differences
+from conan_embed.evaluation.discovery import LocalTask
 from conan_embed.evaluation.local import evaluate as evaluate_folder
 from conan_embed.evaluation.results import EvaluationResult
 
@@ -54,8 +55,10 @@ def evaluate(
     if not isinstance(data, Pairs):
         return evaluate_folder(model, data, tasks=tasks, widths=widths, vectors=vectors, items=True)
     with tempfile.TemporaryDirectory() as folder:
-        _write_retrieval_set(data, corpus, Path(folder) / "retrieval" / data.name)
-        return evaluate_folder(model, folder, tasks=tasks, widths=widths, vectors=vectors, items=True)
+        # Under a name of ours: that of the pairs may be no name of a folder (org/faq).
+        task = LocalTask("retrieval", data.name, Path(folder) / "pairs")
+        _write_retrieval_set(data, corpus, task.path)
+        return evaluate_folder(model, [task], tasks=tasks, widths=widths, vectors=vectors, items=True)
 
 
 def compare_scores(before: EvaluationResult, after: EvaluationResult) -> pl.DataFrame:
@@ -73,7 +76,7 @@ def compare_scores(before: EvaluationResult, after: EvaluationResult) -> pl.Data
         (classification, clustering, bitext).
 
     Raises:
-        UserError: the evaluations have other tasks, or other items in them.
+        UserError: the evaluations have other tasks, other data in them, or no metric in common.
 
     Example:
         >>> scores = ce.evaluate(model, ce.read_pairs("faq.jsonl"))

@@ -67,11 +67,15 @@ def evaluate(
     Benchmark results are stored in mteb's layout under `--output` (default: `results`), and tasks that are already
     there are not run again. Under torchrun, tasks are dealt out to the processes.
     """
-    from conan_embed.encoder.card import note_results
+    from conan_embed.encoder.card import check_card, note_results
     from conan_embed.evaluation.command import evaluate_as_asked
     from conan_embed.evaluation.results import read_result
     from conan_embed.evaluation.table import by_type, kept, table
 
+    # Before hours of encoding.
+    compared = None if baseline is None else read_result(baseline)
+    if update_card:
+        check_card(Path(model))
     result = run_in_group(
         lambda: evaluate_as_asked(
             model,
@@ -88,7 +92,7 @@ def evaluate(
     )
     if result is None:
         return
-    stdout.print(table(result, baseline=None if baseline is None else read_result(baseline)))
+    stdout.print(table(result, baseline=compared))
     for more in (by_type(result), kept(result)):
         if more is not None:
             stdout.print(more)

@@ -188,14 +188,19 @@ def _settings(recipe: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str,
     }
 
 
+def check_card(model: Path) -> None:
+    """Raise UserError if the model is no folder of ours, whose card could be updated (a hub name, say)."""
+    if not (model / "conan_embed.json").exists():
+        raise UserError(f"{model}: has no card to update; expected a folder that training or export wrote.")
+
+
 def note_results(model: Path, evaluation: Mapping[str, Any]) -> None:
     """Note the scores of an evaluation (`conan_embed.evaluation`), and make the card again; other results stay.
 
     Raises:
         UserError: the model is no folder of ours, as after a hub name.
     """
-    if not (model / "conan_embed.json").exists():
-        raise UserError(f"{model}: has no card to update; expected a folder that training or export wrote.")
+    check_card(model)
     benchmark = evaluation.get("benchmark")
     new = [_row(key, result, benchmark=benchmark) for key, result in evaluation["tasks"].items()]
     replaced = {(row["benchmark"], row["key"]) for row in new}

@@ -38,6 +38,10 @@ def evaluate_as_asked(
         raise UserError(
             'evaluate: nothing to evaluate on; expected a folder of sets, --benchmark "MTEB(cmn, v1)" or --task AFQMC.'
         )
+    if folder is not None and output is not None and output.is_dir():
+        raise UserError(
+            f"--output {output}: is a folder; expected a JSON file for the scores of a folder of sets."
+        )
     wanted, stored, device = widths_from(widths), kinds_from(vectors), collectives.start()
     if stored and folder is None:
         raise UserError("evaluate: found --vectors without a folder of sets; expected one.")

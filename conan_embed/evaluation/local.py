@@ -10,7 +10,7 @@ from pathlib import Path
 from conan_embed.console import progress_bar
 from conan_embed.errors import UserError, suggestion
 from conan_embed.evaluation.cached_encoder import CachedEncoder, Embedder, for_dataset
-from conan_embed.evaluation.discovery import TYPES, LocalTask, discover, select
+from conan_embed.evaluation.discovery import TYPES, LocalTask, content_hash, discover, select
 from conan_embed.evaluation.results import EvaluationResult, TaskResult, check_finite
 from conan_embed.evaluation.scorers import MAIN_SCORES, scorer_of
 from conan_embed.evaluation.stored import Kind, Stored
@@ -112,6 +112,7 @@ def evaluate_task(
         rows=scorer.rows,
         seconds=time.perf_counter() - started,
         items=None if parts is None else [round(float(part), 6) for part in parts],
+        content=f"{content_hash(task)}-{scorer.rows}",
         stored=of_stored,
     )
 

@@ -18,7 +18,7 @@ from conan_embed.errors import NotFinite, UserError
 from conan_embed.evaluation.discovery import TYPES
 from conan_embed.files import read_json
 
-_OTHER_KEYS = ("main_score", "metric", "rows", "seconds", "widths", "items", "dataset", "stored")
+_OTHER_KEYS = ("main_score", "metric", "rows", "seconds", "widths", "items", "dataset", "stored", "content")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TaskResult:
         seconds: how long it took.
         items: numbers whose mean is the main score (`evaluate(..., items=True)`), or None.
         dataset: of a task of mteb, where its data comes from (path, revision, splits).
+        content: a hash of the data that was scored, and of the `limit` on it; None where it is not known.
         stored: the metrics of stored vectors ("int8 384") that were asked for.
     """
 
@@ -45,6 +46,7 @@ class TaskResult:
     seconds: float | None = None
     items: Sequence[float] | None = None
     dataset: Mapping[str, Any] | None = None
+    content: str | None = None
     stored: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,6 +56,7 @@ class TaskResult:
             "widths": {str(width): score for width, score in self.by_width.items()} or None,
             "items": None if self.items is None else list(self.items),
             "dataset": None if self.dataset is None else dict(self.dataset),
+            "content": self.content,
             "stored": {form: dict(scores) for form, scores in self.stored.items()} or None,
             "seconds": self.seconds,
         }
@@ -67,7 +70,7 @@ class TaskResult:
             value["metric"],
             {name: score for name, score in value.items() if name not in _OTHER_KEYS},
             {int(width): score for width, score in value.get("widths", {}).items()},
-            **{name: value.get(name) for name in ("rows", "seconds", "items", "dataset")},
+            **{name: value.get(name) for name in ("rows", "seconds", "items", "dataset", "content")},
             stored=value.get("stored", {}),
         )
 

@@ -1,13 +1,14 @@
 """Results of evaluations as a table for the terminal."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
 from conan_embed.evaluation import published
-from conan_embed.evaluation.results import EvaluationResult, summarise, type_of, types_of
+from conan_embed.evaluation.differences import is_other_data, score_of, shared_metric
+from conan_embed.evaluation.results import EvaluationResult, TaskResult, summarise, type_of, types_of
 from conan_embed.evaluation.stored import Stored
 
 
@@ -21,7 +22,8 @@ def table(
 
     Args:
         result: what `evaluate` returned.
-        baseline: a result to compare with; a row that it does not cover in full shows no difference.
+        baseline: a result to compare with, by a metric that both have; a row that it does not cover in full, with the
+            same data, shows no difference. The caption says what is compared otherwise, or not at all.
         widths: widths to show beside the full one; all of `result` by default.
     """
     if widths is None:
@@ -36,11 +38,26 @@ def table(
         shown.add_section()
     shown.add_row(*rows.cells("average", "mean of types", list(result), "average"), style="bold")
     shown.add_row(*rows.cells("", "mean of tasks", list(result), "average_of_tasks"))
+    if baseline is not None:
+        shown.caption = Text("\n".join(_oddities(result, baseline)))  # names may have square brackets
     return shown
 
 
+def _oddities(result: EvaluationResult, baseline: EvaluationResult) -> Iterator[str]:
+    """Yield what a reader of the differences has to know."""
+    for key in filter(baseline.__contains__, result):
+        old, now = baseline[key], result[key]
+        metric = shared_metric(old, now)
+        if is_other_data(old, now):
+            yield f"{key}: not compared, {baseline.model} was evaluated on other data."
+        elif metric is None:
+            yield f"{key}: not compared, {old.metric} is no {now.metric}."
+        elif metric != now.metric or metric != old.metric:
+            yield f"{key}: compared by {metric}, which both have."
+
+
 def _empty_table(result: EvaluationResult, baseline: EvaluationResult | None, widths: Sequence[int]) -> Table:
-    shown = Table(title=f"{result.model} (scores x 100)", title_justify="left")
+    shown = Table(title=f"{result.model} (scores x 100)", title_justify="left", caption_justify="left")
     shown.add_column("task")
     shown.add_column("metric", style="dim")
     shown.add_column(f"width {result.width}", justify="right")
@@ -68,11 +85,21 @@ class _Rows:
         now = mean(lambda key: self.result[key].main)
         cells = [Text(label), Text(metric), Text(f"{100 * now:.2f}")]
         if (old := self.baseline) is not None:
-            covered = all(key in old for key in keys)
-            cells.append(_difference(now - mean(lambda key: old[key].main)) if covered else Text(""))
+            gains = {key: _gain(old[key], self.result[key]) for key in keys if key in old}
+            known = {key: gain for key, gain in gains.items() if gain is not None}
+            covered = len(known) == len(keys)
+            cells.append(_difference(mean(known.__getitem__)) if covered else Text(""))
         for width in self.widths:
             cells.append(Text(f"{100 * mean(lambda key, w=width: self.result[key].by_width[w]):.2f}"))  # type: ignore[misc]
         return cells
+
+
+def _gain(before: TaskResult, after: TaskResult) -> float | None:
+    """Return the difference of two results by a metric that both have; None where they do not compare."""
+    metric = shared_metric(before, after)
+    if metric is None or is_other_data(before, after):
+        return None
+    return score_of(after, metric) - score_of(before, metric)
 
 
 def kept(result: EvaluationResult) -> Table | None:

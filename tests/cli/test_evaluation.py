@@ -49,3 +49,22 @@ def test_what_could_not_be_evaluated_is_a_failure(monkeypatch):
     monkeypatch.setattr("conan_embed.evaluation.command.evaluate_as_asked", lambda *_, **__: result)
     with pytest.raises(UserError, match="not evaluated: AFQMC; run the same command"):
         CliRunner().invoke(app, ["evaluate", "m", "--task", "AFQMC"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--baseline", "nowhere.json"], "nowhere.json: no such file"),
+        (["--baseline", "other.json"], "other.json: found no results of an evaluation"),
+        (["--update-card"], "org/name: has no card to update"),
+    ],
+)
+def test_a_mistake_shows_before_anything_is_encoded(options, message, tmp_path, monkeypatch):
+    def evaluate(*_, **__):
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("conan_embed.evaluation.command.evaluate_as_asked", evaluate)
+    monkeypatch.chdir(tmp_path)
+    Path("other.json").write_text("{}")
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(app, ["evaluate", "org/name", "sets", *options], catch_exceptions=False)

@@ -81,3 +81,9 @@ def test_a_model_that_gives_no_numbers_ends_either_door(asked, tmp_path, monkeyp
     local = {"folder": None, "local": tmp_path / "sets", "output": tmp_path / "out"}
     with pytest.raises(NotFinite, match="expected finite numbers"):
         asked(**(local if door == "local" else {}))
+
+
+def test_scores_that_could_not_be_written_are_not_computed(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(EmbeddingModel, "encode", lambda *_, **__: pytest.fail("encoded"))
+    with pytest.raises(UserError, match="is a folder; expected a JSON file"):
+        asked(output=tmp_path)

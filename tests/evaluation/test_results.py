@@ -32,6 +32,20 @@ def test_a_result_comes_back_from_its_file(result, tmp_path):
     assert again.to_json() == json.loads(path.read_text())
 
 
+def test_a_result_knows_its_data_and_an_older_file_does_not(result, tmp_path):
+    assert len({task.content for task in result.values()} - {None}) == len(result)
+    folder = write_tables(tmp_path / "sets", small_tables())
+    same = evaluate(BagOfWords(), folder, tasks=["sts"], limit={"sts": 1000})
+    part = evaluate(BagOfWords(), folder, tasks=["sts"], limit={"sts": 20})
+    for key in same:
+        assert part[key].content != result[key].content == same[key].content
+    old = result.to_json()
+    for task in old["tasks"].values():
+        del task["content"]
+    (tmp_path / "scores.json").write_text(json.dumps(old))
+    assert {task.content for task in read_result(tmp_path / "scores.json").values()} == {None}
+
+
 def test_the_form_of_files(result):
     """What reports, cards and earlier results rely on."""
     value = result.to_json()

@@ -58,6 +58,35 @@ def test_no_difference_where_the_baseline_does_not_cover_a_row() -> None:
     assert [row[3] for row in rows[1:]] == ["+0.00", "+0.00", "+1.24", "", "", "", ""]
 
 
+def test_a_baseline_of_another_main_score_is_compared_by_one_that_both_have() -> None:
+    new = results("new", NEW)
+    ours, theirs = TaskResult(0.61, "ap", {"ap": 0.61, "f1": 0.7}), TaskResult(0.8, "accuracy", {"ap": 0.6})
+    new = replace(new, tasks={**new.tasks, "sts/A": ours})
+    shown = table(new, baseline=replace(new, model="old", tasks={**new.tasks, "sts/A": theirs}))
+    assert [row[3] for row in lines(shown)[1:]] == [
+        "+0.00",
+        "+0.00",
+        "+1.00",
+        "+0.00",
+        "+0.50",
+        "+0.25",
+        "+0.33",
+    ]
+    assert str(shown.caption) == "sts/A: compared by ap, which both have."
+    nothing = table(new, baseline=replace(new, tasks={**new.tasks, "sts/A": TaskResult(0.8, "accuracy", {})}))
+    assert [row[3] for row in lines(nothing)[1:]] == ["+0.00", "+0.00", "", "+0.00", "", "", ""]
+    assert str(nothing.caption) == "sts/A: not compared, accuracy is no ap."
+
+
+def test_results_of_other_data_are_not_subtracted() -> None:
+    new = results("new", NEW)
+    tasks = {key: replace(task, content="one") for key, task in new.items()}
+    old = replace(new, model="old", tasks={**tasks, "sts/B": replace(tasks["sts/B"], content="two")})
+    shown = table(replace(new, tasks=tasks), baseline=old)
+    assert [row[3] for row in lines(shown)[1:]] == ["+0.00", "+0.00", "+0.00", "", "", "", ""]
+    assert str(shown.caption) == "sts/B: not compared, old was evaluated on other data."
+
+
 def test_widths() -> None:
     of_width = {
         64: NEW,  # the full width is there already
