@@ -8,6 +8,7 @@
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,13 @@ class RetrievalDataset:
     scored_query_X: np.ndarray | None = None
     scored_passage_X: np.ndarray | None = None
     score_X: np.ndarray | None = None
-    _known: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.query_Q)
+
+    @cached_property
+    def _known(self) -> dict[str, Any]:
+        return {}  # no field: it is not among what is written to a file, or copied by `replace`
 
     def known_positives(self, store: TextStore) -> KnownPositives:
         """Return what answers each query, here or in another data set: all positives of its lists, and its own text.
