@@ -7,6 +7,7 @@ Shapes: Q queries, K ranks, M passages.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from conan_embed.texts.tasks import RetrievalDataset
 NONE = -1
 """Fills a ranking after its last rank."""
 
-_ROWS_AT_ONCE = 16_384
+_RANKS_AT_ONCE = 1 << 21  # sorting them takes some 30 bytes each
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,28 @@ def without_repeats(ids: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
 
 def is_repeat(ids: np.ndarray) -> np.ndarray:
     """Return bool, same shape: does the text stand at an earlier place of its row already?"""
-    order = np.argsort(ids, axis=1, kind="stable")
-    ordered = np.take_along_axis(ids, order, axis=1)
     repeated = np.zeros(ids.shape, bool)
-    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    for rows in _blocks(ids):
+        order = np.argsort(ids[rows], axis=1, kind="stable")
+        ordered = np.take_along_axis(ids[rows], order, axis=1)
+        np.put_along_axis(repeated[rows], order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
     return repeated
 
 
 def compact(values: np.ndarray, keep: np.ndarray, fill: float = NONE) -> np.ndarray:
     """Move what is to be kept to the front of each row, in order, and fill up the rest."""
-    order = np.argsort(~keep, axis=1, kind="stable")
-    return np.where(
-        np.take_along_axis(keep, order, axis=1), np.take_along_axis(values, order, axis=1), fill
-    ).astype(values.dtype)
+    result = np.full_like(values, fill)
+    for rows in _blocks(values):
+        order = np.argsort(~keep[rows], axis=1, kind="stable")
+        is_kept = np.take_along_axis(keep[rows], order, axis=1)
+        np.copyto(result[rows], np.take_along_axis(values[rows], order, axis=1), where=is_kept)
+    return result
+
+
+def _blocks(ranks: np.ndarray) -> Iterator[slice]:
+    """Return slices of the rows, each of so many that they are sorted in little memory."""
+    step = max(1, _RANKS_AT_ONCE // max(1, ranks.shape[1]))
+    return (slice(start, min(start + step, len(ranks))) for start in range(0, len(ranks), step))
 
 
 # ------------------------------------------------------------------------------------------------------- files
@@ -185,12 +195,21 @@ def load_ranking(folder: Path, data: RetrievalDataset, store: TextStore) -> Rank
 
 
 def _known_positives(data: RetrievalDataset, store: TextStore, ids_QK: np.ndarray) -> np.ndarray:
-    """Return bool [Q, K], the ranks that are known positives of their query; looked up by pair, since these are few."""
+    """Return bool [Q, K], the ranks that are known positives of their query.
+
+    Looked up by pairs of a query and a passage, since these are few; but not where classes are the positives.
+    """
     is_known_QK, known = np.zeros(ids_QK.shape, bool), data.known_positives(store)
-    for start in range(0, len(data), _ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(data)))
-        row_X, place_X = known.pairs(rows, data.passages)
-        pairs_X = row_X * len(store) + data.passages[place_X]
-        pairs_RK = np.arange(len(rows))[:, None] * len(store) + ids_QK[rows]
-        is_known_QK[rows] = np.isin(pairs_RK, pairs_X) & (ids_QK[rows] != NONE)
+    passages = data.known_passages(store)
+    for block in _blocks(ids_QK):
+        ids_RK, rows = ids_QK[block], np.arange(block.start, block.stop)
+        if data.has_labels:
+            is_known_RK = known.contains(np.repeat(rows, ids_RK.shape[1]), ids_RK.ravel()).reshape(
+                ids_RK.shape
+            )
+        else:
+            row_X, place_X = passages.pairs(rows)
+            pairs_RK = np.arange(len(rows))[:, None] * len(store) + ids_RK
+            is_known_RK = np.isin(pairs_RK, row_X * len(store) + data.passages[place_X])
+        is_known_QK[block] = is_known_RK & (ids_RK != NONE)
     return is_known_QK

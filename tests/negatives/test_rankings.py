@@ -1,5 +1,6 @@
 """Files of rankings, and rows of different lengths."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -89,7 +90,9 @@ def test_a_ranking_of_other_texts_is_refused(mined, change):
         load_ranking(folder, other, new_store)
 
 
-def test_what_became_a_positive_since_is_left_out(mined, capsys):
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_what_became_a_positive_since_is_left_out(mined, capsys, monkeypatch, has_labels):
+    monkeypatch.setattr("conan_embed.negatives.rankings._RANKS_AT_ONCE", 30)  # blocks of two rows
     folder, data, store, _ = mined
     ranking = mine(data, store, embed_from(embeddings(store)), Mining(offset=0, depth=12))
     save_ranking(folder, data, store, ranking)
@@ -98,7 +101,7 @@ def test_what_became_a_positive_since_is_left_out(mined, capsys):
         [f"p{i}", store.text(ranking.ids_QK[i, i % 2])] for i in range(5)
     ]  # the first rank, or the second
     other, new_store = make_set(folder / "cache", queries, positives, [f"w{i}" for i in range(12)])
-    found = load_ranking(folder, other, new_store)
+    found = load_ranking(folder, replace(other, has_labels=has_labels), new_store)
     for i in range(5):
         ranks = [store.text(t) for t in ranking.ids_QK[i] if t != NONE]
         left = [new_store.text(t) for t in found.ids_QK[i] if t != NONE]
@@ -163,6 +166,23 @@ def test_a_text_keeps_its_first_rank_only(first, second):
             scores[row, ids[row].tolist().index(t)] for t in texts
         ]
         assert np.isnan(kept_scores[row, len(texts) :]).all()
+
+
+def test_rows_are_sorted_in_blocks_with_the_same_result_and_little_memory(monkeypatch):
+    generator = np.random.default_rng(0)
+    ids = generator.integers(-1, 300, (5000, 100)).astype(np.int32)
+    scores = generator.random(ids.shape, np.float32)
+    whole = without_repeats(ids, scores)
+    monkeypatch.setattr(
+        "conan_embed.negatives.rankings._RANKS_AT_ONCE", 7050
+    )  # 70 rows; the last block is shorter
+    tracemalloc.start()
+    blocks = without_repeats(ids, scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    for one, other in zip(whole, blocks, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert peak < 13 * ids.size  # 8 bytes are the result, 3 the masks
 
 
 def test_compact_keeps_order_and_dtype():
