@@ -22,9 +22,10 @@ import torch
 from conan_embed.distributed import collectives
 from conan_embed.negatives.background import background_cosine
 from conan_embed.negatives.embedding import Embed
-from conan_embed.negatives.rankings import NONE, Ranking, compact, is_repeat
+from conan_embed.negatives.rankings import NONE, Ranking, compact, is_repeat, padded
 from conan_embed.recipes.sections import Mining
 from conan_embed.search.exact import top_k
+from conan_embed.texts.known_positives import KnownPositives
 from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.store import TextStore
 from conan_embed.texts.tasks import RetrievalDataset
@@ -190,16 +191,52 @@ def _best_positive(
 
 def random_ranking(data: RetrievalDataset, store: TextStore, *, depth: int, seed: int) -> np.ndarray:
     """Return int32 [Q, depth] random passages of the data set that are no known positives of their query."""
-    generator = np.random.default_rng([seed, len(data), len(data.passages)])
+    keys = [seed, len(data), len(data.passages)]
+    generator = np.random.default_rng(keys)
     known = data.known_positives(store)
     ids_QK = np.full((len(data), depth), NONE, np.int32)
     for start in range(0, len(data), _RANDOM_ROWS):
         rows = np.arange(start, min(start + _RANDOM_ROWS, len(data)))
-        if len(data.passages) <= 4 * depth:  # a small set gives every query all that it has
-            drawn = generator.permuted(np.tile(data.passages, (len(rows), 1)), axis=1)
-        else:
-            drawn = data.passages[generator.integers(len(data.passages), size=(len(rows), 2 * depth))]
-        is_known = known.contains(np.repeat(rows, drawn.shape[1]), drawn.ravel()).reshape(drawn.shape)
-        ids = compact(drawn, ~is_known & ~is_repeat(drawn))[:, :depth]
-        ids_QK[rows, : ids.shape[1]] = ids
+        _append(ids_QK, rows, _draw(data.passages, len(rows), depth, generator), known)
+    if len(data.passages) > 4 * depth:
+        _fill_short_rows(ids_QK, data, store, np.random.default_rng([*keys, 1]))
     return ids_QK
+
+
+def _draw(passages: np.ndarray, num_rows: int, depth: int, generator: np.random.Generator) -> np.ndarray:
+    """Return text ids [rows, K]: all passages in random order where they are few, else twice the depth with repeats."""
+    if len(passages) <= 4 * depth:
+        return generator.permuted(np.tile(passages, (num_rows, 1)), axis=1)
+    return passages[generator.integers(len(passages), size=(num_rows, 2 * depth))]
+
+
+def _append(ids_QK: np.ndarray, rows: np.ndarray, drawn: np.ndarray, known: KnownPositives) -> None:
+    """Put drawn texts behind those of some rows, without repeats and known positives."""
+    is_known = known.contains(np.repeat(rows, drawn.shape[1]), drawn.ravel()).reshape(drawn.shape)
+    ids = np.concatenate([ids_QK[rows], np.where(is_known, NONE, drawn)], axis=1)
+    ids_QK[rows] = compact(ids, (ids != NONE) & ~is_repeat(ids))[:, : ids_QK.shape[1]]
+
+
+def _fill_short_rows(
+    ids_QK: np.ndarray, data: RetrievalDataset, store: TextStore, generator: np.random.Generator
+) -> None:
+    """Draw again where a class is so large that few of the texts drawn were of another: from the others alone."""
+    short = np.flatnonzero(ids_QK[:, -1] == NONE)
+    if not len(short):
+        return
+    known, passages = data.known_positives(store), data.known_passages(store)
+    row_X, list_X = known.lists_of(short)
+    lists = padded(Ragged.of_lengths(list_X, np.bincount(row_X, minlength=len(short))))
+    kinds, kind_of_row = np.unique(
+        lists, axis=0, return_inverse=True
+    )  # queries of one class have the same lists
+    rows_by_kind = np.split(
+        short[np.argsort(kind_of_row.ravel(), kind="stable")],
+        np.cumsum(np.bincount(kind_of_row.ravel()))[:-1],
+    )
+    for kind, rows_of_kind in zip(kinds, rows_by_kind, strict=True):
+        is_other = np.ones(len(data.passages), bool)
+        is_other[passages.lists.rows(kind[kind != NONE])[1]] = False
+        others = data.passages[is_other]
+        for rows in np.split(rows_of_kind, range(_RANDOM_ROWS, len(rows_of_kind), _RANDOM_ROWS)):
+            _append(ids_QK, rows, _draw(others, len(rows), ids_QK.shape[1], generator), known)

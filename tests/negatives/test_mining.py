@@ -349,6 +349,40 @@ def test_random_passages_of_a_large_collection_are_many_even_and_drawn_in_blocks
     assert (random_ranking(data, store, depth=20, seed=1) != found).mean() > 0.9
 
 
+@pytest.mark.parametrize("share", [0.9, 0.97, 0.99])
+def test_a_text_of_a_large_class_gets_as_many_random_negatives_as_there_are(share, monkeypatch):
+    """However few the others are, each query has the depth, or all texts of other classes."""
+    size, depth = 2000, 30
+    largest = int(share * size)
+    data = labelled_texts(
+        [{0} if i < largest else {1, 2} if i % 5 == 0 else {1 + i % 2} for i in range(size)]
+    )
+    monkeypatch.setattr(mining, "_RANDOM_ROWS", 512)
+    found = random_ranking(data, Contents(size), depth=depth, seed=0)
+    classes = [set(data.positives[number].tolist()) for number in range(len(data.positives))]
+    for i in range(size):
+        drawn = [text for text in found[i].tolist() if text != NONE]
+        own = classes[data.list_Q[i]]
+        assert len(set(drawn)) == len(drawn) == min(depth, size - len(own))
+        assert not own & set(drawn)
+    # The others come equally often: five sigma.
+    counts = np.bincount(found[:largest][found[:largest] != NONE], minlength=size)[largest:]
+    expected = largest * min(depth, size - largest) / (size - largest)
+    assert np.abs(counts - expected).max() <= 5 * np.sqrt(expected)
+    np.testing.assert_array_equal(found, random_ranking(data, Contents(size), depth=depth, seed=0))
+
+
+def test_a_draw_is_that_of_one_call_where_no_row_is_short(tmp_path):
+    queries = [f"q{i}" for i in range(50)]
+    data, store = make_set(tmp_path, queries, [["p"]] * 50, [f"w{i}" for i in range(200)])
+    found = random_ranking(data, store, depth=20, seed=3)
+    generator = np.random.default_rng([3, 50, len(data.passages)])
+    drawn = data.passages[generator.integers(len(data.passages), size=(50, 40))]
+    answer = data.positives[0][0]
+    for row in range(50):
+        assert found[row].tolist() == [t for t in dict.fromkeys(drawn[row].tolist()) if t != answer][:20]
+
+
 def test_a_bound_leaves_classes_alone(tmp_path):
     """A text of another class is no answer, however near: the nearest ones are the hardest true negatives."""
     texts = [f"t{i}" for i in range(20)]
