@@ -356,7 +356,9 @@ def identity_of(files: Sequence[SourceFile], settings: PairSettings) -> dict[str
 def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the keys in which two identities differ; what is a hash is named without its values."""
     return [
-        key if key in ("documents", "weights") else f"{key} (was {before.get(key)}, is {value})"
+        key
+        if key in ("documents", "weights", "evaluation_sets")
+        else f"{key} (was {before.get(key)}, is {value})"
         for key, value in now.items()
         if before.get(key) != value
     ]

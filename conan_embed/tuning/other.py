@@ -13,10 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_intdigest, xxh3_128
 
 from conan_embed.documents.held_out import write_questions
 from conan_embed.documents.sentences import split_sentences
+from conan_embed.errors import UserError
+from conan_embed.evaluation.discovery import content_hash, discover
+
+HALVES = ("development", "test")
+"""What the weights are chosen by, and what is reported."""
 
 MAX_PASSAGES = 1_000
 MAX_QUESTIONS = (
@@ -45,6 +50,25 @@ def write_other_domains(folder: Path, root: Path | None = None) -> int:
         pairs = asked.filter(pl.Series(is_in)).select("query", "doc_id")
         write_questions(folder / role, "python-docstrings", pairs, frame.select("doc_id", "text"))
     return len(frame)
+
+
+def hash_of_sets(folder: Path) -> str:
+    """Return a hash of the evaluation sets that a user gave, in `development` and `test` or right in the folder.
+
+    Raises:
+        UserError: no sets, or only one of the halves.
+    """
+    halves = [name for name in HALVES if (folder / name).is_dir()]
+    if len(halves) == 1:
+        missing = next(name for name in HALVES if name not in halves)
+        raise UserError(
+            f"--other {folder}: found {halves[0]}/ without {missing}/; expected both, or the sets right in the folder."
+        )
+    key = xxh3_128()
+    for half in halves or [""]:
+        for task in discover(folder / half):
+            key.update(f"{half} {task.key} {content_hash(task)}\n".encode("utf-8", "replace"))
+    return key.hexdigest()
 
 
 def _hash(pair: tuple[str, str]) -> int:

@@ -4,6 +4,7 @@ What it decides is written as an ordinary recipe (`recipe.yaml`), so it can be r
 """
 
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,23 @@ def make_plan(
     return Plan(recipe, steps, {**fixed, STEPS: steps * step}, reasons)
 
 
+def check_overrides(base: str, device: str, overrides: Sequence[str]) -> None:
+    """Raise UserError where an override would not fit the recipe of a run, before there is anything to plan it by."""
+    if not overrides:
+        return
+    speed = Speed(encode=1e5, train=1e4, passage_tokens=100, query_tokens=10)
+    count = 10_000  # of everything: any numbers will do
+    with tempfile.TemporaryDirectory() as folder:
+        files = Files(Path(folder))
+        for path in (files.clean, files.corpus):
+            path.touch()
+        facts = Facts(base, count, 0.0, device, 256, count, count, count, count, count, count, count, speed)
+        try:
+            make_plan(facts, files, overrides=overrides)
+        except UserError as error:
+            raise UserError(str(error).replace(str(files.recipe), "--set")) from None
+
+
 @dataclass(frozen=True)
 class Files:
     """Where the parts of a tuning run lie, all below one folder."""
@@ -155,6 +173,10 @@ class Files:
     @property
     def pairs(self) -> Path:
         return self.folder / "pairs"
+
+    @property
+    def filter(self) -> Path:
+        return self.folder / "clean"
 
     @property
     def clean(self) -> Path:
@@ -197,8 +219,19 @@ class Files:
         return self.folder / "index"
 
     @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @property
     def result(self) -> Path:
         return self.folder / "tune.json"
+
+    def after_pairs(self) -> tuple[Path, ...]:
+        """Return all that a run writes but settings and pairs; first the result, which says that all is done."""
+        return (
+            *(self.result, self.page, self.index, self.passages, self.model, self.scores, self.training),
+            *(self.recipe, self.cache, self.other, self.corpus, self.clean, self.filter),
+        )
 
 
 def step_size(device: str, queries: int) -> tuple[int, int]:
@@ -280,7 +313,7 @@ def _yaml(
             "keep_best": True,
         },
         "output": str(files.training),
-        "cache": str(files.folder / "cache"),
+        "cache": str(files.cache),
     }
     return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 

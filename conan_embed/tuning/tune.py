@@ -13,10 +13,12 @@
 The same command resumes a killed run.
 """
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -37,12 +39,12 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.errors import UserError
 from conan_embed.evaluation.cached_encoder import CachedEncoder
 from conan_embed.evaluation.local import evaluate
-from conan_embed.files import atomic_write, read_json, write_json
+from conan_embed.files import LOCK, atomic_write, lock_folder, read_json, read_object, write_json
 from conan_embed.reporting.page import report
 from conan_embed.training.run import train
 from conan_embed.tuning.clock import Clock
 from conan_embed.tuning.merge import interpolate, set_weights, weights_of
-from conan_embed.tuning.other import write_other_domains
+from conan_embed.tuning.other import hash_of_sets, write_other_domains
 from conan_embed.tuning.page import write_page
 from conan_embed.tuning.plan import (
     CHOOSING,
@@ -52,6 +54,7 @@ from conan_embed.tuning.plan import (
     Facts,
     Files,
     Plan,
+    check_overrides,
     make_plan,
     step_size,
 )
@@ -69,6 +72,7 @@ MIN_QUESTIONS = 10
 _LONGEST_PASSAGE = 256  # tokens; longer passages answer no better and cost more
 _SPECIAL_TOKENS = 16  # room for prompt and special tokens
 _SAMPLE = 512
+_WRITTEN_BY = "conan-embed tune"
 
 
 @dataclass(frozen=True)
@@ -100,25 +104,42 @@ def tune(
     Args:
         sources: as for `build_pairs`.
         output: the folder to write.
-        resume: continue what is there; else remove it and start anew.
+        resume: continue what is there; else remove it, but for the language model's answers, and start anew.
 
     Raises:
-        UserError: `output` holds something else, nothing to train on, too few questions to judge by, too little time,
-            or a mistake in the settings.
+        UserError: `output` holds something else or is in use, nothing to train on, too few questions to judge by, too
+            little time, or a mistake in the settings.
 
     Example:
         >>> tune(["docs/"], "runs/docs", TuneSettings("intfloat/multilingual-e5-small"))  # doctest: +SKIP
     """
     files = Files(Path(output))
+    # Every mistake that shows without work is found before anything in the folder is touched.
+    _read_settings(files)
+    documents = list_files(sources)[0]
+    sets = None if settings.other is None else hash_of_sets(settings.other)
     model = EmbeddingModel.load(settings.model).to(collectives.start())
+    check_overrides(settings.model, model.device.type, settings.overrides)
     pair_settings = _pair_settings(model, settings)
-    if not resume and files.settings.exists():
-        shutil.rmtree(files.folder)
-    _check_same_run(files, sources, model, pair_settings, settings)
-    if files.result.exists():
-        console.print(f"{files.folder}: is finished; --no-resume starts anew.")
-        return read_result(files.folder)
-    pairs = _make_pairs(sources, files, pair_settings)
+    identity = {
+        "written_by": _WRITTEN_BY,
+        **identity_of(documents, pair_settings),
+        "weights": fingerprint(model),
+        "minutes": settings.minutes,
+        "evaluation_sets": sets,
+        "overrides": list(settings.overrides),
+    }
+    with lock_folder(files.folder):
+        _prepare(files, identity, resume=resume)
+        if files.result.exists():
+            console.print(f"{files.folder}: is finished; --no-resume starts anew.")
+            return read_result(files.folder)
+        pairs = _make_pairs(sources, files, pair_settings, resume=resume)
+        return _tune(files, model, pairs, settings)
+
+
+def _tune(files: Files, model: EmbeddingModel, pairs: PairsResult, settings: TuneSettings) -> TuneResult:
+    """Clean the pairs, train, and compare."""
     clean = _clean(files, settings.workers)
     console.print(clean.sentence())
     other = settings.other or _built_in(files)
@@ -171,40 +192,51 @@ def _pair_settings(model: EmbeddingModel, settings: TuneSettings) -> PairSetting
     )
 
 
-def _check_same_run(
-    files: Files,
-    sources: Sequence[str | Path],
-    model: EmbeddingModel,
-    pair_settings: PairSettings,
-    settings: TuneSettings,
-) -> None:
-    """Refuse a folder of other documents, settings or weights, before anything in it is touched.
+def _read_settings(files: Files) -> dict[str, Any] | None:
+    """Return what the run in a folder was started with; None for a new or empty one.
 
     Raises:
-        UserError: as said, or the folder was not written by `tune`.
+        UserError: the folder was not written by `tune`.
     """
-    marker = files.settings
-    identity = {
-        **identity_of(list_files(sources)[0], pair_settings),
-        "weights": fingerprint(model),
-        "minutes": settings.minutes,
-        "other": None if settings.other is None else str(settings.other),
-        "overrides": list(settings.overrides),
-    }
-    if marker.exists():
-        changes = describe_changes(read_json(marker), identity)
-        if changes:
-            raise UserError(
-                f"{files.folder}: holds a run with other {' and '.join(changes)}; "
-                "choose another folder, or start anew with --no-resume."
-            )
-    elif files.folder.is_dir() and any(files.folder.iterdir()):
-        raise UserError(f"{files.folder}: is not empty and was not written by `tune`; choose another folder.")
-    write_json(marker, identity)
+    known = None
+    if files.settings.exists():
+        with contextlib.suppress(UserError):  # a file of another program may be anything
+            known = read_object(files.settings)
+        if known is not None and known.get("written_by") == _WRITTEN_BY:
+            return known
+    elif not files.folder.is_dir() or {path.name for path in files.folder.iterdir()} <= {LOCK}:
+        return None
+    raise UserError(f"{files.folder}: is not empty and was not written by `tune`; choose another folder.")
 
 
-def _make_pairs(sources: Sequence[str | Path], files: Files, settings: PairSettings) -> PairsResult:
-    pairs = build_pairs(sources, files.pairs, settings)
+def _prepare(files: Files, identity: dict[str, Any], *, resume: bool) -> None:
+    """Note what the run is started with; remove what an earlier one left, where it is not to be continued.
+
+    As long as nothing is scored or trained, everything may change: the pairs see to themselves (`build_pairs`).
+
+    Raises:
+        UserError: the folder holds a run of other documents, settings or weights.
+    """
+    known = _read_settings(files)
+    changes = [] if known is None else describe_changes(known, identity)
+    if changes and resume and (files.scores.exists() or files.training.exists()):
+        raise UserError(
+            f"{files.folder}: holds a run with other {' and '.join(changes)}; "
+            "choose another folder, or start anew with --no-resume."
+        )
+    if changes or not resume:
+        for path in files.after_pairs():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    write_json(files.settings, identity)
+
+
+def _make_pairs(
+    sources: Sequence[str | Path], files: Files, settings: PairSettings, *, resume: bool
+) -> PairsResult:
+    pairs = build_pairs(sources, files.pairs, settings, resume=resume)
     console.print("\n".join(pairs.lines()))
     if pairs.questions["test"] < MIN_QUESTIONS or not pairs.questions["development"]:
         raise UserError(
@@ -218,7 +250,7 @@ def _clean(files: Files, workers: int) -> CleanPairs:
     corpus = pl.read_parquet(_questions(files, "test") / "corpus.parquet")
     with atomic_write(files.corpus) as aside:
         corpus.filter(split="train").select("doc_id", "text").write_parquet(aside)
-    return clean_pairs(files.pairs / "pairs.parquet", files.folder / "clean", files.clean, workers=workers)
+    return clean_pairs(files.pairs / "pairs.parquet", files.filter, files.clean, workers=workers)
 
 
 def _questions(files: Files, role: str) -> Path:

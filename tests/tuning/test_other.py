@@ -4,8 +4,10 @@ import warnings
 from pathlib import Path
 
 import polars as pl
+import pytest
 
-from conan_embed.tuning.other import write_other_domains
+from conan_embed.errors import UserError
+from conan_embed.tuning.other import hash_of_sets, write_other_domains
 
 REST = "It reads the whole file, line by line, and keeps what belongs to the chosen day. " * 2
 
@@ -53,3 +55,31 @@ def test_nothing_is_said_about_the_code_of_others(tmp_path: Path) -> None:
         warnings.simplefilter("always")
         assert write_other_domains(tmp_path / "out", tmp_path / "lib") == 1
     assert not said
+
+
+def _pairs(folder: Path, rows: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame({"text_a": ["a"] * rows, "text_b": ["b"] * rows, "score": range(rows)}).write_csv(
+        folder / "s.csv"
+    )
+    return folder
+
+
+def test_sets_of_a_user_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    first = [hash_of_sets(_pairs(tmp_path / name / "sts", 3).parent) for name in ("one", "copy")]
+    assert first[0] == first[1]
+    assert hash_of_sets(_pairs(tmp_path / "one" / "sts", 4).parent) != first[0]
+    for half in ("development", "test"):
+        _pairs(tmp_path / "halves" / half / "sts", 3)
+    halves = hash_of_sets(tmp_path / "halves")
+    _pairs(tmp_path / "halves" / "test" / "sts", 4)
+    assert hash_of_sets(tmp_path / "halves") != halves
+
+
+@pytest.mark.parametrize(("there", "missing"), [("test", "development"), ("development", "test")])
+def test_one_half_alone_is_refused(tmp_path: Path, there: str, missing: str) -> None:
+    _pairs(tmp_path / there / "sts", 3)
+    with pytest.raises(
+        UserError, match=f"found {there}/ without {missing}/; expected both, or the sets right in"
+    ):
+        hash_of_sets(tmp_path)

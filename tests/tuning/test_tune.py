@@ -1,6 +1,9 @@
 """The one command from end to end, with a tiny model: what it leaves, resumes, and never claims."""
 
+import contextlib
+import fcntl
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +15,7 @@ from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.encoder.weight_files import read_tensors
 from conan_embed.errors import UserError
 from conan_embed.evaluation.cached_encoder import CachedEncoder
-from conan_embed.files import read_json
+from conan_embed.files import LOCK, read_json
 from conan_embed.tuning import tune as module
 from conan_embed.tuning.searching import search_tuned
 from conan_embed.tuning.speed import Speed
@@ -93,7 +96,7 @@ def test_a_run_of_other_documents_or_settings_is_refused_before_anything_is_touc
     monkeypatch.setattr(module, "train", _killed)
     with pytest.raises(KeyboardInterrupt):
         tune([table], output, _settings(project))
-    files = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    files = _written(output)
     for change, message in (
         ({"seed": 1}, r"holds a run with other seed \(was 0, is 1\); choose another folder, or start anew"),
         ({"minutes": 3.0}, r"other minutes \(was None, is 3\.0\)"),
@@ -104,15 +107,88 @@ def test_a_run_of_other_documents_or_settings_is_refused_before_anything_is_touc
     _write_table(table, shuffled=False, rows=170)
     with pytest.raises(UserError, match="holds a run with other documents; choose another folder"):
         tune([table], output, _settings(project))
-    assert {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()} == files
+    corpus = project / "other" / "retrieval" / "small" / "corpus.parquet"
+    content = corpus.read_bytes()
+    pl.read_parquet(corpus).head(20).write_parquet(corpus)
+    with pytest.raises(
+        UserError, match="holds a run with other documents and evaluation_sets; choose another"
+    ):
+        tune([table], output, _settings(project))
+    corpus.write_bytes(content)
+    assert _written(output) == files
     with pytest.raises(KeyboardInterrupt):
         tune([table], output, _settings(project), resume=False)
     assert pl.read_parquet(output / "pairs" / "passages.parquet").height == 170
+
+
+def _written(folder: Path) -> dict[Path, int]:
+    return {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != LOCK
+    }
+
+
+@pytest.mark.parametrize("name", ["note.txt", "settings.json"])
+@pytest.mark.parametrize("content", ['{"editor": "mine"}', "// no JSON", "[1]"])
+def test_a_folder_of_somebody_else_is_never_touched(project: Path, name: str, content: str) -> None:
     (project / "mine").mkdir()
-    (project / "mine" / "note.txt").write_text("mine")
+    (project / "mine" / name).write_text(content)
     for resume in (True, False):
-        with pytest.raises(UserError, match="is not empty and was not written by `tune`"):
-            tune([table], project / "mine", _settings(project), resume=resume)
+        with pytest.raises(
+            UserError, match="is not empty and was not written by `tune`; choose another folder"
+        ) as error:
+            tune([project / "faq.csv"], project / "mine", _settings(project), resume=resume)
+        assert "--no-resume" not in str(error.value)
+    assert [path.name for path in (project / "mine").iterdir()] == [name]
+
+
+def test_a_mistake_in_the_command_costs_nothing_that_a_run_left(project: Path, monkeypatch) -> None:
+    table, output = _write_table(project / "faq.csv", shuffled=False), project / "out"
+    monkeypatch.setattr(module, "train", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune([table], output, _settings(project))
+    files = _written(output)
+    (project / "half" / "test").mkdir(parents=True)
+    for sources, change, message in (
+        ([project / "faq.cvs"], {}, "faq.cvs: no such file"),
+        ([table], {"overrides": ("optimizer.learning_rat=1e-5",)}, "learning_rat"),
+        ([table], {"overrides": ("training.steps",)}, "training.steps: not an override"),
+        ([table], {"other": project / "nowhere"}, "nowhere: no such folder of evaluation sets"),
+        ([table], {"other": project / "half"}, "half: found test/ without development/"),
+    ):
+        for resume in (True, False):
+            with pytest.raises(UserError, match=message):
+                tune(sources, output, _settings(project, **change), resume=resume)
+    with _other_process_in(output), pytest.raises(UserError, match=r"out: in use by process \d+"):
+        tune([table], output, _settings(project), resume=False)
+    assert _written(output) == files
+
+
+@contextlib.contextmanager
+def _other_process_in(folder: Path) -> Iterator[None]:
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of another open file, as another process would have it
+        lock.write("process 1 on here, since now")
+        lock.flush()
+        yield
+
+
+def test_settings_may_change_until_something_is_scored_and_paid_answers_are_kept(
+    project: Path, monkeypatch
+) -> None:
+    table, output = _write_table(project / "faq.csv", shuffled=False), project / "out"
+    monkeypatch.setattr(module, "_clean", _killed)
+    with pytest.raises(KeyboardInterrupt):
+        tune([table], output, _settings(project))
+    (output / "pairs" / "answers.jsonl").write_text("paid\n")
+    for change in ({"minutes": 3.0}, {"hold_out": 0.2}, {"overrides": ("training.steps=3",)}):
+        with pytest.raises(KeyboardInterrupt):
+            tune([table], output, _settings(project, **change))
+    (output / "scores").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        tune([table], output, _settings(project), resume=False)
+    assert not (output / "scores").exists()
+    assert (output / "pairs" / "answers.jsonl").read_text() == "paid\n"
+    assert read_json(output / "settings.json")["hold_out"] == 0.1
 
 
 class _Forgetful(CachedEncoder):
