@@ -91,7 +91,8 @@ def stepping(
         tasks = setup.load_data(recipe.data, recipe.cache, loaded)
         table = run.load_table(recipe, tasks, loaded, Path(folder))
         module = TrainModule(loaded, recipe.optimizer, recipe.training)
-        module.memory.fit(measure_fitting_tokens(loaded, recipe.training.precision))
+        settings = recipe.training
+        module.memory.fit(measure_fitting_tokens(loaded, settings.precision, settings.sharding))
         loaded.train()
         planner = Planner(tasks, recipe.step, recipe.training.seed)
         yield Stepping(recipe, module, tasks, planner, table)
