@@ -223,7 +223,10 @@ class HardNegatives(TrainerCallback):
             self._load(self._file(args, state))
         elif state.is_world_process_zero:
             epochs = args.num_train_epochs if args.max_steps <= 0 else None
-            for sentence in obstacles(self.settings, self.table, num_steps=state.max_steps, epochs=epochs):
+            sentences = obstacles(
+                self.settings, self.table, [self.data], num_steps=state.max_steps, epochs=epochs
+            )
+            for sentence in sentences:
                 console.print(f"{self.name}: {_in_our_words(sentence)}")
 
     def on_epoch_begin(

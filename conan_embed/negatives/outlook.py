@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from conan_embed.negatives.rules import make_rule
+from conan_embed.negatives.sources import uses_up_a_list
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.recipes.sections import Replacement, Step
 from conan_embed.texts.tasks import RetrievalDataset
@@ -42,12 +43,20 @@ def _shortage(name: str, available_Q: np.ndarray, settings: Step) -> str:
 
 
 def obstacles(
-    settings: Replacement, table: NegativeTable, *, num_steps: int, epochs: float | None
+    settings: Replacement,
+    table: NegativeTable,
+    sets: Sequence[RetrievalDataset],
+    *,
+    num_steps: int,
+    epochs: float | None,
 ) -> list[str]:
     """Return a sentence for each thing that keeps negatives from being replaced; none where nothing does.
 
+    Data sets that have no hard negatives by choice (`negative_source: none`) do not count.
+
     Args:
         table: as it stands before the first step.
+        sets: in the order of the table's rows.
         num_steps: of the run.
         epochs: how often the run sees each query; None where it sees some more often than others.
     """
@@ -59,16 +68,26 @@ def obstacles(
             f"no negatives will be replaced: the first check comes after step {settings.interval:,}, and the run has "
             f"{num_steps:,} steps; expected a smaller hard_negatives.interval."
         ]
-    sentences = [_too_few_visits(settings, table, last_check / num_steps, epochs)]
-    sentences += [_exhausted(settings, table), _out_of_reach(settings, table)]
+    has_negatives_Q = _of_queries(sets, [data.negative_source != "none" for data in sets])
+    sentences = [_too_few_visits(settings, table, has_negatives_Q, last_check / num_steps, epochs)]
+    sentences += [_exhausted(settings, table, sets), _out_of_reach(settings, table)]
     return [sentence for sentence in sentences if sentence]
 
 
+def _of_queries(sets: Sequence[RetrievalDataset], values: Sequence[bool]) -> np.ndarray:
+    """Return bool [Q], the value of each query's data set."""
+    return np.repeat(np.array(values, bool), [len(data) for data in sets])
+
+
 def _too_few_visits(
-    settings: Replacement, table: NegativeTable, share_of_run: float, epochs: float | None
+    settings: Replacement,
+    table: NegativeTable,
+    has_negatives_Q: np.ndarray,
+    share_of_run: float,
+    epochs: float | None,
 ) -> str:
     """S_0 of a query that no model scored yet is its first visit, S its second, which comes in the second epoch."""
-    is_unknown_Q = np.asarray(np.isnan(table.initial_QN).all(axis=1))
+    is_unknown_Q = np.asarray(np.isnan(table.initial_QN).all(axis=1))[has_negatives_Q]
     if settings.rule == "share" or epochs is None or epochs * share_of_run > 1 or not is_unknown_Q.any():
         return ""
     return (
@@ -78,17 +97,25 @@ def _too_few_visits(
     )
 
 
-def _exhausted(settings: Replacement, table: NegativeTable) -> str:
-    if settings.source != "ranking" or settings.on_exhausted == "restart":
+def _exhausted(settings: Replacement, table: NegativeTable, sets: Sequence[RetrievalDataset]) -> str:
+    """Of `bank` and `remine`, negatives that were given or drawn are replaced from their lists, too."""
+    if settings.on_exhausted == "restart":
         return ""
     whole = make_rule(settings).whole
-    is_exhausted_Q = table.exhausted(whole=whole)
+    uses_up_Q = _of_queries(sets, [uses_up_a_list(data, settings.source) for data in sets])
+    is_exhausted_Q = table.exhausted(whole=whole)[uses_up_Q]
     if not is_exhausted_Q.any():
         return ""
+    is_mined = any(data.negative_source == "mined" and uses_up_a_list(data, settings.source) for data in sets)
+    remedy = (
+        f"a larger mining.depth, a mining.min_usable of several times {table.num_negatives}, or "
+        "hard_negatives.source: bank"
+        if is_mined
+        else "more negatives in the files, negative_source: mined, or hard_negatives.on_exhausted: restart"
+    )
     return (
-        f"{_count(is_exhausted_Q)} will keep their negatives: their ranking has no further "
-        f"{'window' if whole else 'rank'}; expected a larger mining.depth, a mining.min_usable of several times "
-        f"{table.num_negatives}, or hard_negatives.source: bank."
+        f"{_count(is_exhausted_Q)} will keep their negatives: their {'ranking' if is_mined else 'list'} has no further "
+        f"{'window' if whole else 'rank'}; expected {remedy}."
     )
 
 

@@ -141,6 +141,15 @@ def is_ranked_anew(data: RetrievalDataset) -> bool:
     return data.negative_source == "mined" or (data.has_labels and data.negative_source == "random")
 
 
+def uses_up_a_list(data: RetrievalDataset, source: str) -> bool:
+    """Tell whether the negatives of a data set are replaced by the next of a list, which ends some time.
+
+    Args:
+        source: `hard_negatives.source`.
+    """
+    return data.negative_source != "none" and (source == "ranking" or not is_ranked_anew(data))
+
+
 @dataclass
 class Bank(Remine):
     """Rankings made anew from the bank: one small matrix product instead of the corpus embedded again.

@@ -36,7 +36,7 @@ class NegativeTable:
         next_Q: int32, the first rank that was not used yet.
         replacements_Q: int32, how often a query got new negatives.
         initial_QN, current_QN, share_QN: float32, S_0, S and share of the softmax (rules.py); nan: not known yet.
-        seen_Q: bool, queries that training saw since the last check.
+        seen_Q: bool, queries that training saw since the last check, whether they have negatives or none.
         background: mean cosine of unrelated texts when the rankings were mined; nan: not known.
         backgrounds: what scores are counted from, data set by data set; None: from 0.
     """
@@ -86,7 +86,7 @@ class NegativeTable:
         self.current_QN[rows] = np.where(seen_RN & ~first_RN, score_RN, self.current_QN[rows])
         if share_RN is not None:
             self.share_QN[rows] = np.where(np.isnan(share_RN), self.share_QN[rows], share_RN)
-        self.seen_Q[rows[seen_RN.any(axis=1)]] = True
+        self.seen_Q[rows] = True
 
     def take_seen(self) -> np.ndarray:
         """Return the queries that training saw since this was last asked."""
@@ -97,6 +97,10 @@ class NegativeTable:
     def exhausted(self, *, whole: bool) -> np.ndarray:
         """Return bool [Q], queries whose ranking holds no further whole window, or no further rank."""
         return self.next_Q + (self.num_negatives if whole else 1) > self.available_Q
+
+    def empty(self, rows: np.ndarray) -> np.ndarray:
+        """Return bool [R, n], the slots of the queries `rows` that hold no negative."""
+        return self.rank_QN[rows] == _EMPTY
 
     @property
     def mean_rank(self) -> float:

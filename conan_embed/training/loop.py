@@ -88,6 +88,7 @@ class TrainingLoop:
         """
         if self.progress.step == 0:
             self._evaluate()
+        self._make_up_for_check()
         with stop_requested() as stop, progress_bar() as bar:
             bar.disable = bar.disable or not self.folder.is_writer
             task = bar.add_task("training", total=self.num_steps, completed=self.progress.step, note="")
@@ -175,10 +176,21 @@ class TrainingLoop:
         if self.negatives is None:
             return
         observe_negatives(self.negatives.table, plan, result)
-        check = self.negatives.after_step(plan.step + 1, plan.text_ids, result.embedding_UD)
+        step = plan.step + 1
+        check = self.negatives.after_step(
+            step, plan.text_ids, result.embedding_UD, is_last=step == self.num_steps
+        )
         if check is not None:
             self.log.write("negatives", check.to_json())
             self._forget_stale_step(self.negatives.replaced)
+
+    def _make_up_for_check(self) -> None:
+        """Check where a run ended that is longer now: one that was as long from the start checked there."""
+        step = self.progress.step
+        if self.negatives is not None and 0 < step < self.num_steps:
+            check = self.negatives.make_up_for_check(step)
+            if check is not None:
+                self.log.write("negatives", check.to_json())
 
     def _make_ready(self, step: int) -> ReadyStep:
         table = None if self.negatives is None else self.negatives.table
@@ -241,12 +253,19 @@ class TrainingLoop:
         chunk_tokens = self.module.memory.chunk_tokens
         return replace(self.progress, seconds=time.time() - self.began, chunk_tokens=chunk_tokens)
 
+    def result_step(self) -> int:
+        """Return the step whose model is the result; all processes must call this."""
+        best: int | None = collectives.broadcast_object(self.progress.best_step)  # the main process evaluates
+        if self.evaluator is None or not self.evaluation.keep_best or best is None:
+            return self.progress.step
+        return best
+
     def _write_model(self) -> None:
+        best = self.result_step()
         with self.module.whole() as model:
             if not self.folder.is_writer:
                 return
-            best = self.progress.best_step
-            if self.evaluator is None or not self.evaluation.keep_best or best is None:
+            if self.evaluator is None or not self.evaluation.keep_best or self.progress.best_step is None:
                 self.folder.finish_with(model, self.progress.step)
                 return
             self.folder.finish_with_best(best)

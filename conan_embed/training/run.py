@@ -22,7 +22,7 @@ from conan_embed.encoder.packed_encoder import compiled_graphs
 from conan_embed.errors import UserError
 from conan_embed.evaluation.named import evaluation_tasks
 from conan_embed.negatives.dynamic import DynamicNegatives
-from conan_embed.negatives.embedding import Embed, EmbedOnce
+from conan_embed.negatives.embedding import Embed, EmbedOnce, embed_with
 from conan_embed.negatives.false_negatives import hard_negatives
 from conan_embed.negatives.outlook import obstacles, shortages
 from conan_embed.negatives.prepare import identities, make_rankings, make_table
@@ -31,6 +31,7 @@ from conan_embed.planning.contrast import check_contrast
 from conan_embed.planning.plan import StepSource
 from conan_embed.planning.planner import check_enough_negatives
 from conan_embed.recipes.schema import Recipe
+from conan_embed.recipes.sections import Training
 from conan_embed.texts.tasks import Tasks
 from conan_embed.training.checkpoint import Progress, Provenance
 from conan_embed.training.evaluator import Evaluator
@@ -250,7 +251,7 @@ def _train(
     began = started - progress.seconds
     record = _start_record(recipe, parts, point, num_steps, started)
     with contextlib.closing(_open_log(recipe, folder, progress.step)) as log:
-        TrainingLoop(
+        loop = TrainingLoop(
             folder=folder,
             module=module,
             source=parts.source,
@@ -268,8 +269,10 @@ def _train(
             teacher=parts.teacher,
             teacher_settings=recipe.teacher,
             on_step=on_step,
-        ).run()
-    _finish(parts, module.memory, record, began)
+        )
+        loop.run()
+    is_last = loop.result_step() == loop.progress.step
+    _finish(parts, module.memory, record, began, recipe.training, is_last=is_last)
 
 
 def _score_before(parts: _Parts, point: ResumePoint, precision: str) -> None:
@@ -293,7 +296,9 @@ def _announce(recipe: Recipe, parts: _Parts, point: ResumePoint, progress: Progr
         epochs = epochs_of(recipe.data, recipe.step, parts.source, num_steps)
         for sentence in (
             *shortages(parts.negatives.sets, parts.table, recipe.step),
-            *obstacles(recipe.hard_negatives, parts.table, num_steps=num_steps, epochs=epochs),
+            *obstacles(
+                recipe.hard_negatives, parts.table, parts.negatives.sets, num_steps=num_steps, epochs=epochs
+            ),
         ):
             parts.folder.log(f"hard negatives: {sentence}")
 
@@ -323,12 +328,19 @@ def _open_log(recipe: Recipe, folder: RunFolder, step: int) -> Log:
     return MetricsLog(folder.path, from_step=done, trackers=trackers)
 
 
-def _finish(parts: _Parts, memory: Memory, record: RunRecord, began: float) -> None:
-    """Write the hardest negatives, run.json as it is known at the end, and the model's card."""
+def _finish(
+    parts: _Parts, memory: Memory, record: RunRecord, began: float, settings: Training, *, is_last: bool
+) -> None:
+    """Write the hardest negatives, run.json as it is known at the end, and the model's card.
+
+    Args:
+        is_last: the result is the model as it is now, after the last step.
+    """
     folder, negatives = parts.folder, parts.negatives
     if negatives is not None:
+        embed = negatives.embed if is_last else _embed_of_result(parts, negatives, settings)
         folder.write_hard_negatives(
-            hard_negatives(negatives.sets, negatives.store, negatives.table, folder.mining, negatives.embed)
+            hard_negatives(negatives.sets, negatives.store, negatives.table, folder.mining, embed)
         )
     finished = time.time()
     folder.write_record(
@@ -342,3 +354,14 @@ def _finish(parts: _Parts, memory: Memory, record: RunRecord, began: float) -> N
         )
     )
     folder.complete_card()
+
+
+def _embed_of_result(parts: _Parts, negatives: DynamicNegatives, settings: Training) -> Embed:
+    """Return what embeds with model/, that of the best step; with the last step's where a node does not see it."""
+    folder = parts.folder
+    collectives.barrier()  # the main process wrote it
+    if not collectives.all_true(folder.model.is_dir()):
+        folder.log("hard_negatives.jsonl has scores of the last step: not every node sees model/.")
+        return negatives.embed
+    model = EmbeddingModel.load(str(folder.model)).to(parts.model.device)
+    return embed_with(model.eval(), negatives.store, settings.precision, settings.chunk_tokens)

@@ -1,12 +1,15 @@
 """When negatives are replaced and by what: each source against mining done by hand at that moment."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.mining import mine
 from conan_embed.negatives.rankings import NONE
-from conan_embed.recipes.sections import Mining
+from conan_embed.recipes.sections import Mining, Replacement
 from tests.support.negatives_world import CHOSEN, World
 
 
@@ -128,3 +131,82 @@ def test_one_line_says_what_was_replaced(tmp_path):
         "step 1: replaced 9 hard negatives of 3 of 3 queries seen; "
         "mean score 0.70 when put in place, 0.10 now"
     )
+
+
+def test_queries_seen_count_whether_their_first_score_is_known_or_not(tmp_path):
+    world = World(tmp_path, source="ranking", rule="share", interval=1)
+    see(world, [2, 3, 5], 0.6, 0.001)  # for the first time: S_0 is known, S is not
+    record = world.dynamic.after_step(1, np.empty(0, np.int64), torch.empty(0, 8))
+    assert (record.seen, record.observed) == (3, 0)
+    assert str(record) == "step 1: replaced 9 hard negatives of 3 of 3 queries seen"
+
+
+def shorten(world, lengths):
+    """Leave queries with few ranks or none, as a bound does."""
+    ids = world.table.ranking_QK.copy()
+    for row, length in lengths.items():
+        ids[row, length:] = NONE
+    world.table.__init__(ids, 3)
+
+
+@pytest.mark.parametrize("source", ["ranking", "remine", "bank"])
+@pytest.mark.parametrize("rule", ["share", "each", "mean"])
+def test_empty_places_are_filled_from_rankings_made_anew(tmp_path, source, rule):
+    """Of queries that training saw, with the best that is not in use; a list has nothing to fill them with."""
+    world = World(tmp_path, source=source, rule=rule, interval=1)
+    shorten(world, {0: 1, 1: 0, 2: 1, 7: 1})
+    before = world.table.in_use(np.arange(12))
+    world.train(5)
+    rows = [0, 1, 7]
+    # Negatives that are still hard: nothing is flagged.
+    scores = np.where(before[rows] == NONE, np.nan, 0.9)
+    world.table.observe(np.array(rows), scores, np.where(np.isnan(scores), np.nan, 0.9))
+    record = world.dynamic.after_step(1, world.data.passages, world.vectors[world.data.passages])
+    after = world.table.in_use(np.arange(12))
+    filled = [] if source == "ranking" else [1] if rule == "mean" else [0, 1]
+    anew = mine(world.data, world.store, world.embed, CHOSEN).usable(CHOSEN.offset).ids_QK
+    for row in range(12):
+        if row not in filled:
+            np.testing.assert_array_equal(after[row], before[row])
+            continue
+        held = [text for text in before[row] if text != NONE]
+        fresh = [text for text in anew[row].tolist() if text not in held]
+        assert after[row].tolist() == [*held, *fresh][:3]
+    assert record.filled_negatives == {0: 0, 1: 3, 2: 5}[len(filled)]
+    assert (record.seen, record.flagged, record.replaced) == (3, 0, len(filled))
+    assert record.replaced_negatives == record.flagged_negatives == 0
+    assert world.dynamic.replaced.tolist() == filled
+    # What was put in place is seen and judged as all others are.
+    assert world.after(2, world.data.passages)["filled_negatives"] == 0
+
+
+@pytest.mark.parametrize("source", ["ranking", "remine"])
+def test_only_lists_are_exhausted(tmp_path, source):
+    """Not what is ranked anew, nor data sets without negatives."""
+    world = World(tmp_path, source=source, interval=1)
+    shorten(world, {0: 3, 1: 4, 7: 3, 8: 0})
+    assert world.after(1)["exhausted"] == (4 if source == "ranking" else 2)
+    none = replace(world.dynamic.sets[1], negative_source="none")
+    dynamic = DynamicNegatives(
+        Replacement(source=source, interval=1),
+        CHOSEN,
+        world.table,
+        [world.data, none],
+        world.store,
+        world.embed,
+        width=8,
+        fill=None,
+    )
+    record = dynamic.after_step(1, np.empty(0, np.int64), torch.empty(0, 8))
+    assert record.exhausted == (2 if source == "ranking" else 0)
+
+
+def test_a_run_that_ends_looks_for_nothing_new(tmp_path):
+    """And makes up for it once it is given more steps."""
+    world = World(tmp_path, source="ranking", interval=2)
+    world.make_easy([1, 4])
+    nothing = np.empty(0, np.int64), torch.empty(0, 8)
+    assert world.dynamic.after_step(2, *nothing, is_last=True) is None
+    assert world.table.replacements_Q.sum() == 0
+    assert world.dynamic.make_up_for_check(2).replaced == 2
+    assert world.dynamic.make_up_for_check(2) is None and world.dynamic.make_up_for_check(3) is None

@@ -10,11 +10,12 @@ from conan_embed.texts.ragged import Ragged
 from conan_embed.texts.tasks import RetrievalDataset
 
 
-def told(*, initial=0.6, background=0.1, ranks=20, num_steps=1000, epochs=5.0, **settings):
+def told(*, initial=0.6, background=0.1, ranks=20, num_steps=1000, epochs=5.0, kind="mined", **settings):
     table = NegativeTable(np.arange(4 * ranks, dtype=np.int32).reshape(4, ranks), 5, np.full((4, 5), initial))
     table.background = background
     settings = Replacement(**({"source": "ranking"} | settings))
-    return " | ".join(obstacles(settings, table, num_steps=num_steps, epochs=epochs))
+    sets = [dataset("one", 3, kind), dataset("two", 1, kind)]
+    return " | ".join(obstacles(settings, table, sets, num_steps=num_steps, epochs=epochs))
 
 
 @pytest.mark.parametrize("rule", ["mean", "each", "share"])
@@ -47,6 +48,26 @@ def test_rankings_that_are_used_up_from_the_start():
     assert "no further rank" in told(ranks=5, rule="share")
     assert told(ranks=9, on_exhausted="restart") == ""
     assert told(ranks=9, source="bank") == ""
+
+
+@pytest.mark.parametrize("source", ["ranking", "bank", "remine"])
+@pytest.mark.parametrize("kind", ["given", "random"])
+def test_lists_that_are_used_up_are_told_whatever_the_source(source, kind):
+    """Only what is mined is ranked anew."""
+    sentence = told(ranks=9, source=source, kind=kind)
+    assert (
+        "all 4 queries will keep their negatives: their list has no further window; expected more" in sentence
+    )
+    assert told(ranks=10, source=source, kind=kind) == ""
+    assert told(ranks=9, source=source, kind=kind, on_exhausted="restart") == ""
+
+
+def test_data_sets_without_negatives_stand_in_nobodys_way():
+    assert told(ranks=5, initial=np.nan, epochs=1.0, kind="none") == ""
+    table = NegativeTable(np.tile(np.arange(9, dtype=np.int32), (4, 1)), 5, np.full((4, 5), np.nan))
+    sets = [dataset("one", 3, "none"), dataset("two", 1)]
+    sentences = obstacles(Replacement(source="ranking"), table, sets, num_steps=1000, epochs=1.0)
+    assert [sentence.split(" will")[0] for sentence in sentences] == ["all 1 queries"] * 2
 
 
 def test_bounds_below_the_cosine_of_unrelated_texts():

@@ -38,11 +38,11 @@ class SlowQuery:
         return [slot["text"] for slot in self.slots]
 
     def see(self, scores, shares):
+        self.seen = True  # also without negatives, which a check may find
         for slot, score, share in zip(self.slots, scores, shares, strict=True):
             if slot["text"] != NONE:
                 slot["current" if slot["initial"] is not None else "initial"] = score
                 slot["share"] = share
-                self.seen = True
 
     def put(self, replacements):
         """Put (slot, text, score) in place."""

@@ -5,6 +5,7 @@ import pytest
 from conan_embed.encoder.model import EmbeddingModel
 from conan_embed.files import read_json
 from conan_embed.training.evaluator import Evaluator
+from conan_embed.training.false_negatives import find_false_negatives
 from conan_embed.training.run import train
 from tests.support.small_runs import interrupt_at, killed, lines
 
@@ -70,3 +71,23 @@ def test_a_killed_run_stops_where_the_whole_one_does(recipe, base, scripted, mon
 def test_patience_needs_evaluations(recipe, base):
     with pytest.raises(ValueError, match=r"patience: found beside no sets or every: 0, expected both"):
         recipe(evaluation={"folder": str(base / "eval"), "patience": 2})
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_hard_negatives_are_scored_by_the_model_that_is_the_result(recipe, base, scripted, keep_best):
+    """As `false-negatives` scores them, which reads model/; the best step is not the last."""
+    by_step, _ = scripted
+    by_step |= {step: float(step == 2) for step in range(0, 9, 2)}
+    evaluation = {"folder": str(base / "eval"), "every": 2, "keep_best": keep_best}
+    run = train(recipe(evaluation=evaluation, optimizer={"learning_rate": 0.05}))
+    assert read_json(run / "model" / "conan_embed.json")["step"] == (2 if keep_best else 8)
+    written = lines(run, "hard_negatives")
+    find_false_negatives(run, limit=200)
+    assert len(written) > 10 and written == lines(run, "hard_negatives")
+
+
+def test_hard_negatives_are_those_of_queries_that_training_saw(recipe):
+    """Two steps of four queries; the other twelve queries have negatives that no step used."""
+    run = train(recipe(training={"steps": 2, "checkpoint_every": 0}))
+    queries = {line["query"] for line in lines(run, "hard_negatives")}
+    assert 0 < len(queries) <= 8

@@ -153,3 +153,19 @@ def test_rankings_of_an_interrupted_start_are_used_again(recipe, monkeypatch):
             train(recipe())
     monkeypatch.setattr("conan_embed.negatives.prepare.mine", None)
     train(recipe())
+
+
+@pytest.mark.parametrize("source", ["ranking", "bank", "remine"])
+def test_a_longer_run_makes_up_for_the_check_that_its_end_left_out(recipe, source):
+    """A run of four steps does not check after the last; given four more, it is the run of eight steps."""
+    same = {
+        "hard_negatives": {"source": source},
+        "optimizer": {"schedule": "constant", "warmup_ratio": 0, "learning_rate": 2e-3},
+    }
+    whole = train(recipe("whole", **same))
+    short = train(recipe("longer", training={"steps": 4}, **same))
+    assert [line["step"] for line in lines(short, "negatives")] == [2]
+    longer = train(recipe("longer", **same), allow_changes=True)
+    assert [line["step"] for line in lines(longer, "negatives")] == [2, 4, 6]
+    assert sum(line["replaced"] for line in lines(longer, "negatives")[1:2]) > 0
+    assert_same_run(longer, whole)

@@ -57,7 +57,7 @@ def test_a_run_leaves_everything_behind(recipe, base):
         [2e-3 * (1 - i / NUM_STEPS) for i in range(NUM_STEPS)]
     )  # warm-up rounds to 0
     checks = lines(run, "negatives")
-    assert [line["step"] for line in checks] == [2, 4, 6, 8]
+    assert [line["step"] for line in checks] == [2, 4, 6]  # no step would see what a last one changed
     assert sum(line["replaced"] for line in checks) > 0
     assert [step for step, _ in scores(run)] == [0, 3, 6, 8]
     assert [path.name for path in checkpoints(run / "checkpoints")] == [f"step-{i:08d}" for i in (3, 6, 8)]
