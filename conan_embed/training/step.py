@@ -345,5 +345,5 @@ def _make_room(module: TrainModule, ready: ReadyStep, reason: str) -> None:
         torch.cuda.empty_cache()
     console.print(
         f"step {step}: {reason}; from here on activations are computed again, in chunks of "
-        f"{module.memory.chunk_tokens:,} tokens. The numbers stay the same."
+        f"{module.memory.chunk_tokens:,} tokens. Results stay the same up to rounding, and to dropout's masks."
     )
