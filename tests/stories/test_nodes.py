@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import fields, is_dataclass
 
 import numpy as np
 import polars as pl
@@ -75,6 +76,8 @@ def plain(value):
         return value.dtype.str, value.tolist()
     if isinstance(value, list):
         return [plain(item) for item in value]
+    if is_dataclass(value):  # its fields, not what it has looked up since
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     return {k: plain(v) for k, v in vars(value).items()} if hasattr(value, "__dict__") else value
 
 
