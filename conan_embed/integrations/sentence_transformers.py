@@ -69,7 +69,7 @@ __all__ = ["HardNegatives", "Mining", "Replacement"]
 def _means_of(batches: Sequence[SeenBatch]) -> StepMeans:
     """Return the means over the rows of all batches, which are of the one data set."""
     count = sum(len(batch.labels) for batch in batches)
-    mean_2D: np.ndarray = np.sum([batch.sum_2D for batch in batches], axis=0, dtype=np.float64) / count
+    mean_2D = np.stack([batch.sum_2D for batch in batches]).sum(axis=0, dtype=np.float64) / count
     return StepMeans(np.zeros(1, np.int64), np.array([count]), mean_2D[:1], mean_2D[1:])
 
 
