@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -13,11 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from conan_embed.errors import UserError
 
 LOCK = ".lock"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _DISK_MESSAGES = re.compile("|".join(re.escape(os.strerror(number)) for number in _DISK_ERRORS))
+
+
+def hash_file(path: Path) -> str:
+    """Return a hash of a file's content, 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
 
 
 def disk_error(error: BaseException | None) -> str | None:

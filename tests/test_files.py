@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import xxhash
 
 import conan_embed.files as files_module
 from conan_embed.errors import UserError
@@ -230,3 +231,9 @@ def test_a_folder_that_was_moved_away_when_its_process_was_killed_is_put_back(
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name / "weights").read_text() == "old"
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert files_module.hash_file(tmp_path / "file") == xxhash.xxh3_128_hexdigest(content)

@@ -16,7 +16,7 @@ from conan_embed.encoder.adapter import adapter_base
 from conan_embed.encoder.formats import read_layout
 from conan_embed.encoder.loading import local_folder
 from conan_embed.evaluation.discovery import LocalTask
-from conan_embed.files import read_object
+from conan_embed.files import hash_file, read_object
 from conan_embed.recipes.data import ClassificationData, RetrievalData, StsData
 from conan_embed.texts.readers import data_files
 
@@ -25,7 +25,6 @@ DataSet = RetrievalData | ClassificationData | StsData
 BASE = "model.base"
 _MODEL_FILES = (".json", ".txt", ".model", ".safetensors", ".jinja", ".py")
 _OUTCOMES = ("step", "training", "results")  # in conan_embed.json: they change no embedding
-_CHUNK = 1 << 24  # bytes
 
 
 def hash_inputs(job: Job, sets: Sequence[LocalTask]) -> Inputs:
@@ -121,8 +120,4 @@ def _hash(files: Iterable[tuple[str, Path]]) -> str:
 
 @functools.cache  # arms have most of their files in common
 def _hash_file(file: Path, size: int, modified: int) -> str:
-    key = xxhash.xxh3_128()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            key.update(chunk)
-    return key.hexdigest()
+    return hash_file(file)

@@ -20,7 +20,6 @@ that are not there (left out), empty documents (ranked like any other). So is wh
 """
 
 import functools
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import xxhash
 
 from conan_embed.console import console
 from conan_embed.errors import UserError, suggestion
+from conan_embed.files import hash_file
 from conan_embed.texts.formats import format_of
 
 TYPES = ("retrieval", "reranking", "sts", "pair_classification", "classification", "clustering", "bitext")
@@ -113,11 +113,7 @@ def content_hash(task: LocalTask) -> str:
     for file in files:
         if file.is_file():
             name = file.name if file == task.path else str(file.relative_to(task.path))
-            with file.open("rb") as content:
-                key.update(
-                    name.encode("utf-8", "surrogateescape")
-                    + hashlib.file_digest(content, xxhash.xxh3_128).digest()
-                )
+            key.update(name.encode("utf-8", "surrogateescape") + bytes.fromhex(hash_file(file)))
     return key.hexdigest()
 
 

@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-import xxhash
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from torch.distributed.checkpoint.api import CheckpointException
@@ -32,7 +31,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from conan_embed.distributed import collectives
 from conan_embed.errors import UserError
-from conan_embed.files import atomic_write, disk_error, read_json, write_json
+from conan_embed.files import atomic_write, disk_error, hash_file, read_json, write_json
 from conan_embed.negatives.dynamic import DynamicNegatives
 from conan_embed.negatives.table import NegativeTable
 from conan_embed.training.train_module import TrainModule
@@ -101,7 +100,7 @@ def save_checkpoint(
         if collectives.is_main_process():
             if negatives is not None:
                 save_arrays(negatives.state(), aside / "negatives.safetensors")
-                files["negatives.safetensors"] = _hash(aside / "negatives.safetensors")
+                files["negatives.safetensors"] = hash_file(aside / "negatives.safetensors")
             write_json(aside / "state.json", {**vars(progress), **vars(provenance), "files": files})
     if collectives.is_main_process():
         for old in checkpoints(folder)[:-keep]:
@@ -150,7 +149,7 @@ def _save(folder: Path, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
                 raise error from failed
         raise RuntimeError(f"{folder}: cannot be saved: {error}") from failed
     mine = folder.glob(f"shard-{collectives.rank() + 1:05d}-*.safetensors")
-    return {file.name: _hash(file) for file in mine}
+    return {file.name: hash_file(file) for file in mine}
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -171,7 +170,7 @@ def load_checkpoint(path: Path, module: TrainModule, negatives: DynamicNegatives
             raise UserError(
                 f"{path / name}: no such file; the checkpoint is incomplete, remove it to use an older one."
             )
-        if _hash(path / name) != expected:
+        if hash_file(path / name) != expected:
             raise UserError(
                 f"{path / name}: damaged (its hash differs from state.json); remove the checkpoint to use an older one."
             )
@@ -249,11 +248,3 @@ def saved_table(path: Path, num_negatives: int) -> NegativeTable:
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _hash(path: Path) -> str:
-    key = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            key.update(block)
-    return key.hexdigest()

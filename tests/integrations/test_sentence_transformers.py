@@ -74,19 +74,23 @@ class Recorded(MultipleNegativesRankingLoss):
         return super().forward(features, labels)
 
 
-def train(
-    base, output, *, steps=24, loss=Recorded, replacement=EAGER, resume=None, cache="cache", **arguments
-):
-    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
-    hard = HardNegatives(
+def hard_negatives(model, replacement, cache):
+    return HardNegatives(
         model,
         pairs(),
         per_query=PER_QUERY,
         corpus=some_texts(30, 3),
         replacement=replacement,
         mining=MINING,
-        cache=output.parent / cache,
+        cache=cache,
     )
+
+
+def train(
+    base, output, *, steps=24, loss=Recorded, replacement=EAGER, resume=None, cache="cache", **arguments
+):
+    model = sentence_transformers.SentenceTransformer(str(base), device="cpu")
+    hard = hard_negatives(model, replacement, output.parent / cache)
     settings = {"save_strategy": "no", "seed": 3, "dataloader_num_workers": 0} | arguments
     trainer = sentence_transformers.SentenceTransformerTrainer(
         model,
@@ -472,15 +476,7 @@ def test_scores_are_the_same_however_many_processes_share_a_batch(base, tmp_path
     score, share = draw.random((2, 12, PER_QUERY)).astype(np.float32)
     vectors = draw.normal(size=(2, 12, 16)).astype(np.float32)
     for processes in (1, 2, 4):
-        hard = HardNegatives(
-            model,
-            pairs(),
-            per_query=PER_QUERY,
-            corpus=some_texts(30, 3),
-            replacement=rule,
-            mining=MINING,
-            cache=tmp_path,
-        )
+        hard = hard_negatives(model, rule, tmp_path)
         seen = [[] for _ in range(processes)]
         for step in (slice(0, 4), slice(4, 12)):
             for process, rows in enumerate(np.split(np.arange(12)[step], processes)):
